@@ -1,0 +1,60 @@
+# The two commands of the README are `make demo` and `make test`; `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+VENV_HF4 := .venv-hf4
+PY := $(VENV)/bin/python
+# The CPU build of torch. Outside, where the default index serves the CUDA build, add what your
+# platform needs here, e.g. TORCH_PIP_ARGS="--index-url <the CPU wheels' index>".
+TORCH_PIP_ARGS ?=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-hf4 check format bench tiny-reasoner install clean
+
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+# torch first and alone: a range that admits a newer release brings gigabytes of CUDA packages.
+$(VENV)/.ready: pyproject.toml constraints/cpu.txt
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q $(TORCH_PIP_ARGS) torch==2.13.0
+	$(PY) -m pip install -q -c constraints/cpu.txt -e '.[hf,plot,dev]'
+	@touch $@
+
+# The oldest supported transformers has its own environment.
+$(VENV_HF4)/.ready: pyproject.toml constraints/cpu.txt constraints/hf4.txt
+	@test -x $(VENV_HF4)/bin/python || $(PYTHON) -m venv $(VENV_HF4)
+	$(VENV_HF4)/bin/python -m pip install -q $(TORCH_PIP_ARGS) torch==2.13.0
+	$(VENV_HF4)/bin/python -m pip install -q -c constraints/hf4.txt -e '.[hf]' pytest pytest-timeout hypothesis peft accelerate
+	@touch $@
+
+install: $(VENV)/.ready ## make .venv with everything pinned, CPU only
+
+demo: $(VENV)/.ready ## two problems solved on the tiny reasoner, discrete and with concept tokens
+	@$(VENV)/bin/tokenlens demo
+
+test: $(VENV)/.ready test-hf4 ## every test that runs on this machine's processor
+	$(PY) -m pytest tests
+
+test-hf4: $(VENV_HF4)/.ready ## the Hugging Face tests on the oldest supported transformers
+	$(VENV_HF4)/bin/python -m pytest tests/hf
+
+check: $(VENV)/.ready ## formatting, lint, types
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.ready ## format and repair what ruff can repair
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+bench: $(VENV)/.ready ## milliseconds per step, stock beside soft, on this machine
+	$(PY) benchmarks/hf_decode.py
+
+tiny-reasoner: $(VENV)/.ready ## train the embedded models again (at most 60 minutes on two free cores)
+	$(PY) examples/tiny_reasoner/make_all.py
+
+clean: ## remove the environments and caches
+	rm -rf $(VENV) $(VENV_HF4) .mypy_cache .ruff_cache .pytest_cache build dist

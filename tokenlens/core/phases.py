@@ -1,0 +1,93 @@
+"""Where a request is: read off the prompt once, then advanced with every committed token.
+
+``PROMPT`` until the model opens its thinking, ``THINKING`` until it ends it, ``ANSWER`` for good.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tokenlens.methods.base import Field, Phase, Rows
+from tokenlens.spec import Tokenizer
+from tokenlens.spec.decoding import MAX_MARKER_TOKENS
+from tokenlens.spec.markers import MAX_SPELLINGS
+
+RECENT = Field("phase.recent", "int", -1, size=MAX_MARKER_TOKENS)  # newest last
+START_MARKERS = Field("phase.start_markers", "int", -1, size=MAX_SPELLINGS * MAX_MARKER_TOKENS)
+END_MARKERS = Field("phase.end_markers", "int", -1, size=MAX_SPELLINGS * MAX_MARKER_TOKENS)
+FIELDS = (RECENT, START_MARKERS, END_MARKERS)
+
+
+def pack_markers(spellings: Sequence[Sequence[int]]) -> list[int]:
+    """Marker spellings as one row of the table: right-aligned, ``-1`` in front."""
+    packed: list[int] = []
+    for spelling in [*spellings, *[[]] * (MAX_SPELLINGS - len(spellings))]:
+        packed += [-1] * (MAX_MARKER_TOKENS - len(spelling)) + list(spelling)
+    return packed
+
+
+def pack_recent(prompt_ids: Sequence[int]) -> list[int]:
+    """The last tokens of the prompt, right-aligned, ``-1`` in front."""
+    tail = list(prompt_ids[-MAX_MARKER_TOKENS:])
+    return [-1] * (MAX_MARKER_TOKENS - len(tail)) + tail
+
+
+def phase_after_prompt(
+    prompt_ids: Sequence[int],
+    start_markers: Sequence[Sequence[int]],
+    end_markers: Sequence[Sequence[int]],
+    tokenizer: Tokenizer | None,
+) -> Phase:
+    """The phase in which the first generated token stands.
+
+    The last marker of the prompt decides. An open start means ``THINKING``. An end means
+    ``ANSWER`` if nothing but blanks follow it (a chat template that switches thinking off); an end
+    with text behind it belongs to an earlier turn, and the model has yet to begin: ``PROMPT``.
+    """
+    started, _ = _last(prompt_ids, start_markers)
+    ended, end_stop = _last(prompt_ids, end_markers)
+    if started < 0 and ended < 0:
+        return Phase.PROMPT
+    if started > ended:
+        return Phase.THINKING
+    tail = prompt_ids[end_stop:]
+    if not tail or tokenizer is None or not tokenizer.decode(tail).strip():
+        return Phase.ANSWER
+    return Phase.PROMPT
+
+
+def _last(ids: Sequence[int], markers: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """Start and end of the last occurrence of any marker, or -1 and -1."""
+    best = (-1, -1)
+    for marker in markers:
+        length = len(marker)
+        for start in range(len(ids) - length, best[0], -1):
+            if list(ids[start : start + length]) == list(marker):
+                best = (start, start + length)
+                break
+    return best
+
+
+def _seen(recent: Tensor, markers: Tensor) -> Tensor:
+    """Whether the newest tokens are one of the markers: ``[num_rows]`` bool."""
+    # [num_rows, MAX_SPELLINGS, MAX_MARKER_TOKENS]
+    wanted = markers.view(-1, MAX_SPELLINGS, MAX_MARKER_TOKENS)
+    fits = (wanted < 0) | (wanted == recent[:, None, :])
+    return (fits.all(dim=2) & (wanted[:, :, -1] >= 0)).any(dim=1)
+
+
+def advance(rows: Rows, phase: Tensor, sampled: Tensor) -> Tensor:
+    """The phase after the committed tokens; the rows' recent tokens are moved on.
+
+    Parameters
+    ----------
+    phase, sampled
+        ``[num_rows]`` int64.
+    """
+    recent = torch.cat([rows[RECENT][:, 1:], sampled[:, None]], dim=1)
+    rows[RECENT] = recent
+    started = _seen(recent, rows[START_MARKERS]) & (phase == Phase.PROMPT)
+    ended = _seen(recent, rows[END_MARKERS]) & (phase != Phase.ANSWER)
+    phase = torch.where(started, int(Phase.THINKING), phase)
+    return torch.where(ended, int(Phase.ANSWER), phase)

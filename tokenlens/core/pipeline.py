@@ -1,0 +1,340 @@
+"""The step pipeline: logits in, forced tokens and the next inputs out, for a whole batch at once.
+
+One step has two halves. ``step`` looks at the logits and writes down what each row intends; it
+changes no request's state, so an engine may call it for a row and then not sample. ``commit`` gets
+the tokens that were really sampled and moves exactly those requests on. Neither reads a device
+value on the host.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+import torch
+from tokenlens_kernels import signals_topk
+from torch import Tensor
+
+from tokenlens.core import phases
+from tokenlens.core.feed import FeedPlan
+from tokenlens.core.request import Request
+from tokenlens.core.slots import SlotTable
+from tokenlens.methods.base import (
+    END_IDS,
+    END_LENGTH,
+    EOS_IDS,
+    FORCE_AT,
+    FORCE_IDS,
+    FORCE_LENGTH,
+    FORCED_LOGIT,
+    GENERATED,
+    PHASE,
+    POSITION,
+    SEED,
+    THINKING_TOKENS,
+    Ask,
+    Field,
+    Method,
+    Phase,
+    Proposal,
+    Rows,
+    Signals,
+    is_eos,
+)
+from tokenlens.methods.registry import METHODS
+from tokenlens.spec.base import MAX_ENTRIES
+
+LATENT = Field("proposal.latent", "bool", False)
+FORCED = Field("proposal.forced", "bool", False)
+RECORDED = Field("proposal.recorded", "int")
+FINISHED = Field("finished", "bool", False)  # an end-of-text token has been committed
+VALID = Field("proposal.valid", "bool", True)
+ENTROPY = Field("proposal.entropy", "float")
+MAX_PROBABILITY = Field("proposal.max_probability", "float")
+LATENT_STEPS = Field("count.latent_steps", "int")
+FORCED_STEPS = Field("count.forced_steps", "int")
+INVALID_STEPS = Field("count.invalid_steps", "int")
+
+COMMON_FIELDS: Final = (
+    *(PHASE, POSITION, GENERATED, THINKING_TOKENS, SEED, EOS_IDS, END_IDS, END_LENGTH),
+    *(FORCE_IDS, FORCE_LENGTH, FORCE_AT),
+    *(FINISHED, LATENT, FORCED, RECORDED, VALID, ENTROPY, MAX_PROBABILITY),
+    *(LATENT_STEPS, FORCED_STEPS, INVALID_STEPS),
+    *phases.FIELDS,
+)
+
+
+class Step(NamedTuple):
+    """What one committed step was, per row; the columns of a trace record."""
+
+    # [num_rows] int64: of the token that was committed
+    position: Tensor
+    # [num_rows] int64: the phase that the token was decided in
+    phase: Tensor
+    # [num_rows] int64
+    token: Tensor
+    # [num_rows] bool: the token's place in the sequence is fed as a mixture
+    latent: Tensor
+    # [num_rows] bool: the token was decided here, not by the engine's sampler
+    forced: Tensor
+    # [num_rows] bool: False where the logits could not be used
+    valid: Tensor
+    # [num_rows] bool: False where no token was committed (not sampled, or finished before)
+    advanced: Tensor
+    # [num_rows] float32; 0 where nobody asked for signals
+    entropy: Tensor
+    max_probability: Tensor
+    # [num_rows, width] float32 and int64; meaningful where latent
+    weights: Tensor
+    ids: Tensor
+
+
+class Core:
+    """The state of a batch of requests on one device, and its step function.
+
+    Parameters
+    ----------
+    max_slots
+        Requests that can be live at once.
+    vocab_size
+        Tokens that the tokenizer has. Logits may be wider; the rest is padding.
+    signals
+        The signals op; tests script it.
+
+    Notes
+    -----
+    The width of concept tokens is fixed for the life of the core and not chosen by the batch, so
+    that sums over entries round the same whatever else is in the batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_slots: int,
+        vocab_size: int,
+        device: torch.device | str = "cpu",
+        width: int = MAX_ENTRIES,
+        signals: Callable[..., tuple[Tensor, ...]] = signals_topk,
+    ) -> None:
+        self.device = torch.device(device)
+        self.vocab_size = vocab_size
+        self.width = min(width, vocab_size)
+        self._signals = signals
+        fields = (*COMMON_FIELDS, *(column for method in METHODS for column in method.fields))
+        self.table = SlotTable(max_slots, fields, self.device)
+        # What `step` intends; becomes the state when a token is committed.
+        self._pending = SlotTable(max_slots, fields, self.device)
+        self._pending_weights = torch.zeros(max_slots + 1, self.width, device=self.device)
+        self._pending_ids = torch.zeros(
+            max_slots + 1, self.width, dtype=torch.int64, device=self.device
+        )
+        self.feed = FeedPlan(max_slots, self.width, self.device)
+        self._request_of: dict[int, Request] = {}
+        self._live: Counter[str] = Counter()
+        self._editing: Counter[str] = Counter()
+
+    def add(
+        self, slot: int, request: Request, prompt_ids: Sequence[int], position: int | None = None
+    ) -> None:
+        """Admit a request into a slot; whatever the slot held before is gone.
+
+        Parameters
+        ----------
+        prompt_ids
+            The prompt's tokens without padding.
+        position
+            The prompt's length where it is not ``len(prompt_ids)``, e.g. for prompt embeddings.
+        """
+        if not 0 <= slot < self.table.max_slots:
+            raise IndexError(f"slot: got {slot}; allowed: 0 to {self.table.max_slots - 1}")
+        self.remove(slot)
+        position = len(prompt_ids) if position is None else position
+        values = request.at_prompt(prompt_ids, position) if request.methods else {}
+        self.table.write(slot, values)
+        self._pending.write(slot, values)
+        self._request_of[slot] = request
+        self._live.update(request.methods)
+        self._editing.update(request.editors)
+
+    def remove(self, slot: int) -> None:
+        """Forget a slot's request, if it has one."""
+        request = self._request_of.pop(slot, None)
+        if request is None:
+            return
+        self._live.subtract(request.methods)
+        self._editing.subtract(request.editors)
+        self.table.write(slot, {})
+        self._pending.write(slot, {})
+        self.feed.clear(slot)
+
+    @property
+    def idle(self) -> bool:
+        """No live request has a method: every step is a no-op."""
+        return not any(self._live.values())
+
+    @property
+    def may_be_latent(self) -> bool:
+        """A live request has a method that feeds mixtures."""
+        return self._live["soft_thinking"] > 0
+
+    def _live_methods(self) -> list[Method]:
+        return [method for method in METHODS if self._live[method.name] > 0]
+
+    def step(self, logits: Tensor, slots: Tensor) -> Tensor:
+        """Decide what each row intends, and return the logits that the engine samples from.
+
+        Parameters
+        ----------
+        logits
+            ``[num_rows, >= vocab_size]``, never changed in place.
+        slots
+            ``[num_rows]`` int64; ``table.null_slot`` for rows without a request.
+
+        Returns
+        -------
+        Tensor
+            The same tensor if no live request has a method; otherwise a new one in which rows that
+            asked for nothing are bit-for-bit what they were.
+        """
+        if self.idle:
+            return logits
+        rows = self.table.gather(slots)
+        methods = self._live_methods()
+        for method in methods:
+            method.control(rows)
+        edited = logits
+        for method in methods:
+            if self._editing[method.name] > 0:
+                edited = method.edit(edited, rows)
+        signals, proposal = self._observe(edited, rows, methods)
+        for method in methods:
+            method.reweigh(rows, signals, proposal)
+        for method in methods:
+            method.propose(rows, signals, proposal)
+        for method in methods:
+            method.gate(rows, signals, proposal)
+        self._continue_forcing(rows, proposal)
+        rows[LATENT], rows[FORCED], rows[RECORDED] = (
+            proposal.latent,
+            proposal.forced,
+            proposal.recorded,
+        )
+        rows[VALID], rows[ENTROPY] = signals.valid, signals.entropy
+        rows[MAX_PROBABILITY] = signals.max_probability
+        self._pending.scatter(slots, rows)
+        self._pending_weights.index_copy_(0, slots, proposal.weights)
+        self._pending_ids.index_copy_(0, slots, proposal.ids)
+        return _force(edited, proposal.forced, proposal.recorded)
+
+    def _observe(
+        self, logits: Tensor, rows: Rows, methods: Sequence[Method]
+    ) -> tuple[Signals, Proposal]:
+        ask = Ask.nothing(len(logits), self.device)
+        for method in methods:
+            method.ask(rows, ask)
+        found = self._signals(
+            logits,
+            active=ask.active,
+            inverse_temperature=ask.temperature.reciprocal(),
+            top_k=ask.top_k,
+            top_p=ask.top_p,
+            min_p=ask.min_p,
+            max_entries=ask.max_entries,
+            noise_temperature=ask.noise_temperature,
+            seed=rows[SEED],
+            position=rows[POSITION],
+            vocab_size=self.vocab_size,
+            width=self.width,
+        )
+        logsumexp, entropy, max_probability, probabilities, ids, weights, weight_ids = found
+        valid = torch.isfinite(logsumexp)
+        signals = Signals(entropy, max_probability, valid, probabilities, ids)
+        nothing = torch.zeros_like(valid)
+        return signals, Proposal(
+            nothing, nothing.clone(), torch.zeros_like(rows[POSITION]), weights, weight_ids
+        )
+
+    @staticmethod
+    def _continue_forcing(rows: Rows, proposal: Proposal) -> None:
+        """A forced sequence wins over everything else, and is discrete."""
+        forcing = rows[FORCE_LENGTH] > 0
+        at = rows[FORCE_AT].clamp(max=FORCE_IDS.size - 1)
+        proposal.force(forcing, rows[FORCE_IDS].gather(1, at[:, None])[:, 0])
+        proposal.latent = proposal.latent & ~forcing
+
+    def commit(self, sampled: Tensor, slots: Tensor, advance: Tensor | None = None) -> Step | None:
+        """Move requests on by the tokens that were sampled, and write their next inputs.
+
+        Parameters
+        ----------
+        sampled
+            ``[num_rows]`` int64.
+        slots
+            ``[num_rows]`` int64, the slots in the order of ``sampled``: it may differ from that of
+            ``step``.
+        advance
+            ``[num_rows]`` bool; False for rows that were not sampled (a chunk of a prompt).
+            ``None`` means all.
+
+        Returns
+        -------
+        Step or None
+            The step's record, ``None`` if no live request has a method.
+        """
+        if self.idle:
+            return None
+        # Engines pad a batch's finished rows; those tokens belong to nobody.
+        finished = (
+            self.table.ints[:, self.table.columns[FINISHED].start].index_select(0, slots) != 0
+        )
+        advance = ~finished if advance is None else advance & ~finished
+        slots = torch.where(advance, slots, self.table.null_slot)
+        rows = self._pending.gather(slots)
+        before = rows[PHASE].clone()
+        position, forced, valid = rows[POSITION].clone(), rows[FORCED], rows[VALID]
+        thinking = before == Phase.THINKING
+        rows[PHASE] = phases.advance(rows, before, sampled)
+        ones = torch.ones_like(sampled)
+        rows.add(POSITION, ones)
+        rows.add(GENERATED, ones)
+        rows.add(THINKING_TOKENS, thinking)
+        # A token that the engine put in the place of a forced one leaves the sequence where it is.
+        forcing = rows[FORCE_LENGTH] > 0
+        rows.add(FORCE_AT, forcing & (sampled == rows[RECORDED]))
+        rows.choose(FORCE_LENGTH, forcing & (rows[FORCE_AT] >= rows[FORCE_LENGTH]), 0)
+        for method in self._live_methods():
+            method.commit(rows, before, sampled)
+        latent = rows[LATENT] & (sampled == rows[RECORDED])
+        ended = is_eos(rows, sampled)
+        latent = latent & (rows[PHASE] == Phase.THINKING) & ~ended
+        forced = forced & (sampled == rows[RECORDED])
+        rows[FINISHED] = ended
+        weights = self._pending_weights.index_select(0, slots)
+        ids = self._pending_ids.index_select(0, slots)
+        rows.add(LATENT_STEPS, latent)
+        rows.add(FORCED_STEPS, forced)
+        rows.add(INVALID_STEPS, ~valid)
+        # The next step intends afresh.
+        rows.choose(LATENT, latent, False)
+        self.feed.write(slots, latent, weights, ids, sampled)
+        # Rows that share the null slot must leave it as it was made.
+        self._keep_null(slots, rows)
+        self.table.scatter(slots, rows)
+        self._pending.scatter(slots, rows)
+        return Step(
+            position, before, sampled, latent, forced, valid, advance,
+            rows[ENTROPY].clone(), rows[MAX_PROBABILITY].clone(), weights, ids,
+        )  # fmt: skip
+
+    def _keep_null(self, slots: Tensor, rows: Rows) -> None:
+        null = (slots == self.table.null_slot)[:, None]
+        last = self.table.null_slot
+        rows.ints = torch.where(null, self.table.ints[last], rows.ints)
+        rows.floats = torch.where(null, self.table.floats[last], rows.floats)
+
+
+def _force(logits: Tensor, forced: Tensor, ids: Tensor) -> Tensor:
+    """Lift one token of the forced rows far above the others; all other values stay bit-equal."""
+    place = ids[:, None]
+    return logits.scatter(
+        1, place, torch.where(forced[:, None], FORCED_LOGIT, logits.gather(1, place))
+    )

@@ -1,0 +1,165 @@
+"""A spec bound to a model: markers, forced texts and end-of-text tokens resolved, on the host."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from tokenlens_kernels import philox
+
+from tokenlens.core import phases
+from tokenlens.methods.base import (
+    END_IDS,
+    END_LENGTH,
+    EOS_IDS,
+    MAX_FORCED_TOKENS,
+    PHASE,
+    POSITION,
+    SEED,
+    Admission,
+    Field,
+    Phase,
+    Value,
+)
+from tokenlens.methods.registry import METHODS
+from tokenlens.spec import DecodingSpec, SpecError, Tokenizer, encode_text, resolve_marker
+from tokenlens.spec.soft_thinking import SoftThinking
+
+MAX_EOS_IDS = EOS_IDS.size
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the core needs to admit a request; the same spec and model give the same one.
+
+    Attributes
+    ----------
+    methods
+        Names of the methods that are on.
+    editors
+        Those of them that edit logits.
+    columns
+        State columns that do not depend on the prompt.
+    """
+
+    spec: DecodingSpec
+    methods: frozenset[str]
+    editors: frozenset[str]
+    columns: Mapping[Field, Value]
+    start_markers: tuple[tuple[int, ...], ...]
+    end_markers: tuple[tuple[int, ...], ...]
+    tokenizer: Tokenizer | None
+    from_first_token: bool
+
+    def sample(self, index: int) -> "Request":
+        """The request of the n-th sample of one prompt: the same but for its seed."""
+        seed = philox.sample_seed(self.spec.seed, index)
+        return replace(self, columns={**self.columns, SEED: int(seed)})
+
+    def at_prompt(self, prompt_ids: Sequence[int], position: int) -> dict[Field, Value]:
+        """All columns of a slot that is about to decide its first token.
+
+        Parameters
+        ----------
+        prompt_ids
+            The prompt's tokens, without padding; empty where the prompt came as embeddings.
+        position
+            Index of the first generated token in its sequence, which is the prompt's length.
+        """
+        phase = Phase.THINKING
+        if not self.from_first_token:
+            phase = phases.phase_after_prompt(
+                prompt_ids, self.start_markers, self.end_markers, self.tokenizer
+            )
+        return {
+            **self.columns,
+            PHASE: int(phase),
+            POSITION: position,
+            phases.RECENT: phases.pack_recent(prompt_ids),
+        }
+
+
+def bind(
+    spec: DecodingSpec,
+    *,
+    tokenizer: Tokenizer | None,
+    vocab_size: int,
+    eos_ids: Sequence[int] = (),
+) -> Request:
+    """Resolve a spec for one model.
+
+    Parameters
+    ----------
+    tokenizer
+        May be ``None`` where the spec gives its markers as token ids.
+    vocab_size
+        Tokens that the tokenizer has; logits beyond it are padding.
+    eos_ids
+        Tokens that end the request.
+
+    Raises
+    ------
+    SpecError
+        A marker or a text that this tokenizer cannot write, ids or sizes beyond the vocabulary.
+    """
+    names: set[str] = {config.method for config in spec.methods}
+    if spec.trace.level == "full":
+        names.add("trace")
+    if not names:
+        return Request(spec, frozenset(), frozenset(), {}, (), (), tokenizer, False)
+    phase = spec.phase
+    try:
+        starts = resolve_marker(
+            tokenizer, phase.think_start, default="<think>", field="phase.think_start"
+        )
+        ends = resolve_marker(
+            tokenizer, phase.think_end, default="</think>", field="phase.think_end"
+        )
+    except SpecError:
+        if spec.methods:
+            raise
+        # Nothing but a trace was asked for: a model that does not think has one too.
+        starts, ends = [], [[]]
+    soft = next((c for c in spec.methods if isinstance(c, SoftThinking)), None)
+    if soft is not None and soft.forced_end == "last_token":
+        ends = [ends[0][-1:]]
+    for field, markers in (("phase.think_start", starts), ("phase.think_end", ends)):
+        for token in (token for marker in markers for token in marker):
+            if token >= vocab_size:
+                raise SpecError.of(field, token, f"token ids below the vocabulary's {vocab_size}")
+    if len(eos_ids) > MAX_EOS_IDS:
+        raise SpecError.of("eos_token_id", list(eos_ids), f"at most {MAX_EOS_IDS} tokens")
+    texts: dict[str, tuple[int, ...]] = {}
+    for config in spec.methods:
+        text = getattr(config, "text", None)
+        if text is not None:
+            field = f"{config.method}.text"
+            if tokenizer is None:
+                raise SpecError.of(field, text, "nothing, because no tokenizer was given")
+            ids = encode_text(tokenizer, text, field)
+            if len(ids) > MAX_FORCED_TOKENS:
+                raise SpecError.of(field, text, f"a text of at most {MAX_FORCED_TOKENS} tokens")
+            texts[config.method] = tuple(ids)
+    admission = Admission(spec, tuple(ends[0]), tuple(eos_ids), vocab_size, texts)
+    columns: dict[Field, Value] = {
+        SEED: spec.seed,
+        EOS_IDS: list(eos_ids),
+        END_IDS: ends[0],
+        END_LENGTH: len(ends[0]),
+        phases.START_MARKERS: phases.pack_markers(starts),
+        phases.END_MARKERS: phases.pack_markers(ends),
+    }
+    configs = {config.method: config for config in spec.methods}
+    for method in METHODS:
+        if method.name in names:
+            columns[method.on] = True
+        if method.name in configs:
+            columns.update(method.admit(configs[method.name], admission))
+    return Request(
+        spec,
+        frozenset(names),
+        frozenset(m.name for m in METHODS if m.name in configs and m.edits(configs[m.name])),
+        columns,
+        tuple(map(tuple, starts)),
+        tuple(map(tuple, ends)),
+        tokenizer,
+        soft is not None and soft.start == "first_token",
+    )

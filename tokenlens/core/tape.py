@@ -1,0 +1,107 @@
+"""What happened at each step, kept on the device while decoding and read once it is over."""
+
+from collections.abc import Sequence
+
+import torch
+
+from tokenlens.core.pipeline import (
+    FORCED_STEPS,
+    INVALID_STEPS,
+    LATENT_STEPS,
+    Core,
+    Step,
+)
+from tokenlens.core.request import Request
+from tokenlens.methods.base import GENERATED, PHASE, THINKING_TOKENS, Field
+from tokenlens.methods.soft_thinking import COLD_STOPS
+from tokenlens.trace import PHASE_NAMES, Trace, TraceCounts, TraceStep
+
+CHUNK = 256
+"""Steps that are gathered into one tensor each: many small tensors waste device memory."""
+
+
+class Tape:
+    """Records the committed steps of a fixed set of requests, row ``i`` in slot ``i``.
+
+    Parameters
+    ----------
+    engine
+        The engine's name, for the traces.
+    """
+
+    def __init__(self, core: Core, requests: Sequence[Request], engine: str) -> None:
+        self._core, self._requests, self._engine = core, list(requests), engine
+        full = [r.spec.trace for r in requests if r.spec.trace.level == "full"]
+        self._max_steps = max((config.max_steps for config in full), default=0)
+        self._max_entries = max((config.max_entries for config in full), default=0)
+        self._steps: list[Step] = []
+        self._chunks: list[Step] = []
+        self._seen = 0
+
+    def append(self, step: Step | None) -> None:
+        """Keep a step if any request wants it; no host read."""
+        if step is None:
+            return
+        self._seen += 1
+        if self._seen > self._max_steps:
+            return
+        entries = slice(0, self._max_entries)
+        kept = step._replace(
+            weights=step.weights[:, entries].clone(), ids=step.ids[:, entries].clone()
+        )
+        self._steps.append(kept)
+        if len(self._steps) == CHUNK:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._steps:
+            self._chunks.append(Step(*(torch.stack(column) for column in zip(*self._steps))))
+            self._steps = []
+
+    def traces(self) -> list[Trace | None]:
+        """A trace for each request; ``None`` where its spec says ``trace.level: off``."""
+        self._flush()
+        host = [Step(*(column.cpu() for column in chunk)) for chunk in self._chunks]
+        return [self._trace(row, request, host) for row, request in enumerate(self._requests)]
+
+    def _trace(self, row: int, request: Request, host: Sequence[Step]) -> Trace | None:
+        config = request.spec.trace
+        if config.level == "off":
+            return None
+        counts = TraceCounts(
+            tokens=self._count(GENERATED, row),
+            thinking_tokens=self._count(THINKING_TOKENS, row),
+            latent_steps=self._count(LATENT_STEPS, row),
+            forced_steps=self._count(FORCED_STEPS, row),
+            invalid_steps=self._count(INVALID_STEPS, row),
+            cold_stops=self._count(COLD_STOPS, row),
+        )
+        steps: list[TraceStep] = []
+        if config.level == "full":
+            for chunk in host:
+                steps.extend(_steps(chunk, row, config.max_entries))
+        return Trace(
+            engine=self._engine,
+            spec=request.spec,
+            final_phase=PHASE_NAMES[self._count(PHASE, row)],
+            counts=counts,
+            steps=tuple(steps[: config.max_steps]),
+            dropped_steps=max(0, counts.tokens - config.max_steps) if config.level == "full" else 0,
+        )
+
+    def _count(self, column: Field, row: int) -> int:
+        return int(self._core.table.ints[row, self._core.table.columns[column].start])
+
+
+def _steps(chunk: Step, row: int, max_entries: int) -> list[TraceStep]:
+    # A column of `chunk` is [steps, rows] or [steps, rows, entries], on the host.
+    columns = {name: column[:, row].tolist() for name, column in chunk._asdict().items()}
+    found = []
+    for index, advanced in enumerate(columns.pop("advanced")):
+        if advanced:
+            step = {name: column[index] for name, column in columns.items()}
+            entries = zip(step.pop("ids")[:max_entries], step.pop("weights")[:max_entries])
+            step["entries"] = tuple((token, weight) for token, weight in entries if weight > 0)
+            step["phase"] = PHASE_NAMES[step["phase"]]
+            found.append(TraceStep(**step))
+    return found

@@ -1,0 +1,10 @@
+"""tokenlens inside stock Hugging Face ``generate()``.
+
+``model.generate(**inputs, **generate_kwargs(model, tokenizer, spec))`` and nothing else: no
+subclass, no patched class, nothing left on the model afterwards.
+"""
+
+from tokenlens.hf.generate import generate_kwargs, traces
+from tokenlens.hf.refusals import ProtocolError, UnsupportedError
+
+__all__ = ["ProtocolError", "UnsupportedError", "generate_kwargs", "traces"]

@@ -1,0 +1,207 @@
+"""One ``generate()`` call: the processor that decides, and what feeds its decisions.
+
+The processor sees a step's logits; the sampled tokens are known when ``generate()`` asks its
+stopping criteria, and at the latest when it prepares the next forward pass, which is where the
+mixtures go in. The three alternate, and a loop that does otherwise is stopped loudly. Nothing but
+the list that ``generate()`` makes for itself refers to a run: it ends with the call, also when the
+call raises.
+"""
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import LogitsProcessor
+
+from tokenlens.core import Core, Request
+from tokenlens.core.tape import Tape
+from tokenlens.hf.attachment import attach, detach
+from tokenlens.hf.embedding import InputEmbedding, substitute
+from tokenlens.hf.refusals import ProtocolError, UnsupportedError
+
+# Their forward pass needs the ids, or scales only embeddings that it looked up itself, so that
+# `inputs_embeds` gives other logits; a compiled decode step would need that way in.
+NEEDS_IDS = frozenset(
+    {"falcon_h1", "gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "fsmt", "blenderbot-small"}
+)
+
+
+class Stage(Enum):
+    """What happened last."""
+
+    ATTACHED = "nothing yet"
+    DECIDED = "logits were decided on"
+    COMMITTED = "the sampled tokens were taken"
+    PREPARED = "the next forward pass was prepared"
+    DETACHED = "the run was taken off the model"
+
+
+class Run(LogitsProcessor):
+    """The state of one ``generate()`` call.
+
+    Parameters
+    ----------
+    model
+        The model whose ``generate()`` runs.
+    requests_for
+        Requests of a batch of so many rows.
+    vocab_size
+        Tokens that the tokenizer has.
+    on_begin
+        Is given the run's tape once the first logits are there.
+    """
+
+    supports_continuous_batching = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        requests_for: Callable[[int], Sequence[Request]],
+        vocab_size: int,
+        on_begin: Callable[[Tape], None],
+    ) -> None:
+        self.model = model
+        self._requests_for = requests_for
+        self._vocab_size = vocab_size
+        self._on_begin = on_begin
+        self._stage = Stage.ATTACHED
+        self._attention_mask: Tensor | None = None
+        self._length = 0
+        self._core: Core | None = None
+        self._tape: Tape | None = None
+        self._embedding: InputEmbedding | None = None
+        self._attachment = attach(self)
+
+    # What generate() calls, in the order in which it does.
+
+    def prepare(self, bound: Any, *args: Any, **kwargs: Any) -> Any:
+        """Prepare a forward pass; from the second on it is fed what the last step decided."""
+        input_ids = args[0] if args else kwargs["input_ids"]
+        if self._stage is Stage.ATTACHED:
+            # The last chunk of a prompt brings the mask of all of it.
+            self._attention_mask = kwargs.get("attention_mask")
+            return bound(*args, **kwargs)
+        if self._stage is Stage.DECIDED and self._continues(input_ids):
+            self.commit(input_ids)
+        if self._stage is not Stage.COMMITTED or input_ids.shape[1] != self._length:
+            # Another generate() on this model, while a traceback keeps this run alive. If it is
+            # ours after all, the processor is called again and says so.
+            self._take_off()
+            return bound(*args, **kwargs)
+        self._stage = Stage.PREPARED
+        inputs = bound(*args, **kwargs)
+        core = self._core
+        if core is None or not core.may_be_latent:
+            return inputs
+        return self._feed(core, inputs, kwargs.get("past_key_values"))
+
+    def embedded(self, module: nn.Module, output: Any) -> Any:
+        """Forward hook of the input embedding."""
+        return None if self._embedding is None else self._embedding.hook(module, output)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self._stage is Stage.ATTACHED:
+            self._begin(input_ids, scores)
+        elif self._stage is not Stage.PREPARED:
+            raise ProtocolError(
+                f"logits for a new step, but what happened last is: {self._stage.value}. This loop"
+                " does not prepare, run and decide one step at a time as generate() does (assisted"
+                " decoding, beam search, a loop of its own), so that mixtures would be lost."
+            )
+        if self._embedding is not None and self._embedding.is_armed:
+            raise ProtocolError(
+                "the forward pass did not look up the model's input embedding, so the mixtures were"
+                " not fed. A forward that was compiled before does not call hooks: use"
+                " cache_implementation='static', which generate() compiles itself."
+            )
+        core = self._core
+        assert core is not None
+        if input_ids.shape[0] != len(self._slots):
+            raise ProtocolError(
+                f"rows: got {input_ids.shape[0]}; allowed: the {len(self._slots)} of the first step"
+            )
+        self._length = input_ids.shape[1]
+        self._stage = Stage.DECIDED
+        return core.step(scores, self._slots)
+
+    def commit(self, input_ids: Tensor) -> None:
+        """Take the tokens that were sampled for the logits decided last; once a step."""
+        if self._stage is not Stage.DECIDED or not self._continues(input_ids):
+            return
+        assert self._core is not None
+        assert self._tape is not None
+        self._length = input_ids.shape[1]
+        self._stage = Stage.COMMITTED
+        sampled = input_ids[:, -1].to(self._slots.device)
+        self._tape.append(self._core.commit(sampled, self._slots))
+
+    # Their parts.
+
+    def _continues(self, input_ids: Tensor) -> bool:
+        return input_ids.shape == (len(self._slots), self._length + 1)
+
+    def _begin(self, input_ids: Tensor, scores: Tensor) -> None:
+        num_rows, width = scores.shape
+        if width < self._vocab_size:
+            raise ProtocolError(
+                f"logits: got {width} columns; allowed: at least the tokenizer's {self._vocab_size}"
+            )
+        requests = self._requests_for(num_rows)
+        core = Core(max_slots=num_rows, vocab_size=self._vocab_size, device=scores.device)
+        for row, (request, (ids, length)) in enumerate(
+            zip(requests, self._prompts(input_ids, num_rows))
+        ):
+            core.add(row, request, ids, length)
+        self._core = core
+        self._slots = torch.arange(num_rows, device=scores.device)
+        self._tape = Tape(core, requests, "hf")
+        if core.may_be_latent:
+            self._embedding = InputEmbedding(self.model.get_input_embeddings())  # type: ignore[operator]
+            self._embedding.probe()
+        self._on_begin(self._tape)
+
+    def _prompts(self, input_ids: Tensor, num_rows: int) -> list[tuple[list[int], int]]:
+        """Each row's prompt without padding, and its length (which embeddings do not show)."""
+        mask = self._attention_mask
+        ids = input_ids.tolist()
+        if mask is None or mask.ndim != 2 or len(mask) != num_rows:
+            return [(row, len(row)) for row in ids]
+        lengths = mask.sum(dim=1).tolist()
+        if mask.shape[1] == input_ids.shape[1]:
+            keep = mask.tolist()
+            ids = [[t for t, kept in zip(row, seen) if kept] for row, seen in zip(ids, keep)]
+        return [(row, int(length)) for row, length in zip(ids, lengths)]
+
+    def _feed(self, core: Core, inputs: dict[str, Any], cache: Any) -> dict[str, Any]:
+        assert self._embedding is not None
+        ids = inputs.get("input_ids")
+        if ids is None or ids.shape != (len(self._slots), 1):
+            raise ProtocolError(
+                f"the next forward pass: got input_ids of shape"
+                f" {None if ids is None else tuple(ids.shape)}; allowed:"
+                f" {(len(self._slots), 1)}. Without a cache (use_cache=False) every step embeds"
+                " all tokens again, and the mixtures fed before would turn back into tokens."
+            )
+        latent = core.feed.latent[: len(self._slots)]
+        mixture = self._embedding.mixture(core.feed, len(self._slots))
+        if not getattr(cache, "is_compileable", False):
+            self._attachment.hook(self._embedding.module)
+            self._embedding.arm(latent, mixture)
+            return inputs
+        model_type = self.model.config.get_text_config().model_type  # type: ignore[operator, union-attr]
+        if model_type in NEEDS_IDS:
+            raise UnsupportedError(
+                f"cache_implementation: a static cache with {model_type}, whose compiled forward"
+                " pass needs token ids. Leave cache_implementation unset (a dynamic cache)."
+            )
+        # Outside the compiled graph: hooks inside it are ignored silently.
+        embeddings = substitute(self._embedding.look_up(ids), latent, mixture)
+        return {**inputs, "input_ids": None, "inputs_embeds": embeddings}
+
+    def _take_off(self) -> None:
+        self._stage = Stage.DETACHED
+        if self._embedding is not None:
+            self._embedding.disarm()
+        detach(self, self._attachment)

@@ -1,0 +1,45 @@
+"""Controls that end thinking: at once (``no_thinking``) or after some tokens (``answer_now``).
+
+They separate what the latent phase does from what the text after it does (the *floor* and *forced*
+arms of ``docs/architecture.md``). The forced text is the end marker, or a text of the user's.
+"""
+
+from collections.abc import Mapping
+
+from tokenlens.methods.base import (
+    MAX_FORCED_TOKENS,
+    PHASE,
+    THINKING_TOKENS,
+    Admission,
+    Field,
+    Method,
+    Phase,
+    Rows,
+    Value,
+    start_forcing,
+)
+from tokenlens.spec import AnswerNow
+from tokenlens.spec.registry import AnyMethod
+
+
+class EndThinkingMethod(Method):
+    """Forces a text once a request has thought for ``after`` tokens."""
+
+    def __init__(self, name: str) -> None:
+        self.after = Field(f"{name}.after", "int")
+        self.text = Field(f"{name}.text", "int", -1, size=MAX_FORCED_TOKENS)
+        self.length = Field(f"{name}.length", "int")
+        self.done = Field(f"{name}.done", "bool", False)
+        super().__init__(name, self.after, self.text, self.length, self.done)
+
+    def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
+        text = admission.forced_texts.get(self.name, admission.end_ids)
+        after = config.after if isinstance(config, AnswerNow) else 0
+        return {self.after: after, self.text: text, self.length: len(text)}
+
+    def control(self, rows: Rows) -> None:
+        thought = rows[THINKING_TOKENS] >= rows[self.after]
+        due = rows[self.on] & (rows[PHASE] == Phase.THINKING) & thought & ~rows[self.done]
+        start_forcing(rows, due, rows[self.text], rows[self.length])
+        # Once: a text of the user's need not hold the end marker.
+        rows.choose(self.done, due, True)

@@ -1,0 +1,237 @@
+"""What a method is to the core: columns of state, and hooks that are called once a step.
+
+Knows neither slots nor engines: a hook sees one step's rows and changes them in place.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tokenlens.spec import DecodingSpec
+from tokenlens.spec.registry import AnyMethod
+
+MAX_FORCED_TOKENS = 32
+"""The longest sequence that a method may force."""
+
+FORCED_LOGIT = 1e6
+"""Far above any logit, far below float32's precision limit for the logits beside it."""
+
+
+class Phase(IntEnum):
+    """Where a request is. ``PROMPT`` lasts until the model opens its thinking."""
+
+    PROMPT = 0
+    THINKING = 1
+    ANSWER = 2
+
+
+Value = float | int | bool | Sequence[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """One named column (or run of columns) of the state, the same for every slot."""
+
+    name: str
+    kind: Literal["int", "float", "bool"]
+    default: float | int | bool = 0
+    size: int = 1
+
+
+class Rows:
+    """One step's copy of the state, a row for each row of the batch.
+
+    ``rows[FIELD]`` reads a column as ``[num_rows]`` (``[num_rows, size]`` where the field is
+    wide); assigning to it changes the copy, never the slots.
+    """
+
+    def __init__(self, columns: Mapping[Field, slice], ints: Tensor, floats: Tensor) -> None:
+        self.columns = columns
+        # [num_rows, int columns] int64
+        self.ints = ints
+        # [num_rows, float columns] float32
+        self.floats = floats
+
+    def __getitem__(self, column: Field) -> Tensor:
+        place = self.columns[column]
+        table = self.floats if column.kind == "float" else self.ints
+        values = table[:, place.start] if column.size == 1 else table[:, place]
+        return values != 0 if column.kind == "bool" else values
+
+    def __setitem__(self, column: Field, values: Tensor) -> None:
+        place = self.columns[column]
+        table = self.floats if column.kind == "float" else self.ints
+        target = table[:, place.start] if column.size == 1 else table[:, place]
+        target.copy_(values)
+
+    def choose(self, column: Field, where: Tensor, values: Tensor | float | int | bool) -> None:
+        """Set a column where the mask holds."""
+        here = self[column]
+        mask = where if column.size == 1 else where[:, None]
+        new = values if isinstance(values, Tensor) else torch.full_like(here, values)
+        self[column] = torch.where(mask, new.to(here.dtype), here)
+
+    def add(self, column: Field, amount: Tensor) -> None:
+        """Add to a column, e.g. a mask to a counter."""
+        self[column] = self[column] + amount
+
+
+# The columns that are not any single method's.
+PHASE = Field("phase", "int", Phase.PROMPT)
+POSITION = Field("position", "int")  # of the token that is decided next
+GENERATED = Field("generated", "int")
+THINKING_TOKENS = Field("thinking_tokens", "int")
+SEED = Field("seed", "int")
+EOS_IDS = Field("eos_ids", "int", -1, size=8)
+END_IDS = Field("end_ids", "int", -1, size=MAX_FORCED_TOKENS)  # the canonical end of thinking
+END_LENGTH = Field("end_length", "int")
+FORCE_IDS = Field("force_ids", "int", -1, size=MAX_FORCED_TOKENS)
+FORCE_LENGTH = Field("force_length", "int")  # 0 = nothing is being forced
+FORCE_AT = Field("force_at", "int")
+
+
+class Signals(NamedTuple):
+    """Facts of this step, per row; see :func:`tokenlens_kernels.signals_topk`."""
+
+    # [num_rows] float32, nats, of the tempered full-vocabulary distribution
+    entropy: Tensor
+    # [num_rows] float32, of the same distribution
+    max_probability: Tensor
+    # [num_rows] bool: False where the logits hold a NaN, +inf, or nothing finite
+    valid: Tensor
+    # [num_rows, width] float32, filtered, sorted, not cut to max_entries, without noise
+    probabilities: Tensor
+    # [num_rows, width] int64
+    ids: Tensor
+
+
+@dataclass
+class Ask:
+    """What this step's rows want from the logits; filled by the latent methods."""
+
+    # [num_rows] each
+    active: Tensor
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
+    max_entries: Tensor
+    noise_temperature: Tensor
+
+    @classmethod
+    def nothing(cls, num_rows: int, device: torch.device) -> "Ask":
+        """No row wants anything."""
+        zeros = torch.zeros(num_rows, device=device)
+        ones, ids = torch.ones_like(zeros), torch.zeros(num_rows, dtype=torch.int64, device=device)
+        return cls(ids != 0, ones, ids, ones.clone(), zeros, torch.ones_like(ids), zeros.clone())
+
+
+@dataclass
+class Proposal:
+    """What the rows of one step intend, before the engine has sampled."""
+
+    # [num_rows] bool: the next input is a mixture if the recorded token is the one sampled
+    latent: Tensor
+    # [num_rows] bool: the token is decided here, not by the engine's sampler
+    forced: Tensor
+    # [num_rows] int64: the token, where forced
+    recorded: Tensor
+    # [num_rows, width] float32 and int64: the concept token
+    weights: Tensor
+    ids: Tensor
+
+    def force(self, where: Tensor, ids: Tensor) -> None:
+        """Decide the token of some rows; they are discrete unless a method says otherwise."""
+        self.forced = self.forced | where
+        self.recorded = torch.where(where, ids, self.recorded)
+
+
+def start_forcing(rows: Rows, where: Tensor, ids: Tensor, length: Tensor) -> None:
+    """Begin a forced sequence in rows that are not already in one."""
+    where = where & (rows[FORCE_LENGTH] == 0) & (length > 0)
+    rows.choose(FORCE_IDS, where, ids)
+    rows.choose(FORCE_LENGTH, where, length)
+    rows.choose(FORCE_AT, where, 0)
+
+
+def is_eos(rows: Rows, ids: Tensor) -> Tensor:
+    """Whether each row's token is one of its end-of-text tokens."""
+    return (rows[EOS_IDS] == ids[:, None]).any(dim=1)
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What a method needs to know of a request, resolved, on the host."""
+
+    spec: DecodingSpec
+    end_ids: tuple[int, ...]
+    eos_ids: tuple[int, ...]
+    vocab_size: int
+    # token ids of the texts that the spec's methods force, by method name
+    forced_texts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+class Method:
+    """A decoding method. Every hook defaults to doing nothing, and masks with ``rows[self.on]``.
+
+    Hooks run in the order in which they stand here; within one hook, methods run in the order of
+    the registry.
+    """
+
+    name: str
+
+    def __init__(self, name: str, *fields: Field) -> None:
+        self.name = name
+        self.on = Field(f"{name}.on", "bool", False)
+        self.fields = (self.on, *fields)
+
+    def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
+        """Column values of a new request. Raises SpecError for what this model cannot do."""
+        return {}
+
+    def edits(self, config: AnyMethod) -> bool:
+        """Whether this config needs the ``edit`` hook, which costs a copy of the logits."""
+        return False
+
+    def control(self, rows: Rows) -> None:
+        """May start a forced sequence, before anything looks at the logits."""
+
+    def edit(self, logits: Tensor, rows: Rows) -> Tensor:
+        """Edited logits (a new tensor), or the same tensor."""
+        return logits
+
+    def ask(self, rows: Rows, ask: Ask) -> None:
+        """Say what signals and which concept tokens the rows want."""
+
+    def reweigh(self, rows: Rows, signals: Signals, proposal: Proposal) -> None:
+        """Change the concept weights."""
+
+    def propose(self, rows: Rows, signals: Signals, proposal: Proposal) -> None:
+        """Decide which rows are latent and which tokens are forced."""
+
+    def gate(self, rows: Rows, signals: Signals, proposal: Proposal) -> None:
+        """Turn latent rows discrete."""
+
+    def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:
+        """Advance the method's own state once the token is known.
+
+        ``rows[PHASE]`` is already the phase after the token; ``before`` is the one it was in.
+        """
+
+
+def columns_of(fields: Iterable[Field]) -> tuple[dict[Field, slice], int, int]:
+    """Place every field in the int or the float table; returns the widths of both."""
+    columns: dict[Field, slice] = {}
+    ints = floats = 0
+    for column in fields:
+        if column.kind == "float":
+            columns[column] = slice(floats, floats + column.size)
+            floats += column.size
+        else:
+            columns[column] = slice(ints, ints + column.size)
+            ints += column.size
+    return columns, ints, floats

@@ -1,0 +1,25 @@
+"""Every method, in the order in which their hooks run. A new method adds one line here."""
+
+from tokenlens.methods.answer_now import EndThinkingMethod
+from tokenlens.methods.base import Method
+from tokenlens.methods.dirichlet_noise import DirichletNoiseMethod
+from tokenlens.methods.gumbel_noise import GumbelNoiseMethod
+from tokenlens.methods.random_route import RandomRouteMethod
+from tokenlens.methods.soft_thinking import SoftThinkingMethod
+from tokenlens.methods.top1 import Top1Method
+from tokenlens.methods.trace import TraceMethod
+
+METHODS: tuple[Method, ...] = (
+    EndThinkingMethod("no_thinking"),
+    EndThinkingMethod("answer_now"),
+    SoftThinkingMethod(),
+    GumbelNoiseMethod(),
+    DirichletNoiseMethod(),
+    # Before top1: a step that chance makes discrete is the engine's to sample.
+    RandomRouteMethod(),
+    Top1Method(),
+    # Last: it asks only for what nobody else has asked.
+    TraceMethod(),
+)
+
+__all__ = ["METHODS", "Method"]

@@ -1,0 +1,179 @@
+"""Soft Thinking (arXiv 2505.15778, sections 3.2 and 3.3): concept tokens and Cold Stop.
+
+While a request thinks, its next input is the probability-weighted mixture of the token embeddings
+that survive temperature, top-k, top-p and min-p; the visible token is the mixture's top entry.
+Cold Stop ends thinking after ``patience`` steps in a row of low entropy. The entropy is the full
+vocabulary's, in nats, after temperature and before every filter. The answer is sampled by the
+engine with the user's own parameters.
+
+==================================  =======================  ================================
+what                                default                  ``published`` (authors' code)
+==================================  =======================  ================================
+latent from                         the think marker on      the first generated token
+forced end of thinking              the whole end marker     its last token
+answer                              the engine's sampler     top entry of the concept token
+Cold Stop's counter in the answer   ignored                  ends the request
+end-of-text on top while latent     ends the request         the same (``eos_while_latent``)
+==================================  =======================  ================================
+
+Not reproduced: the reference keeps every token tied with the k-th largest, here the lower id wins;
+it sums mixtures in the table's dtype, here in float32.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from tokenlens.methods.base import (
+    END_IDS,
+    END_LENGTH,
+    EOS_IDS,
+    PHASE,
+    Admission,
+    Ask,
+    Field,
+    Method,
+    Phase,
+    Proposal,
+    Rows,
+    Signals,
+    Value,
+    is_eos,
+    start_forcing,
+)
+from tokenlens.spec import SoftThinking, SpecError
+from tokenlens.spec.registry import AnyMethod
+
+COLDEST = 1e-6
+"""Temperature 0 is computed at this one, with top-k 1."""
+
+TEMPERATURE = Field("soft_thinking.temperature", "float", 1.0)
+TOP_K = Field("soft_thinking.top_k", "int")
+TOP_P = Field("soft_thinking.top_p", "float", 1.0)
+MIN_P = Field("soft_thinking.min_p", "float")
+MAX_ENTRIES = Field("soft_thinking.max_entries", "int", 1)
+THRESHOLD = Field("soft_thinking.cold_stop_threshold", "float")  # nats; 0 = off
+PATIENCE = Field("soft_thinking.cold_stop_patience", "int", 1)
+COUNTER = Field("soft_thinking.cold_stop_counter", "int")
+COLD_STOPS = Field("soft_thinking.cold_stops", "int")
+FORBID_EOS = Field("soft_thinking.forbid_eos", "bool", False)
+GREEDY_ANSWER = Field("soft_thinking.greedy_answer", "bool", False)
+ABORT_ANSWER = Field("soft_thinking.abort_answer", "bool", False)
+ABORTED = Field("soft_thinking.aborted", "bool", False)
+
+
+def cold_stop(
+    entropy: Tensor, counter: Tensor, threshold: Tensor, patience: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One step of Cold Stop (arXiv 2505.15778, section 3.3).
+
+    Parameters
+    ----------
+    entropy, threshold
+        ``[num_rows]`` float32 in nats; a threshold of 0 switches it off.
+    counter, patience
+        ``[num_rows]`` int64, steps.
+
+    Returns
+    -------
+    counter, fires
+        The new counter and, as a bool, whether thinking ends at this step.
+    """
+    counts = (entropy < threshold) & (threshold > 0)
+    counter = torch.where(counts, counter + 1, 0)
+    return counter, counter >= patience
+
+
+class SoftThinkingMethod(Method):
+    """The step function of Soft Thinking over the rows of a batch."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "soft_thinking",
+            *(TEMPERATURE, TOP_K, TOP_P, MIN_P, MAX_ENTRIES),
+            *(THRESHOLD, PATIENCE, COUNTER, COLD_STOPS),
+            *(FORBID_EOS, GREEDY_ANSWER, ABORT_ANSWER, ABORTED),
+        )
+
+    def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
+        assert isinstance(config, SoftThinking)
+        for name in ("top_k", "max_entries"):
+            value = getattr(config, name)
+            if value > admission.vocab_size:
+                raise SpecError.of(
+                    f"soft_thinking.{name}",
+                    value,
+                    f"at most the vocabulary's {admission.vocab_size}",
+                )
+        needs_eos = config.eos_while_latent == "forbid" or config.abort_answer_on_low_entropy
+        if needs_eos and config.cold_stop is not None and not admission.eos_ids:
+            raise SpecError.of(
+                "soft_thinking.eos_while_latent",
+                "a model without an end-of-text token",
+                "a model with eos_token_id in its generation config",
+            )
+        threshold, patience = 0.0, 1
+        if config.cold_stop is not None:
+            threshold, patience = config.cold_stop.entropy_threshold, config.cold_stop.patience
+            if config.cold_stop.entropy_unit == "fraction":
+                threshold *= math.log(admission.vocab_size)
+        return {
+            TEMPERATURE: max(config.temperature, COLDEST),
+            TOP_K: config.top_k if config.temperature > 0 else 1,
+            TOP_P: config.top_p,
+            MIN_P: config.min_p,
+            MAX_ENTRIES: config.max_entries,
+            THRESHOLD: threshold,
+            PATIENCE: patience,
+            FORBID_EOS: config.eos_while_latent == "forbid",
+            GREEDY_ANSWER: config.greedy_answer,
+            ABORT_ANSWER: config.abort_answer_on_low_entropy,
+        }
+
+    def edits(self, config: AnyMethod) -> bool:
+        return isinstance(config, SoftThinking) and config.eos_while_latent == "forbid"
+
+    def edit(self, logits: Tensor, rows: Rows) -> Tensor:
+        forbidding = rows[self.on] & rows[FORBID_EOS] & (rows[PHASE] == Phase.THINKING)
+        # [num_rows, 8] int64; unused places repeat the first id, rows without any point at id 0
+        ids = rows[EOS_IDS]
+        ids = torch.where(ids < 0, ids[:, :1], ids)
+        masked = forbidding & (ids[:, 0] >= 0)
+        ids = ids.clamp(min=0)
+        values = torch.where(masked[:, None], -torch.inf, logits.gather(1, ids))
+        return logits.scatter(1, ids, values)
+
+    def ask(self, rows: Rows, ask: Ask) -> None:
+        on, phase = rows[self.on], rows[PHASE]
+        answering = (phase == Phase.ANSWER) & (rows[GREEDY_ANSWER] | rows[ABORT_ANSWER])
+        wants = on & ((phase == Phase.THINKING) | answering)
+        ask.active = ask.active | wants
+        ask.temperature = torch.where(wants, rows[TEMPERATURE], ask.temperature)
+        ask.top_k = torch.where(wants, rows[TOP_K], ask.top_k)
+        ask.top_p = torch.where(wants, rows[TOP_P], ask.top_p)
+        ask.min_p = torch.where(wants, rows[MIN_P], ask.min_p)
+        ask.max_entries = torch.where(wants, rows[MAX_ENTRIES], ask.max_entries)
+
+    def propose(self, rows: Rows, signals: Signals, proposal: Proposal) -> None:
+        on = rows[self.on] & signals.valid
+        thinking = on & (rows[PHASE] == Phase.THINKING)
+        answering = on & (rows[PHASE] == Phase.ANSWER)
+        counter, fires = cold_stop(signals.entropy, rows[COUNTER], rows[THRESHOLD], rows[PATIENCE])
+        top_entry = proposal.ids[:, 0]
+        # The reference tests for the end of the request before it tests for Cold Stop.
+        fires_now = fires & thinking & ~is_eos(rows, top_entry)
+        counting = thinking | (answering & rows[ABORT_ANSWER])
+        rows.choose(COUNTER, counting, torch.where(fires_now, 0, counter))
+        rows.add(COLD_STOPS, fires_now)
+        start_forcing(rows, fires_now, rows[END_IDS], rows[END_LENGTH])
+        proposal.latent = proposal.latent | thinking
+        proposal.force(thinking | (answering & rows[GREEDY_ANSWER]), top_entry)
+        proposal.force(rows[ABORTED], rows[EOS_IDS][:, 0])
+        rows.choose(ABORTED, answering & rows[ABORT_ANSWER] & fires, True)
+
+    def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:
+        # Thinking that ends takes its count with it; in the answer only `published` counts.
+        ended = (before == Phase.THINKING) & (rows[PHASE] == Phase.ANSWER)
+        rows.choose(COUNTER, rows[self.on] & ended, 0)

@@ -1,0 +1,38 @@
+"""What a request asks for: pydantic models, presets, JSON Schema. Knows no tensors, no engine."""
+
+from tokenlens.spec.controls import AnswerNow, NoThinking, RandomRoute, Top1
+from tokenlens.spec.decoding import DecodingSpec, PhaseConfig, TraceConfig
+from tokenlens.spec.errors import SpecError, SpecProblem
+from tokenlens.spec.load import load_spec, parse_spec
+from tokenlens.spec.markers import Tokenizer, encode_text, resolve_marker
+from tokenlens.spec.noise import DirichletNoise, GumbelNoise
+from tokenlens.spec.presets import FAMILIES, RECIPES, preset, preset_names
+from tokenlens.spec.registry import METHOD_CONFIGS, MethodConfig
+from tokenlens.spec.soft_thinking import ColdStop, SoftThinking
+
+__all__ = [
+    "FAMILIES",
+    "METHOD_CONFIGS",
+    "RECIPES",
+    "AnswerNow",
+    "ColdStop",
+    "DecodingSpec",
+    "DirichletNoise",
+    "GumbelNoise",
+    "MethodConfig",
+    "NoThinking",
+    "PhaseConfig",
+    "RandomRoute",
+    "SoftThinking",
+    "SpecError",
+    "SpecProblem",
+    "Tokenizer",
+    "Top1",
+    "TraceConfig",
+    "encode_text",
+    "load_spec",
+    "parse_spec",
+    "preset",
+    "preset_names",
+    "resolve_marker",
+]

@@ -1,0 +1,36 @@
+"""The base of every model of a spec, and the profiles of methods."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+Profile = Literal["default", "published"]
+
+MAX_ENTRIES = 64
+"""The most entries of a concept token, and the largest top-k that a method may ask for."""
+
+
+class StrictModel(BaseModel):
+    """A frozen model that refuses unknown fields and quiet conversions such as ``"3"`` for 3."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class MethodBase(StrictModel):
+    """What every method's config has: a profile that decides the defaults of its other fields.
+
+    ``default`` does what the paper means; ``published`` does what the authors' code does, quirks
+    included. A field that the user gives wins over both.
+    """
+
+    published: ClassVar[Mapping[str, Any]] = {}
+
+    profile: Profile = "default"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_profile(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("profile") == "published":
+            return {**cls.published, **data}
+        return data

@@ -1,0 +1,110 @@
+"""The spec of one request: its methods, its seed, its think markers, its trace."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from tokenlens.spec.base import StrictModel
+from tokenlens.spec.registry import EXCLUSIVE, LATENT_METHODS, NEEDS_LATENT, MethodConfig
+
+MAX_MARKER_TOKENS = 8
+"""The longest think marker, in tokens."""
+
+TokenId = Annotated[int, Field(ge=0, lt=1 << 24)]
+Marker = (
+    Annotated[str, Field(min_length=1, max_length=64)]
+    | Annotated[tuple[TokenId, ...], Field(min_length=1, max_length=MAX_MARKER_TOKENS)]
+)
+
+
+class PhaseConfig(StrictModel):
+    """How a request's phases are found: the markers around thinking, as text or as token ids.
+
+    ``None`` means ``<think>`` and ``</think>``, and that each must be a token of its own. A marker
+    that is given may take several tokens.
+    """
+
+    think_start: Marker | None = None
+    think_end: Marker | None = None
+
+    @field_validator("think_start", "think_end", mode="before")
+    @classmethod
+    def _accept_lists(cls, value: Any) -> Any:
+        # JSON and YAML have no tuples, and the models are strict.
+        return tuple(value) if isinstance(value, list) else value
+
+
+class TraceConfig(StrictModel):
+    """What is recorded: nothing, counts for the whole request, or every step."""
+
+    level: Literal["off", "summary", "full"] = "summary"
+    max_steps: int = Field(
+        16_384, ge=1, le=1_000_000, description="steps kept; later ones are counted"
+    )
+    max_entries: int = Field(8, ge=1, le=64, description="entries kept of each concept token")
+
+
+class DecodingSpec(StrictModel):
+    """What decoding should do for one request, on any engine.
+
+    Parameters
+    ----------
+    methods
+        Method configs; they compose, in the order of the stages that ``docs/architecture.md``
+        gives, whatever their order here. Empty: plain decoding, bit for bit.
+    seed
+        Key of the noise, together with the token's position and id. The same request gives the
+        same noise whatever else is in the batch.
+    phase
+        The think markers.
+    trace
+        What is recorded.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        Names the field, what was got, and what is allowed. :func:`tokenlens.parse_spec` raises the
+        same as a :class:`tokenlens.SpecError` with one line a problem.
+    """
+
+    methods: tuple[MethodConfig, ...] = Field((), max_length=16)
+    seed: int = Field(0, ge=0, lt=1 << 63)
+    phase: PhaseConfig = PhaseConfig()
+    trace: TraceConfig = TraceConfig()
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _accept_lists(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _compose(self) -> "DecodingSpec":
+        names: list[str] = [config.method for config in self.methods]
+        for name in names:
+            if names.count(name) > 1:
+                raise _problem(f"{name} twice", f"each method at most once; remove one {name}")
+        if len(LATENT_METHODS.intersection(names)) > 1:
+            raise _problem(", ".join(names), f"one of {sorted(LATENT_METHODS)}")
+        for name, reason in NEEDS_LATENT.items():
+            if name in names and not LATENT_METHODS.intersection(names):
+                allowed = f"{name} beside one of {sorted(LATENT_METHODS)}, because {reason}"
+                raise _problem(f"{name} alone", allowed)
+        for first, second, reason in EXCLUSIVE:
+            if first in names and second in names:
+                raise _problem(f"{first} and {second}", f"one of the two: {reason}")
+        latent = next((c for c in self.methods if c.method == "soft_thinking"), None)
+        if latent is not None and "dirichlet_noise" in names and latent.top_k == 0:
+            raise _problem(
+                "dirichlet_noise with soft_thinking.top_k = 0",
+                "a top_k of 1 to 64, because the draw is over the entries that the filters keep",
+            )
+        return self
+
+
+def _problem(got: str, allowed: str) -> PydanticCustomError:
+    return PydanticCustomError(
+        "method_combination",
+        "methods: got {got}; allowed: {allowed}",
+        {"got": got, "allowed": allowed},
+    )

@@ -1,0 +1,140 @@
+"""Errors that say which field, what was got, and what is allowed."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+MAX_SHOWN = 80
+"""Characters of a wrong value that an error repeats."""
+
+
+@dataclass(frozen=True)
+class SpecProblem:
+    """One wrong field."""
+
+    field: str
+    got: str
+    allowed: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: got {self.got}; allowed: {self.allowed}"
+
+
+class SpecError(ValueError):
+    """A spec that cannot be carried out. ``problems`` has one entry for each wrong field."""
+
+    def __init__(self, problems: Iterable[SpecProblem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    @classmethod
+    def of(cls, field: str, got: object, allowed: str) -> "SpecError":
+        """An error about one field."""
+        return cls([SpecProblem(field, shorten(got), allowed)])
+
+    @classmethod
+    def from_validation(cls, model: type[BaseModel], error: ValidationError) -> "SpecError":
+        """Translate pydantic's error, with what is allowed read off the model's JSON Schema."""
+        schema = model.model_json_schema()
+        problems = [_translate(schema, dict(line)) for line in error.errors(include_url=False)]
+        # Each branch of a union reports the same wrong value.
+        return cls(dict.fromkeys(problems))
+
+
+def shorten(value: object) -> str:
+    """``repr`` of a value, cut so that an error stays readable."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
+
+
+def _translate(schema: Mapping[str, Any], line: Mapping[str, Any]) -> SpecProblem:
+    kind, context = line["type"], line.get("ctx", {})
+    if kind == "method_combination":
+        return SpecProblem("methods", context["got"], context["allowed"])
+    path = list(line["loc"])
+    node, field, parent = schema, "", schema
+    for step in path:
+        parent, (node, shown) = node, _descend(schema, node, step)
+        if shown:
+            field += f"[{step}]" if isinstance(step, int) else f".{step}" if field else str(step)
+    if kind == "extra_forbidden":
+        known = sorted(_resolve(schema, parent).get("properties", {}))
+        return SpecProblem(field, f"the unknown field {path[-1]!r}", f"one of {', '.join(known)}")
+    if kind == "missing":
+        return SpecProblem(field, "nothing", _allowed(schema, node))
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        got = repr(context.get("tag", "no method name"))
+        tags = str(context.get("expected_tags", "")) or ", ".join(
+            sorted(_resolve(schema, node).get("discriminator", {}).get("mapping", {}))
+        )
+        return SpecProblem(f"{field}.method", got, f"one of {tags}")
+    return SpecProblem(field or "spec", shorten(line["input"]), _allowed(schema, node))
+
+
+def _resolve(schema: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, Any]:
+    while "$ref" in node:
+        node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+    return node
+
+
+def _descend(
+    schema: Mapping[str, Any], node: Mapping[str, Any], step: int | str
+) -> tuple[Mapping[str, Any], bool]:
+    """The schema below ``step``, and whether the step is part of the field's name."""
+    node = _resolve(schema, node)
+    if isinstance(step, int):
+        options = [node, *(_resolve(schema, option) for option in node.get("anyOf", ()))]
+        return next((option["items"] for option in options if "items" in option), {}), True
+    if "properties" in node and step in node["properties"]:
+        return node["properties"][step], True
+    mapping = node.get("discriminator", {}).get("mapping", {})
+    if step in mapping:
+        return {"$ref": mapping[step]}, False
+    for option in node.get("anyOf", ()):
+        resolved = _resolve(schema, option)
+        if step in resolved.get("properties", {}):
+            return resolved["properties"][step], True
+    # A branch of a union (pydantic names it by its type): not part of the field's name.
+    return node, "anyOf" not in node
+
+
+def _allowed(schema: Mapping[str, Any], node: Mapping[str, Any]) -> str:
+    node = _resolve(schema, node)
+    if "anyOf" in node:
+        options = [_allowed(schema, option) for option in node["anyOf"]]
+        text = " or ".join(dict.fromkeys(option for option in options if option))
+    elif "const" in node:
+        text = repr(node["const"])
+    elif "enum" in node:
+        text = "one of " + ", ".join(repr(value) for value in node["enum"])
+    elif "oneOf" in node:
+        text = "one of " + ", ".join(sorted(node.get("discriminator", {}).get("mapping", {})))
+    else:
+        text = _bounds(node)
+    description = node.get("description", "")
+    # A model's docstring is no hint about a value; a field's description is.
+    return f"{text} ({description})" if description and "properties" not in node else text
+
+
+def _bounds(node: Mapping[str, Any]) -> str:
+    kind = {
+        "integer": "an integer", "number": "a finite number", "string": "a text", "null": "null",
+        "array": "a list", "object": "a mapping", "boolean": "true or false",
+    }.get(node.get("type", ""), "a value of the documented type")  # fmt: skip
+    parts = [
+        f"{words} {node[key]:,}" if abs(node[key]) >= 10_000 else f"{words} {node[key]}"
+        for key, words in (
+            ("minimum", "at least"),
+            ("exclusiveMinimum", "above"),
+            ("maximum", "at most"),
+            ("exclusiveMaximum", "below"),
+            ("minLength", "of length at least"),
+            ("maxLength", "of length at most"),
+            ("minItems", "of length at least"),
+            ("maxItems", "of length at most"),
+        )
+        if key in node
+    ]
+    return f"{kind} {' and '.join(parts)}" if parts else kind

@@ -1,0 +1,80 @@
+"""Specs from mappings, JSON and YAML."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from tokenlens.spec.decoding import DecodingSpec
+from tokenlens.spec.errors import SpecError
+from tokenlens.spec.presets import preset
+
+MAX_SPEC_BYTES = 64 * 1024
+"""The largest spec, as text: a request's spec is a few hundred bytes."""
+
+
+def parse_spec(data: "DecodingSpec | Mapping[str, Any] | str") -> DecodingSpec:
+    """A spec from a mapping, a JSON text, or the name of a preset.
+
+    A mapping may name a preset to start from: ``{"preset": "qwen3-soft", "seed": 3}``.
+
+    Raises
+    ------
+    SpecError
+        Names each wrong field, what was got, and what is allowed.
+    """
+    if isinstance(data, DecodingSpec):
+        return data
+    if isinstance(data, str):
+        if not data.lstrip().startswith("{"):
+            return preset(data.strip())
+        data = _parse_json(data)
+    if not isinstance(data, Mapping):
+        raise SpecError.of("spec", data, "a mapping, a JSON object, or the name of a preset")
+    values = dict(data)
+    if "preset" in values:
+        name = values.pop("preset")
+        if not isinstance(name, str):
+            raise SpecError.of("preset", name, "the name of a preset")
+        values = {**preset(name).model_dump(), **values}
+    try:
+        return DecodingSpec.model_validate(values)
+    except ValidationError as error:
+        raise SpecError.from_validation(DecodingSpec, error) from None
+
+
+def load_spec(path: str | Path) -> DecodingSpec:
+    """A spec from a ``.yaml``, ``.yml`` or ``.json`` file.
+
+    Raises
+    ------
+    SpecError
+        The file is not a spec. OSError where it cannot be read.
+    """
+    path = Path(path)
+    if path.suffix not in (".yaml", ".yml", ".json"):
+        raise SpecError.of("file", path.name, "a name that ends in .yaml, .yml or .json")
+    if path.stat().st_size > MAX_SPEC_BYTES:
+        raise SpecError.of("file", f"{path.stat().st_size} bytes", f"at most {MAX_SPEC_BYTES}")
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        return parse_spec(_parse_json(text))
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError.of("file", " ".join(str(error).split()), "YAML") from None
+    if isinstance(data, str):
+        raise SpecError.of("file", data, "a mapping with the fields of a spec")
+    return parse_spec(data)
+
+
+def _parse_json(text: str) -> Any:
+    if len(text) > MAX_SPEC_BYTES:
+        raise SpecError.of("spec", f"{len(text)} characters", f"at most {MAX_SPEC_BYTES}")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SpecError.of("spec", str(error), "a JSON object") from None

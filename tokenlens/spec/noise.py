@@ -1,0 +1,27 @@
+"""Randomised soft thinking: noise on the concept weights (arXiv 2508.03440)."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from tokenlens.spec.base import MethodBase
+
+
+class GumbelNoise(MethodBase):
+    """Gumbel-softmax on the concept weights: their top entry becomes an exact sample of them."""
+
+    method: Literal["gumbel_noise"] = "gumbel_noise"
+    temperature: float = Field(0.5, gt=0, le=100, description="tau; small = nearly one-hot")
+
+
+class DirichletNoise(MethodBase):
+    """Concept weights drawn from a Dirichlet whose mean is the filtered distribution."""
+
+    published: ClassVar[Mapping[str, Any]] = {"probability_floor": 1e-7}
+
+    method: Literal["dirichlet_noise"] = "dirichlet_noise"
+    concentration: float = Field(4.0, gt=0, le=1e6, description="alpha; large = little noise")
+    probability_floor: float = Field(
+        0.0, ge=0, lt=1, description="entries at or below it stay out of the draw"
+    )

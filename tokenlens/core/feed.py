@@ -22,6 +22,10 @@ class FeedPlan:
         self.weights = torch.zeros(max_slots + 1, width, dtype=torch.float32, device=device)
         self.ids = torch.zeros(max_slots + 1, width, dtype=torch.int64, device=device)
 
+        # [1, width]: one entry that has all the weight
+        self._alone = torch.zeros(1, width, dtype=torch.float32, device=device)
+        self._alone[:, 0] = 1
+
     def clear(self, slot: int) -> None:
         """Make a slot discrete."""
         self.latent[slot] = False
@@ -30,11 +34,10 @@ class FeedPlan:
         self, slots: Tensor, latent: Tensor, weights: Tensor, ids: Tensor, sampled: Tensor
     ) -> None:
         """Set the next input of the given slots from this step's concept tokens."""
-        alone = torch.zeros_like(weights)
-        alone[:, 0] = 1
         # The reference divides by the sum again where it embeds; after a cut and noise the sum is
         # already 1 up to rounding, and exactly 1 for a single entry.
         weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-30)
+        mask = latent[:, None]
         self.latent.index_copy_(0, slots, latent)
-        self.weights.index_copy_(0, slots, torch.where(latent[:, None], weights, alone))
-        self.ids.index_copy_(0, slots, torch.where(latent[:, None], ids, sampled[:, None]))
+        self.weights.index_copy_(0, slots, torch.where(mask, weights, self._alone))
+        self.ids.index_copy_(0, slots, torch.where(mask, ids, sampled[:, None]))

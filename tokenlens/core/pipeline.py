@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tokenlens.core import phases
 from tokenlens.core.feed import FeedPlan
+from tokenlens.core.past import Parked, Past, copy_of, paste
 from tokenlens.core.request import Request
 from tokenlens.core.slots import SlotTable
 from tokenlens.methods.base import (
@@ -26,11 +27,18 @@ from tokenlens.methods.base import (
     FORCE_IDS,
     FORCE_LENGTH,
     FORCED_LOGIT,
+    FORCES,
     GENERATED,
+    INVERSE_TEMPERATURE,
+    MAX_ENTRIES,
+    MIN_P,
+    NOISE_TEMPERATURE,
     PHASE,
     POSITION,
     SEED,
     THINKING_TOKENS,
+    TOP_K,
+    TOP_P,
     Ask,
     Field,
     Method,
@@ -41,7 +49,7 @@ from tokenlens.methods.base import (
     is_eos,
 )
 from tokenlens.methods.registry import METHODS
-from tokenlens.spec.base import MAX_ENTRIES
+from tokenlens.spec import base as spec_base
 
 LATENT = Field("proposal.latent", "bool", False)
 FORCED = Field("proposal.forced", "bool", False)
@@ -57,6 +65,7 @@ INVALID_STEPS = Field("count.invalid_steps", "int")
 COMMON_FIELDS: Final = (
     *(PHASE, POSITION, GENERATED, THINKING_TOKENS, SEED, EOS_IDS, END_IDS, END_LENGTH),
     *(FORCE_IDS, FORCE_LENGTH, FORCE_AT),
+    *(INVERSE_TEMPERATURE, TOP_K, TOP_P, MIN_P, MAX_ENTRIES, NOISE_TEMPERATURE),
     *(FINISHED, LATENT, FORCED, RECORDED, VALID, ENTROPY, MAX_PROBABILITY),
     *(LATENT_STEPS, FORCED_STEPS, INVALID_STEPS),
     *phases.FIELDS,
@@ -97,6 +106,9 @@ class Core:
         Requests that can be live at once.
     vocab_size
         Tokens that the tokenizer has. Logits may be wider; the rest is padding.
+    rewind_steps
+        Committed tokens that can be taken back again, for engines that drop tokens which they had
+        sampled ahead of their scheduler. 0 keeps nothing.
     signals
         The signals op; tests script it.
 
@@ -112,7 +124,8 @@ class Core:
         max_slots: int,
         vocab_size: int,
         device: torch.device | str = "cpu",
-        width: int = MAX_ENTRIES,
+        width: int = spec_base.MAX_ENTRIES,
+        rewind_steps: int = 0,
         signals: Callable[..., tuple[Tensor, ...]] = signals_topk,
     ) -> None:
         self.device = torch.device(device)
@@ -128,9 +141,12 @@ class Core:
             max_slots + 1, self.width, dtype=torch.int64, device=self.device
         )
         self.feed = FeedPlan(max_slots, self.width, self.device)
+        self._past = Past(self.table, rewind_steps) if rewind_steps > 0 else None
         self._request_of: dict[int, Request] = {}
         self._live: Counter[str] = Counter()
-        self._editing: Counter[str] = Counter()
+        self._traits: Counter[str] = Counter()
+        self._methods: list[Method] = []
+        self._live_traits: frozenset[str] = frozenset()
 
     def add(
         self, slot: int, request: Request, prompt_ids: Sequence[int], position: int | None = None
@@ -151,9 +167,7 @@ class Core:
         values = request.at_prompt(prompt_ids, position) if request.methods else {}
         self.table.write(slot, values)
         self._pending.write(slot, values)
-        self._request_of[slot] = request
-        self._live.update(request.methods)
-        self._editing.update(request.editors)
+        self._enter(slot, request)
 
     def remove(self, slot: int) -> None:
         """Forget a slot's request, if it has one."""
@@ -161,23 +175,60 @@ class Core:
         if request is None:
             return
         self._live.subtract(request.methods)
-        self._editing.subtract(request.editors)
+        self._traits.subtract(request.traits)
+        self._notice_live()
         self.table.write(slot, {})
         self._pending.write(slot, {})
         self.feed.clear(slot)
 
+    def rewind(self, slot: int, generated: int) -> None:
+        """Take back a slot's newest tokens: it is as it was when it had ``generated`` of them.
+
+        At most ``rewind_steps`` tokens, which the caller counts: the device is not asked.
+        """
+        if self._past is None:
+            raise RuntimeError("rewind: got a core with rewind_steps=0; allowed: at least 1")
+        self._past.restore(slot, generated, self.table, self._pending)
+        self.feed.clear(slot)
+
+    def park(self, slot: int) -> Parked:
+        """Take a request out of its slot with all of its state, to come back with ``unpark``."""
+        parked = Parked(
+            self._request_of[slot],
+            *(copy_of(table, slot) for table in (self.table, self._pending)),
+            None if self._past is None else self._past.copy_of(slot),
+        )
+        self.remove(slot)
+        return parked
+
+    def unpark(self, slot: int, parked: Parked) -> None:
+        """Put a parked request into a slot; what it was fed last is the engine's to remember."""
+        self.remove(slot)
+        paste(self.table, slot, parked.state)
+        paste(self._pending, slot, parked.pending)
+        if self._past is not None and parked.past is not None:
+            self._past.paste(slot, parked.past)
+        self._enter(slot, parked.request)
+
+    def _enter(self, slot: int, request: Request) -> None:
+        self._request_of[slot] = request
+        self._live.update(request.methods)
+        self._traits.update(request.traits)
+        self._notice_live()
+
     @property
     def idle(self) -> bool:
         """No live request has a method: every step is a no-op."""
-        return not any(self._live.values())
+        return not self._methods
 
     @property
     def may_be_latent(self) -> bool:
         """A live request has a method that feeds mixtures."""
         return self._live["soft_thinking"] > 0
 
-    def _live_methods(self) -> list[Method]:
-        return [method for method in METHODS if self._live[method.name] > 0]
+    def _notice_live(self) -> None:
+        self._methods = [method for method in METHODS if self._live[method.name] > 0]
+        self._live_traits = frozenset(name for name, count in self._traits.items() if count > 0)
 
     def step(self, logits: Tensor, slots: Tensor) -> Tensor:
         """Decide what each row intends, and return the logits that the engine samples from.
@@ -197,13 +248,13 @@ class Core:
         """
         if self.idle:
             return logits
-        rows = self.table.gather(slots)
-        methods = self._live_methods()
+        rows = self.table.gather(slots, self._live_traits)
+        methods = self._methods
         for method in methods:
             method.control(rows)
         edited = logits
         for method in methods:
-            if self._editing[method.name] > 0:
+            if f"{method.name}.edit" in self._live_traits:
                 edited = method.edit(edited, rows)
         signals, proposal = self._observe(edited, rows, methods)
         for method in methods:
@@ -212,7 +263,8 @@ class Core:
             method.propose(rows, signals, proposal)
         for method in methods:
             method.gate(rows, signals, proposal)
-        self._continue_forcing(rows, proposal)
+        if FORCES in self._live_traits:
+            _continue_forcing(rows, proposal)
         rows[LATENT], rows[FORCED], rows[RECORDED] = (
             proposal.latent,
             proposal.forced,
@@ -228,13 +280,13 @@ class Core:
     def _observe(
         self, logits: Tensor, rows: Rows, methods: Sequence[Method]
     ) -> tuple[Signals, Proposal]:
-        ask = Ask.nothing(len(logits), self.device)
+        ask = Ask.of(rows)
         for method in methods:
             method.ask(rows, ask)
         found = self._signals(
             logits,
             active=ask.active,
-            inverse_temperature=ask.temperature.reciprocal(),
+            inverse_temperature=ask.inverse_temperature,
             top_k=ask.top_k,
             top_p=ask.top_p,
             min_p=ask.min_p,
@@ -246,20 +298,13 @@ class Core:
             width=self.width,
         )
         logsumexp, entropy, max_probability, probabilities, ids, weights, weight_ids = found
-        valid = torch.isfinite(logsumexp)
+        # The op marks unusable rows with NaN.
+        valid = logsumexp == logsumexp
         signals = Signals(entropy, max_probability, valid, probabilities, ids)
         nothing = torch.zeros_like(valid)
         return signals, Proposal(
-            nothing, nothing.clone(), torch.zeros_like(rows[POSITION]), weights, weight_ids
+            nothing, nothing, torch.zeros_like(rows[POSITION]), weights, weight_ids
         )
-
-    @staticmethod
-    def _continue_forcing(rows: Rows, proposal: Proposal) -> None:
-        """A forced sequence wins over everything else, and is discrete."""
-        forcing = rows[FORCE_LENGTH] > 0
-        at = rows[FORCE_AT].clamp(max=FORCE_IDS.size - 1)
-        proposal.force(forcing, rows[FORCE_IDS].gather(1, at[:, None])[:, 0])
-        proposal.latent = proposal.latent & ~forcing
 
     def commit(self, sampled: Tensor, slots: Tensor, advance: Tensor | None = None) -> Step | None:
         """Move requests on by the tokens that were sampled, and write their next inputs.
@@ -283,58 +328,58 @@ class Core:
         if self.idle:
             return None
         # Engines pad a batch's finished rows; those tokens belong to nobody.
-        finished = (
-            self.table.ints[:, self.table.columns[FINISHED].start].index_select(0, slots) != 0
-        )
+        finished = self.table.column(FINISHED).index_select(0, slots) != 0
         advance = ~finished if advance is None else advance & ~finished
         slots = torch.where(advance, slots, self.table.null_slot)
-        rows = self._pending.gather(slots)
-        before = rows[PHASE].clone()
-        position, forced, valid = rows[POSITION].clone(), rows[FORCED], rows[VALID]
-        thinking = before == Phase.THINKING
+        if self._past is not None:
+            self._past.record(slots, self.table)
+        rows = self._pending.gather(slots, self._live_traits)
+        before, position = rows[PHASE], rows[POSITION]
+        recorded, valid = rows[RECORDED], rows[VALID]
+        as_recorded = sampled == recorded
         rows[PHASE] = phases.advance(rows, before, sampled)
-        ones = torch.ones_like(sampled)
-        rows.add(POSITION, ones)
-        rows.add(GENERATED, ones)
-        rows.add(THINKING_TOKENS, thinking)
-        # A token that the engine put in the place of a forced one leaves the sequence where it is.
-        forcing = rows[FORCE_LENGTH] > 0
-        rows.add(FORCE_AT, forcing & (sampled == rows[RECORDED]))
-        rows.choose(FORCE_LENGTH, forcing & (rows[FORCE_AT] >= rows[FORCE_LENGTH]), 0)
-        for method in self._live_methods():
+        rows.add(POSITION, 1)
+        rows.add(GENERATED, 1)
+        rows.add(THINKING_TOKENS, before == Phase.THINKING)
+        if FORCES in self._live_traits:
+            # What `step` began to force becomes state with the token.
+            rows[FORCE_IDS] = rows[FORCE_IDS]
+            # A token that the engine put in the place of a forced one leaves the sequence there.
+            forcing = rows[FORCE_LENGTH] > 0
+            rows.add(FORCE_AT, forcing & as_recorded)
+            rows.choose(FORCE_LENGTH, forcing & (rows[FORCE_AT] >= rows[FORCE_LENGTH]), 0)
+        for method in self._methods:
             method.commit(rows, before, sampled)
-        latent = rows[LATENT] & (sampled == rows[RECORDED])
         ended = is_eos(rows, sampled)
-        latent = latent & (rows[PHASE] == Phase.THINKING) & ~ended
-        forced = forced & (sampled == rows[RECORDED])
-        rows[FINISHED] = ended
+        latent = rows[LATENT] & as_recorded & (rows[PHASE] == Phase.THINKING) & ~ended
+        forced = rows[FORCED] & as_recorded
         weights = self._pending_weights.index_select(0, slots)
         ids = self._pending_ids.index_select(0, slots)
+        rows[FINISHED] = ended
         rows.add(LATENT_STEPS, latent)
         rows.add(FORCED_STEPS, forced)
         rows.add(INVALID_STEPS, ~valid)
-        # The next step intends afresh.
-        rows.choose(LATENT, latent, False)
         self.feed.write(slots, latent, weights, ids, sampled)
-        # Rows that share the null slot must leave it as it was made.
-        self._keep_null(slots, rows)
         self.table.scatter(slots, rows)
+        # What is pending and what is are the same until the next step intends something.
         self._pending.scatter(slots, rows)
         return Step(
             position, before, sampled, latent, forced, valid, advance,
-            rows[ENTROPY].clone(), rows[MAX_PROBABILITY].clone(), weights, ids,
+            rows[ENTROPY], rows[MAX_PROBABILITY], weights, ids,
         )  # fmt: skip
 
-    def _keep_null(self, slots: Tensor, rows: Rows) -> None:
-        null = (slots == self.table.null_slot)[:, None]
-        last = self.table.null_slot
-        rows.ints = torch.where(null, self.table.ints[last], rows.ints)
-        rows.floats = torch.where(null, self.table.floats[last], rows.floats)
+
+def _continue_forcing(rows: Rows, proposal: Proposal) -> None:
+    """A forced sequence wins over everything else, and is discrete."""
+    forcing = rows[FORCE_LENGTH] > 0
+    at = rows[FORCE_AT].clamp(max=FORCE_IDS.size - 1)
+    proposal.force(forcing, rows[FORCE_IDS].gather(1, at[:, None])[:, 0])
+    proposal.latent = proposal.latent & ~forcing
 
 
 def _force(logits: Tensor, forced: Tensor, ids: Tensor) -> Tensor:
     """Lift one token of the forced rows far above the others; all other values stay bit-equal."""
     place = ids[:, None]
-    return logits.scatter(
-        1, place, torch.where(forced[:, None], FORCED_LOGIT, logits.gather(1, place))
-    )
+    # Half precision ends at 65504; a quarter leaves the engine room to divide by a temperature.
+    lifted = min(FORCED_LOGIT, torch.finfo(logits.dtype).max / 4)
+    return logits.scatter(1, place, torch.where(forced[:, None], lifted, logits.gather(1, place)))

@@ -34,15 +34,15 @@ class Request:
     ----------
     methods
         Names of the methods that are on.
-    editors
-        Those of them that edit logits.
+    traits
+        What they need: see :meth:`tokenlens.methods.base.Method.traits`.
     columns
         State columns that do not depend on the prompt.
     """
 
     spec: DecodingSpec
     methods: frozenset[str]
-    editors: frozenset[str]
+    traits: frozenset[str]
     columns: Mapping[Field, Value]
     start_markers: tuple[tuple[int, ...], ...]
     end_markers: tuple[tuple[int, ...], ...]
@@ -127,6 +127,9 @@ def bind(
                 raise SpecError.of(field, token, f"token ids below the vocabulary's {vocab_size}")
     if len(eos_ids) > MAX_EOS_IDS:
         raise SpecError.of("eos_token_id", list(eos_ids), f"at most {MAX_EOS_IDS} tokens")
+    if any(not 0 <= token < vocab_size for token in eos_ids):
+        allowed = f"token ids below the vocabulary's {vocab_size}"
+        raise SpecError.of("eos_token_id", list(eos_ids), allowed)
     texts: dict[str, tuple[int, ...]] = {}
     for config in spec.methods:
         text = getattr(config, "text", None)
@@ -137,6 +140,9 @@ def bind(
             ids = encode_text(tokenizer, text, field)
             if len(ids) > MAX_FORCED_TOKENS:
                 raise SpecError.of(field, text, f"a text of at most {MAX_FORCED_TOKENS} tokens")
+            if max(ids) >= vocab_size:
+                allowed = f"a text of token ids below the vocabulary's {vocab_size}"
+                raise SpecError.of(field, text, allowed)
             texts[config.method] = tuple(ids)
     admission = Admission(spec, tuple(ends[0]), tuple(eos_ids), vocab_size, texts)
     columns: dict[Field, Value] = {
@@ -156,7 +162,7 @@ def bind(
     return Request(
         spec,
         frozenset(names),
-        frozenset(m.name for m in METHODS if m.name in configs and m.edits(configs[m.name])),
+        frozenset(t for m in METHODS if m.name in configs for t in m.traits(configs[m.name])),
         columns,
         tuple(map(tuple, starts)),
         tuple(map(tuple, ends)),

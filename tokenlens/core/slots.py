@@ -4,7 +4,7 @@ A slot keeps its index for as long as its request lives; rows are reordered at e
 slot is nobody's: rows without a request point at it, and it stays as it was made.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -26,10 +26,10 @@ class SlotTable:
     def __init__(self, max_slots: int, fields: tuple[Field, ...], device: torch.device) -> None:
         self.max_slots = max_slots
         self.fields = fields
-        self.columns, num_ints, num_floats = columns_of(fields)
+        self.columns, self._scalars, widths = columns_of(fields)
         # One row on the host: what an unused slot holds.
-        self._ints = torch.zeros(num_ints, dtype=torch.int64)
-        self._floats = torch.zeros(num_floats, dtype=torch.float32)
+        self._ints = torch.zeros(widths["int"], dtype=torch.int64)
+        self._floats = torch.zeros(widths["float"], dtype=torch.float32)
         for column in fields:
             table = self._floats if column.kind == "float" else self._ints
             table[self.columns[column]] = column.default
@@ -56,13 +56,25 @@ class SlotTable:
         self.ints[slot].copy_(ints, non_blocking=True)
         self.floats[slot].copy_(floats, non_blocking=True)
 
-    def gather(self, slots: Tensor) -> Rows:
+    def column(self, column: Field) -> Tensor:
+        """A single-number column of all slots, ``[max_slots + 1]``, not a copy."""
+        table = self.floats if column.kind == "float" else self.ints
+        return table[:, self.columns[column].start]
+
+    def gather(self, slots: Tensor, traits: Collection[str] = ()) -> Rows:
         """A copy of the given slots as rows. ``slots``: ``[num_rows]`` int64."""
         return Rows(
-            self.columns, self.ints.index_select(0, slots), self.floats.index_select(0, slots)
+            self.columns,
+            self._scalars,
+            self.ints.index_select(0, slots),
+            self.floats.index_select(0, slots),
+            traits,
         )
 
     def scatter(self, slots: Tensor, rows: Rows) -> None:
-        """Write rows back into their slots."""
-        self.ints.index_copy_(0, slots, rows.ints)
-        self.floats.index_copy_(0, slots, rows.floats)
+        """Write rows back into their slots: all single numbers, and wide fields if assigned."""
+        for kind, table in (("int", self.ints), ("float", self.floats)):
+            values = rows.table(kind)
+            table[:, : values.shape[1]].index_copy_(0, slots, values)
+        for column, values in rows.written_wide():
+            self.ints[:, self.columns[column]].index_copy_(0, slots, values)

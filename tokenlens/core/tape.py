@@ -80,17 +80,18 @@ class Tape:
         if config.level == "full":
             for chunk in host:
                 steps.extend(_steps(chunk, row, config.max_entries))
+        steps = steps[: config.max_steps]
         return Trace(
             engine=self._engine,
             spec=request.spec,
             final_phase=PHASE_NAMES[self._count(PHASE, row)],
             counts=counts,
-            steps=tuple(steps[: config.max_steps]),
-            dropped_steps=max(0, counts.tokens - config.max_steps) if config.level == "full" else 0,
+            steps=tuple(steps),
+            dropped_steps=counts.tokens - len(steps) if config.level == "full" else 0,
         )
 
     def _count(self, column: Field, row: int) -> int:
-        return int(self._core.table.ints[row, self._core.table.columns[column].start])
+        return int(self._core.table.column(column)[row])
 
 
 def _steps(chunk: Step, row: int, max_entries: int) -> list[TraceStep]:

@@ -16,7 +16,14 @@ from transformers import (
 
 from tokenlens.core import Request, bind
 from tokenlens.core.tape import Tape
-from tokenlens.hf.refusals import UnsupportedError, calling_generate, check
+from tokenlens.hf.refusals import (
+    PAGED,
+    UnsupportedError,
+    arguments_of,
+    check,
+    generate_calls,
+    stopped_rows,
+)
 from tokenlens.hf.run import Run
 from tokenlens.spec import DecodingSpec, Tokenizer, parse_spec
 from tokenlens.spec.registry import LATENT_METHODS
@@ -52,7 +59,8 @@ class Runs(LogitsProcessorList):
         self._bind({})
 
     def __iter__(self) -> Iterator[LogitsProcessor]:
-        arguments = calling_generate()
+        calls = generate_calls()
+        arguments = arguments_of(calls)
         check(arguments, self._latent)
         requests = self._bind(arguments)
         run = Run(
@@ -60,6 +68,7 @@ class Runs(LogitsProcessorList):
             lambda rows: self._rows(requests, rows, arguments),
             self._vocab_size(),
             self._begin,
+            id(calls[0]) if calls else None,
         )
         self._live[threading.get_ident()] = weakref.ref(run)
         return iter([*self._processors, run])
@@ -111,8 +120,12 @@ class CommitTokens(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         run = self._runs.current()
         if run is not None:
-            run.commit(input_ids)
+            run.commit(input_ids, stopped_rows())
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+    def __repr__(self) -> str:
+        # Continuous batching refuses stopping criteria and prints them: all that it says is this.
+        return f"<tokenlens: {PAGED}>"
 
 
 def generate_kwargs(

@@ -1,11 +1,15 @@
 """What ``generate()`` can be asked for that cannot be right with a spec, and why."""
 
+import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import FrameType
 from typing import Any
 
-FRAMES_SEARCHED = 12
-"""How far up the stack ``generate()`` can be from where it takes our processors."""
+from torch import Tensor
+from transformers import GenerationMixin
+
+_GENERATE = inspect.unwrap(GenerationMixin.generate).__code__
 
 
 class UnsupportedError(NotImplementedError):
@@ -16,20 +20,35 @@ class ProtocolError(RuntimeError):
     """The loop around the model did not do what ``generate()`` does, so a mixture would be lost."""
 
 
-def calling_generate() -> Mapping[str, Any]:
-    """The arguments of the ``generate()`` call that is under way, or nothing.
+def generate_calls() -> list[FrameType]:
+    """The ``generate()`` calls that are under way in this thread, the innermost first."""
+    found = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is _GENERATE:
+            found.append(frame)
+        frame = frame.f_back
+    return found
+
+
+def arguments_of(calls: Sequence[FrameType]) -> Mapping[str, Any]:
+    """The arguments of the innermost ``generate()`` call, or nothing.
 
     Its settings are not passed to anyone, but they decide whether a spec can be carried out. Where
     no such call is found (a loop of somebody's own), the protocol checks remain.
     """
-    frame = sys._getframe(1)
-    for _ in range(FRAMES_SEARCHED):
-        if frame.f_back is None:
-            break
-        frame = frame.f_back
-        if frame.f_code.co_name == "generate" and "generation_config" in frame.f_locals:
-            return dict(frame.f_locals)
-    return {}
+    return dict(calls[0].f_locals) if calls else {}
+
+
+def stopped_rows() -> Tensor | None:
+    """Rows that the criteria before the calling one have stopped at this step, where it is known.
+
+    A row that a stop string or a criterion of the user's has stopped goes on as padding, and
+    nobody is told. The caller must be the last criterion of its list.
+    """
+    # This function, the criterion, the list's loop over its criteria.
+    found = sys._getframe(2).f_locals.get("is_done")
+    return found if isinstance(found, Tensor) else None
 
 
 def check(arguments: Mapping[str, Any], latent: bool) -> None:
@@ -55,12 +74,17 @@ def check(arguments: Mapping[str, Any], latent: bool) -> None:
             " they were decided, so that a mixture would be fed to another beam. Use do_sample=True"
             " with num_return_sequences for several answers."
         )
-    assisted = arguments.get("assistant_model") is not None
-    if assisted or getattr(config, "prompt_lookup_num_tokens", None):
+    mode = getattr(arguments.get("generation_mode"), "value", "sample")
+    if mode == "assisted_generation":
         raise UnsupportedError(
-            "assisted decoding (assistant_model, prompt_lookup_num_tokens): a draft is made of"
-            " tokens and cannot foresee a mixture or a forced token. Leave it off for requests with"
-            " a spec."
+            "assisted decoding (assistant_model, prompt_lookup_num_tokens, assistant_early_exit): a"
+            " draft is made of tokens and cannot foresee a mixture or a forced token. Leave it off"
+            " for requests with a spec."
+        )
+    if mode not in ("greedy_search", "sample"):
+        raise UnsupportedError(
+            f"generation mode: got {mode}; allowed: greedy_search and sample, whose loops decide"
+            " one token of each row at a time. Leave the settings that choose another one unset."
         )
     if config.cache_implementation == "paged":
         raise UnsupportedError(PAGED)

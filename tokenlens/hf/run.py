@@ -19,7 +19,7 @@ from tokenlens.core import Core, Request
 from tokenlens.core.tape import Tape
 from tokenlens.hf.attachment import attach, detach
 from tokenlens.hf.embedding import InputEmbedding, substitute
-from tokenlens.hf.refusals import ProtocolError, UnsupportedError
+from tokenlens.hf.refusals import ProtocolError, UnsupportedError, generate_calls
 
 # Their forward pass needs the ids, or scales only embeddings that it looked up itself, so that
 # `inputs_embeds` gives other logits; a compiled decode step would need that way in.
@@ -51,6 +51,9 @@ class Run(LogitsProcessor):
         Tokens that the tokenizer has.
     on_begin
         Is given the run's tape once the first logits are there.
+    call
+        ``id`` of the frame of the ``generate()`` call; ``None`` in a loop of somebody's own. Unique
+        while the run lives, because nothing but that call keeps it alive.
     """
 
     supports_continuous_batching = False
@@ -61,14 +64,18 @@ class Run(LogitsProcessor):
         requests_for: Callable[[int], Sequence[Request]],
         vocab_size: int,
         on_begin: Callable[[Tape], None],
+        call: int | None = None,
     ) -> None:
         self.model = model
         self._requests_for = requests_for
         self._vocab_size = vocab_size
         self._on_begin = on_begin
+        self._call = call
         self._stage = Stage.ATTACHED
         self._attention_mask: Tensor | None = None
         self._length = 0
+        # [num_rows] bool: no criterion has stopped the row
+        self._going = torch.ones(0, dtype=torch.bool)
         self._core: Core | None = None
         self._tape: Tape | None = None
         self._embedding: InputEmbedding | None = None
@@ -78,6 +85,12 @@ class Run(LogitsProcessor):
 
     def prepare(self, bound: Any, *args: Any, **kwargs: Any) -> Any:
         """Prepare a forward pass; from the second on it is fed what the last step decided."""
+        if not self._is_innermost():
+            # Another generate() on this model: inside ours (a router), or after ours while a
+            # traceback keeps this run alive.
+            if self._is_over():
+                self._take_off()
+            return bound(*args, **kwargs)
         input_ids = args[0] if args else kwargs["input_ids"]
         if self._stage is Stage.ATTACHED:
             # The last chunk of a prompt brings the mask of all of it.
@@ -86,9 +99,7 @@ class Run(LogitsProcessor):
         if self._stage is Stage.DECIDED and self._continues(input_ids):
             self.commit(input_ids)
         if self._stage is not Stage.COMMITTED or input_ids.shape[1] != self._length:
-            # Another generate() on this model, while a traceback keeps this run alive. If it is
-            # ours after all, the processor is called again and says so.
-            self._take_off()
+            # Not how generate() goes on; the processor is called again and says so.
             return bound(*args, **kwargs)
         self._stage = Stage.PREPARED
         inputs = bound(*args, **kwargs)
@@ -99,7 +110,9 @@ class Run(LogitsProcessor):
 
     def embedded(self, module: nn.Module, output: Any) -> Any:
         """Forward hook of the input embedding."""
-        return None if self._embedding is None else self._embedding.hook(module, output)
+        if self._embedding is None or not self._embedding.is_armed or not self._is_innermost():
+            return None
+        return self._embedding.hook(module, output)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if self._stage is Stage.ATTACHED:
@@ -126,8 +139,15 @@ class Run(LogitsProcessor):
         self._stage = Stage.DECIDED
         return core.step(scores, self._slots)
 
-    def commit(self, input_ids: Tensor) -> None:
-        """Take the tokens that were sampled for the logits decided last; once a step."""
+    def commit(self, input_ids: Tensor, stopped: Tensor | None = None) -> None:
+        """Take the tokens that were sampled for the logits decided last; once a step.
+
+        Parameters
+        ----------
+        stopped
+            ``[num_rows]`` bool, rows whose last token this is; later ones are padding. ``None``
+            where it is not known.
+        """
         if self._stage is not Stage.DECIDED or not self._continues(input_ids):
             return
         assert self._core is not None
@@ -135,9 +155,18 @@ class Run(LogitsProcessor):
         self._length = input_ids.shape[1]
         self._stage = Stage.COMMITTED
         sampled = input_ids[:, -1].to(self._slots.device)
-        self._tape.append(self._core.commit(sampled, self._slots))
+        self._tape.append(self._core.commit(sampled, self._slots, self._going))
+        if stopped is not None:
+            self._going = self._going & ~stopped.to(self._slots.device)
 
     # Their parts.
+
+    def _is_innermost(self) -> bool:
+        calls = generate_calls()
+        return self._call == (id(calls[0]) if calls else None)
+
+    def _is_over(self) -> bool:
+        return self._call is not None and self._call not in map(id, generate_calls())
 
     def _continues(self, input_ids: Tensor) -> bool:
         return input_ids.shape == (len(self._slots), self._length + 1)
@@ -156,6 +185,7 @@ class Run(LogitsProcessor):
             core.add(row, request, ids, length)
         self._core = core
         self._slots = torch.arange(num_rows, device=scores.device)
+        self._going = torch.ones(num_rows, dtype=torch.bool, device=scores.device)
         self._tape = Tape(core, requests, "hf")
         if core.may_be_latent:
             self._embedding = InputEmbedding(self.model.get_input_embeddings())  # type: ignore[operator]

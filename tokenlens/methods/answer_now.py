@@ -4,9 +4,10 @@ They separate what the latent phase does from what the text after it does (the *
 arms of ``docs/architecture.md``). The forced text is the end marker, or a text of the user's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from tokenlens.methods.base import (
+    FORCES,
     MAX_FORCED_TOKENS,
     PHASE,
     THINKING_TOKENS,
@@ -36,6 +37,9 @@ class EndThinkingMethod(Method):
         text = admission.forced_texts.get(self.name, admission.end_ids)
         after = config.after if isinstance(config, AnswerNow) else 0
         return {self.after: after, self.text: text, self.length: len(text)}
+
+    def traits(self, config: AnyMethod) -> Collection[str]:
+        return (FORCES,)
 
     def control(self, rows: Rows) -> None:
         thought = rows[THINKING_TOKENS] >= rows[self.after]

@@ -3,7 +3,7 @@
 Knows neither slots nor engines: a hook sees one step's rows and changes them in place.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal, NamedTuple
@@ -47,37 +47,73 @@ class Rows:
 
     ``rows[FIELD]`` reads a column as ``[num_rows]`` (``[num_rows, size]`` where the field is
     wide); assigning to it changes the copy, never the slots.
+
+    Attributes
+    ----------
+    traits
+        What the live requests need (see :meth:`Method.traits`), known on the host: a hook skips
+        what no row of the batch can need.
     """
 
-    def __init__(self, columns: Mapping[Field, slice], ints: Tensor, floats: Tensor) -> None:
+    def __init__(
+        self,
+        columns: Mapping[Field, slice],
+        scalars: Mapping[str, Sequence[Field]],
+        ints: Tensor,
+        floats: Tensor,
+        traits: Collection[str] = (),
+    ) -> None:
         self.columns = columns
-        # [num_rows, int columns] int64
-        self.ints = ints
-        # [num_rows, float columns] float32
-        self.floats = floats
+        self.traits = traits
+        # [num_rows, columns] int64 and float32, the columns of one number first
+        self._tables = {"int": ints, "float": floats}
+        self._scalars = scalars
+        self._values: dict[Field, Tensor] = {}
+        self._written: set[Field] = set()
+        # One call makes the views of all columns: a step costs what its small calls cost.
+        for kind, fields in scalars.items():
+            views = self._tables[kind][:, : len(fields)].unbind(1)
+            self._values.update(zip(fields, views))
+        self._flags: dict[Field, Tensor] = {}
 
     def __getitem__(self, column: Field) -> Tensor:
-        place = self.columns[column]
-        table = self.floats if column.kind == "float" else self.ints
-        values = table[:, place.start] if column.size == 1 else table[:, place]
-        return values != 0 if column.kind == "bool" else values
+        if column.kind == "bool":
+            flag = self._flags.get(column)
+            if flag is None:
+                flag = self._flags[column] = self._values[column] != 0
+            return flag
+        values = self._values.get(column)
+        if values is None:
+            table = self._tables["float" if column.kind == "float" else "int"]
+            values = self._values[column] = table[:, self.columns[column]]
+        return values
 
     def __setitem__(self, column: Field, values: Tensor) -> None:
-        place = self.columns[column]
-        table = self.floats if column.kind == "float" else self.ints
-        target = table[:, place.start] if column.size == 1 else table[:, place]
-        target.copy_(values)
+        if column.kind == "bool":
+            self._flags[column] = values
+        self._values[column] = values
+        self._written.add(column)
 
     def choose(self, column: Field, where: Tensor, values: Tensor | float | int | bool) -> None:
         """Set a column where the mask holds."""
-        here = self[column]
-        mask = where if column.size == 1 else where[:, None]
-        new = values if isinstance(values, Tensor) else torch.full_like(here, values)
-        self[column] = torch.where(mask, new.to(here.dtype), here)
+        self[column] = torch.where(
+            where if column.size == 1 else where[:, None], values, self[column]
+        )
 
-    def add(self, column: Field, amount: Tensor) -> None:
+    def add(self, column: Field, amount: Tensor | int) -> None:
         """Add to a column, e.g. a mask to a counter."""
         self[column] = self[column] + amount
+
+    def table(self, kind: str) -> Tensor:
+        """The scalar columns of one kind as ``[num_rows, fields]``, with what was written."""
+        fields = self._scalars[kind]
+        if not self._written.intersection(fields):
+            return self._tables[kind][:, : len(fields)]
+        return torch.stack([self._values[column] for column in fields], dim=1)
+
+    def written_wide(self) -> list[tuple[Field, Tensor]]:
+        """The wide columns that were assigned."""
+        return [(column, self._values[column]) for column in self._written if column.size > 1]
 
 
 # The columns that are not any single method's.
@@ -92,6 +128,16 @@ END_LENGTH = Field("end_length", "int")
 FORCE_IDS = Field("force_ids", "int", -1, size=MAX_FORCED_TOKENS)
 FORCE_LENGTH = Field("force_length", "int")  # 0 = nothing is being forced
 FORCE_AT = Field("force_at", "int")
+# What the request's latent method asks of the logits: a request has one at most.
+INVERSE_TEMPERATURE = Field("ask.inverse_temperature", "float", 1.0)
+TOP_K = Field("ask.top_k", "int")
+TOP_P = Field("ask.top_p", "float", 1.0)
+MIN_P = Field("ask.min_p", "float")
+MAX_ENTRIES = Field("ask.max_entries", "int", 1)
+NOISE_TEMPERATURE = Field("ask.noise_temperature", "float")
+
+FORCES = "force"
+"""The trait of requests that may force a sequence of tokens."""
 
 
 class Signals(NamedTuple):
@@ -111,11 +157,11 @@ class Signals(NamedTuple):
 
 @dataclass
 class Ask:
-    """What this step's rows want from the logits; filled by the latent methods."""
+    """What this step's rows want from the logits: their latent methods' columns, if active."""
 
     # [num_rows] each
     active: Tensor
-    temperature: Tensor
+    inverse_temperature: Tensor
     top_k: Tensor
     top_p: Tensor
     min_p: Tensor
@@ -123,11 +169,12 @@ class Ask:
     noise_temperature: Tensor
 
     @classmethod
-    def nothing(cls, num_rows: int, device: torch.device) -> "Ask":
-        """No row wants anything."""
-        zeros = torch.zeros(num_rows, device=device)
-        ones, ids = torch.ones_like(zeros), torch.zeros(num_rows, dtype=torch.int64, device=device)
-        return cls(ids != 0, ones, ids, ones.clone(), zeros, torch.ones_like(ids), zeros.clone())
+    def of(cls, rows: Rows) -> "Ask":
+        """No row is active yet."""
+        columns = (INVERSE_TEMPERATURE, TOP_K, TOP_P, MIN_P, MAX_ENTRIES, NOISE_TEMPERATURE)
+        return cls(
+            torch.zeros_like(rows[PHASE], dtype=torch.bool), *(rows[column] for column in columns)
+        )
 
 
 @dataclass
@@ -193,9 +240,13 @@ class Method:
         """Column values of a new request. Raises SpecError for what this model cannot do."""
         return {}
 
-    def edits(self, config: AnyMethod) -> bool:
-        """Whether this config needs the ``edit`` hook, which costs a copy of the logits."""
-        return False
+    def traits(self, config: AnyMethod) -> Collection[str]:
+        """What a request with this config needs, so that hooks can skip what nobody needs.
+
+        ``name.edit`` is needed for the ``edit`` hook, which costs a copy of the logits, and
+        ``FORCES`` for forced sequences.
+        """
+        return ()
 
     def control(self, rows: Rows) -> None:
         """May start a forced sequence, before anything looks at the logits."""
@@ -223,15 +274,24 @@ class Method:
         """
 
 
-def columns_of(fields: Iterable[Field]) -> tuple[dict[Field, slice], int, int]:
-    """Place every field in the int or the float table; returns the widths of both."""
+def columns_of(
+    fields: Iterable[Field],
+) -> tuple[dict[Field, slice], dict[str, list[Field]], dict[str, int]]:
+    """Place every field in the int or the float table, single numbers before wide fields.
+
+    Returns
+    -------
+    columns, scalars, widths
+        The place of each field, the single-number fields of each table in order, and how many
+        columns each table has.
+    """
     columns: dict[Field, slice] = {}
-    ints = floats = 0
-    for column in fields:
-        if column.kind == "float":
-            columns[column] = slice(floats, floats + column.size)
-            floats += column.size
-        else:
-            columns[column] = slice(ints, ints + column.size)
-            ints += column.size
-    return columns, ints, floats
+    scalars: dict[str, list[Field]] = {"int": [], "float": []}
+    widths = {"int": 0, "float": 0}
+    for column in sorted(fields, key=lambda column: column.size > 1):
+        kind = "float" if column.kind == "float" else "int"
+        columns[column] = slice(widths[kind], widths[kind] + column.size)
+        widths[kind] += column.size
+        if column.size == 1:
+            scalars[kind].append(column)
+    return columns, scalars, widths

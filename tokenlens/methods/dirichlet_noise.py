@@ -22,9 +22,11 @@ from tokenlens_kernels.signals_topk.naive import cut_and_renormalise
 from torch import Tensor
 
 from tokenlens.methods.base import (
+    MAX_ENTRIES,
     POSITION,
     SEED,
     Admission,
+    Ask,
     Field,
     Method,
     Proposal,
@@ -32,12 +34,12 @@ from tokenlens.methods.base import (
     Signals,
     Value,
 )
-from tokenlens.methods.soft_thinking import MAX_ENTRIES
 from tokenlens.spec import DirichletNoise
 from tokenlens.spec.registry import AnyMethod
 
 CONCENTRATION = Field("dirichlet_noise.concentration", "float", 1.0)
 FLOOR = Field("dirichlet_noise.probability_floor", "float")
+DUE = Field("dirichlet_noise.due", "bool", False)
 
 
 def dirichlet_weights(
@@ -52,17 +54,19 @@ def dirichlet_weights(
     log_gamma
         ``[num_rows, width]`` float32: logarithms of ``Gamma(alpha * p, 1)`` draws.
     floor
-        ``[num_rows]``: entries whose probability is at or below it are left out.
+        ``[num_rows]``: entries whose probability is at or below it are left out, but for the
+        largest.
 
     Returns
     -------
     weights, ids
         ``[num_rows, width]`` each; a row without any entry has weights of zero.
     """
-    live = probabilities > floor[:, None]
+    # The largest entry stays whatever the floor: a mixture of nothing is no input.
+    largest = (probabilities >= probabilities[:, :1]) & (probabilities > 0)
+    live = (probabilities > floor[:, None]) | largest
     scores = torch.where(live, log_gamma, -torch.inf)
-    largest = scores.amax(dim=1, keepdim=True)
-    weights = torch.where(live, (scores - largest).exp(), 0.0)
+    weights = torch.where(live, (scores - scores.amax(dim=1, keepdim=True)).exp(), 0.0)
     weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     weights, order = weights.sort(dim=1, descending=True, stable=True)
     return weights, ids.gather(1, order)
@@ -72,14 +76,18 @@ class DirichletNoiseMethod(Method):
     """Replaces the concept token of its rows by a random one around it."""
 
     def __init__(self) -> None:
-        super().__init__("dirichlet_noise", CONCENTRATION, FLOOR)
+        super().__init__("dirichlet_noise", CONCENTRATION, FLOOR, DUE)
 
     def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
         assert isinstance(config, DirichletNoise)
         return {CONCENTRATION: config.concentration, FLOOR: config.probability_floor}
 
+    def ask(self, rows: Rows, ask: Ask) -> None:
+        # Not where only a trace looks on: that shows the model's own distribution.
+        rows[DUE] = rows[self.on] & ask.active
+
     def reweigh(self, rows: Rows, signals: Signals, proposal: Proposal) -> None:
-        on = rows[self.on] & signals.valid & (signals.probabilities[:, 0] > 0)
+        on = rows[DUE] & signals.valid & (signals.probabilities[:, 0] > 0)
         concentration = signals.probabilities * rows[CONCENTRATION][:, None]
         log_gamma = philox.gamma(
             concentration, rows[SEED][:, None], rows[POSITION][:, None], signals.ids

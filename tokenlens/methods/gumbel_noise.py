@@ -10,14 +10,11 @@ its noise depends on the batch.
 
 from collections.abc import Mapping
 
-import torch
 from tokenlens_kernels.signals_topk.naive import gumbel_softmax
 
-from tokenlens.methods.base import Admission, Ask, Field, Method, Rows, Value
+from tokenlens.methods.base import NOISE_TEMPERATURE, Admission, Field, Method, Value
 from tokenlens.spec import GumbelNoise
 from tokenlens.spec.registry import AnyMethod
-
-TEMPERATURE = Field("gumbel_noise.temperature", "float", 1.0)
 
 __all__ = ["GumbelNoiseMethod", "gumbel_softmax"]
 
@@ -26,11 +23,8 @@ class GumbelNoiseMethod(Method):
     """Asks the signals op for noise: it is drawn where the weights are made."""
 
     def __init__(self) -> None:
-        super().__init__("gumbel_noise", TEMPERATURE)
+        super().__init__("gumbel_noise")
 
     def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
         assert isinstance(config, GumbelNoise)
-        return {TEMPERATURE: config.temperature}
-
-    def ask(self, rows: Rows, ask: Ask) -> None:
-        ask.noise_temperature = torch.where(rows[self.on], rows[TEMPERATURE], ask.noise_temperature)
+        return {NOISE_TEMPERATURE: config.temperature}

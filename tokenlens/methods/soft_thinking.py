@@ -21,7 +21,7 @@ it sums mixtures in the table's dtype, here in float32.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -30,7 +30,14 @@ from tokenlens.methods.base import (
     END_IDS,
     END_LENGTH,
     EOS_IDS,
+    FORCE_LENGTH,
+    FORCES,
+    INVERSE_TEMPERATURE,
+    MAX_ENTRIES,
+    MIN_P,
     PHASE,
+    TOP_K,
+    TOP_P,
     Admission,
     Ask,
     Field,
@@ -49,11 +56,9 @@ from tokenlens.spec.registry import AnyMethod
 COLDEST = 1e-6
 """Temperature 0 is computed at this one, with top-k 1."""
 
-TEMPERATURE = Field("soft_thinking.temperature", "float", 1.0)
-TOP_K = Field("soft_thinking.top_k", "int")
-TOP_P = Field("soft_thinking.top_p", "float", 1.0)
-MIN_P = Field("soft_thinking.min_p", "float")
-MAX_ENTRIES = Field("soft_thinking.max_entries", "int", 1)
+COLD_STOP, ANSWER = "soft_thinking.cold_stop", "soft_thinking.answer"
+"""Traits: Cold Stop is on; the method goes on in the answer."""
+
 THRESHOLD = Field("soft_thinking.cold_stop_threshold", "float")  # nats; 0 = off
 PATIENCE = Field("soft_thinking.cold_stop_patience", "int", 1)
 COUNTER = Field("soft_thinking.cold_stop_counter", "int")
@@ -92,7 +97,6 @@ class SoftThinkingMethod(Method):
     def __init__(self) -> None:
         super().__init__(
             "soft_thinking",
-            *(TEMPERATURE, TOP_K, TOP_P, MIN_P, MAX_ENTRIES),
             *(THRESHOLD, PATIENCE, COUNTER, COLD_STOPS),
             *(FORBID_EOS, GREEDY_ANSWER, ABORT_ANSWER, ABORTED),
         )
@@ -120,7 +124,7 @@ class SoftThinkingMethod(Method):
             if config.cold_stop.entropy_unit == "fraction":
                 threshold *= math.log(admission.vocab_size)
         return {
-            TEMPERATURE: max(config.temperature, COLDEST),
+            INVERSE_TEMPERATURE: 1 / max(config.temperature, COLDEST),
             TOP_K: config.top_k if config.temperature > 0 else 1,
             TOP_P: config.top_p,
             MIN_P: config.min_p,
@@ -132,8 +136,16 @@ class SoftThinkingMethod(Method):
             ABORT_ANSWER: config.abort_answer_on_low_entropy,
         }
 
-    def edits(self, config: AnyMethod) -> bool:
-        return isinstance(config, SoftThinking) and config.eos_while_latent == "forbid"
+    def traits(self, config: AnyMethod) -> Collection[str]:
+        assert isinstance(config, SoftThinking)
+        found = []
+        if config.eos_while_latent == "forbid":
+            found.append("soft_thinking.edit")
+        if config.cold_stop is not None:
+            found += [COLD_STOP, FORCES]
+        if config.greedy_answer or config.abort_answer_on_low_entropy:
+            found.append(ANSWER)
+        return found
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         forbidding = rows[self.on] & rows[FORBID_EOS] & (rows[PHASE] == Phase.THINKING)
@@ -146,34 +158,47 @@ class SoftThinkingMethod(Method):
         return logits.scatter(1, ids, values)
 
     def ask(self, rows: Rows, ask: Ask) -> None:
-        on, phase = rows[self.on], rows[PHASE]
-        answering = (phase == Phase.ANSWER) & (rows[GREEDY_ANSWER] | rows[ABORT_ANSWER])
-        wants = on & ((phase == Phase.THINKING) | answering)
-        ask.active = ask.active | wants
-        ask.temperature = torch.where(wants, rows[TEMPERATURE], ask.temperature)
-        ask.top_k = torch.where(wants, rows[TOP_K], ask.top_k)
-        ask.top_p = torch.where(wants, rows[TOP_P], ask.top_p)
-        ask.min_p = torch.where(wants, rows[MIN_P], ask.min_p)
-        ask.max_entries = torch.where(wants, rows[MAX_ENTRIES], ask.max_entries)
+        phase = rows[PHASE]
+        wants = phase == Phase.THINKING
+        if ANSWER in rows.traits:
+            wants = wants | ((phase == Phase.ANSWER) & (rows[GREEDY_ANSWER] | rows[ABORT_ANSWER]))
+        ask.active = ask.active | (rows[self.on] & wants)
 
     def propose(self, rows: Rows, signals: Signals, proposal: Proposal) -> None:
         on = rows[self.on] & signals.valid
         thinking = on & (rows[PHASE] == Phase.THINKING)
-        answering = on & (rows[PHASE] == Phase.ANSWER)
-        counter, fires = cold_stop(signals.entropy, rows[COUNTER], rows[THRESHOLD], rows[PATIENCE])
         top_entry = proposal.ids[:, 0]
-        # The reference tests for the end of the request before it tests for Cold Stop.
-        fires_now = fires & thinking & ~is_eos(rows, top_entry)
+        proposal.latent = proposal.latent | thinking
+        proposal.force(thinking, top_entry)
+        answering = torch.zeros_like(thinking)
+        if ANSWER in rows.traits:
+            answering = on & (rows[PHASE] == Phase.ANSWER)
+            proposal.force(answering & rows[GREEDY_ANSWER], top_entry)
+        if COLD_STOP in rows.traits:
+            self._stop_when_cold(rows, signals, proposal, thinking, answering)
+
+    def _stop_when_cold(
+        self,
+        rows: Rows,
+        signals: Signals,
+        proposal: Proposal,
+        thinking: Tensor,
+        answering: Tensor,
+    ) -> None:
+        counter, fires = cold_stop(signals.entropy, rows[COUNTER], rows[THRESHOLD], rows[PATIENCE])
+        # The reference tests for the end of the request before it tests for Cold Stop. A sequence
+        # that is already being forced cannot be started again.
+        ends = is_eos(rows, proposal.ids[:, 0])
+        fires_now = fires & thinking & ~ends & (rows[FORCE_LENGTH] == 0)
         counting = thinking | (answering & rows[ABORT_ANSWER])
         rows.choose(COUNTER, counting, torch.where(fires_now, 0, counter))
         rows.add(COLD_STOPS, fires_now)
         start_forcing(rows, fires_now, rows[END_IDS], rows[END_LENGTH])
-        proposal.latent = proposal.latent | thinking
-        proposal.force(thinking | (answering & rows[GREEDY_ANSWER]), top_entry)
         proposal.force(rows[ABORTED], rows[EOS_IDS][:, 0])
         rows.choose(ABORTED, answering & rows[ABORT_ANSWER] & fires, True)
 
     def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:
-        # Thinking that ends takes its count with it; in the answer only `published` counts.
-        ended = (before == Phase.THINKING) & (rows[PHASE] == Phase.ANSWER)
-        rows.choose(COUNTER, rows[self.on] & ended, 0)
+        if COLD_STOP in rows.traits:
+            # Thinking that ends takes its count with it; in the answer only `published` counts.
+            ended = (before == Phase.THINKING) & (rows[PHASE] == Phase.ANSWER)
+            rows.choose(COUNTER, rows[self.on] & ended, 0)

@@ -18,4 +18,9 @@ class TraceMethod(Method):
     def ask(self, rows: Rows, ask: Ask) -> None:
         unasked = rows[self.on] & ~ask.active
         ask.active = ask.active | unasked
+        ask.inverse_temperature = torch.where(unasked, 1.0, ask.inverse_temperature)
+        ask.top_k = torch.where(unasked, 0, ask.top_k)
+        ask.top_p = torch.where(unasked, 1.0, ask.top_p)
+        ask.min_p = torch.where(unasked, 0.0, ask.min_p)
         ask.max_entries = torch.where(unasked, MAX_ENTRIES, ask.max_entries)
+        ask.noise_temperature = torch.where(unasked, 0.0, ask.noise_temperature)

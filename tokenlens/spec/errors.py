@@ -1,5 +1,6 @@
 """Errors that say which field, what was got, and what is allowed."""
 
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,12 @@ from pydantic import BaseModel, ValidationError
 
 MAX_SHOWN = 80
 """Characters of a wrong value that an error repeats."""
+
+# A few lines of YAML can stand for a list of billions, which must never be written out.
+_REPR = reprlib.Repr()
+_REPR.maxlevel = 4
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = _REPR.maxset = _REPR.maxfrozenset = 12
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 2 * MAX_SHOWN
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,10 @@ class SpecError(ValueError):
 
 def shorten(value: object) -> str:
     """``repr`` of a value, cut so that an error stays readable."""
-    text = repr(value)
+    try:
+        text = _REPR.repr(value)
+    except ValueError:  # Python does not write integers of more than 4300 digits
+        text = f"{type(value).__name__} that is too long to show"
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
 
 
@@ -54,14 +64,20 @@ def _translate(schema: Mapping[str, Any], line: Mapping[str, Any]) -> SpecProble
     if kind == "method_combination":
         return SpecProblem("methods", context["got"], context["allowed"])
     path = list(line["loc"])
-    node, field, parent = schema, "", schema
+    node, field, parent, shown = schema, "", schema, True
     for step in path:
         parent, (node, shown) = node, _descend(schema, node, step)
         if shown:
             field += f"[{step}]" if isinstance(step, int) else f".{step}" if field else str(step)
     if kind == "extra_forbidden":
-        known = sorted(_resolve(schema, parent).get("properties", {}))
+        options = (parent, *_resolve(schema, parent).get("anyOf", ()))
+        models = [_resolve(schema, option).get("properties", ()) for option in options]
+        known = sorted({name for model in models for name in model})
+        # Below an optional model the schema does not lead to an unknown field.
+        field += "" if shown else f".{path[-1]}"
         return SpecProblem(field, f"the unknown field {path[-1]!r}", f"one of {', '.join(known)}")
+    if kind == "invalid_key":
+        return SpecProblem(field, f"the key {shorten(line['input'])}", "a text as a field's name")
     if kind == "missing":
         return SpecProblem(field, "nothing", _allowed(schema, node))
     if kind in ("union_tag_invalid", "union_tag_not_found"):

@@ -59,12 +59,16 @@ def load_spec(path: str | Path) -> DecodingSpec:
         raise SpecError.of("file", path.name, "a name that ends in .yaml, .yml or .json")
     if path.stat().st_size > MAX_SPEC_BYTES:
         raise SpecError.of("file", f"{path.stat().st_size} bytes", f"at most {MAX_SPEC_BYTES}")
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SpecError.of("file", str(error), "text in UTF-8") from None
     if path.suffix == ".json":
         return parse_spec(_parse_json(text))
     try:
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
+        # PyYAML lets through what its constructors raise, e.g. on the date 2026-13-45.
         raise SpecError.of("file", " ".join(str(error).split()), "YAML") from None
     if isinstance(data, str):
         raise SpecError.of("file", data, "a mapping with the fields of a spec")

@@ -29,7 +29,7 @@ def encode_text(tokenizer: Tokenizer, text: str, field: str) -> list[int]:
     """Token ids of ``text``, or an error that names the field if the tokenizer cannot write it."""
     ids = [int(i) for i in tokenizer.encode(text, add_special_tokens=False)]
     written = tokenizer.decode(ids) if ids else ""
-    if _squeeze(written) != _squeeze(text):
+    if not ids or _squeeze(written) != _squeeze(text):
         raise SpecError.of(
             field, text, f"a text that this tokenizer can write; it would write {written!r}"
         )

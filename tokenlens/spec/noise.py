@@ -23,5 +23,5 @@ class DirichletNoise(MethodBase):
     method: Literal["dirichlet_noise"] = "dirichlet_noise"
     concentration: float = Field(4.0, gt=0, le=1e6, description="alpha; large = little noise")
     probability_floor: float = Field(
-        0.0, ge=0, lt=1, description="entries at or below it stay out of the draw"
+        0.0, ge=0, lt=1, description="entries at or below it stay out, but for the largest"
     )

@@ -1,0 +1,237 @@
+"""A wrong spec names the field, what was got, and what is allowed."""
+
+import json
+import math
+
+import pytest
+from pydantic import ValidationError
+
+from tokenlens import DecodingSpec, SpecError, load_spec, parse_spec
+
+SOFT = {"method": "soft_thinking"}
+
+
+def soft(**settings):
+    return {"methods": [{**SOFT, **settings}]}
+
+
+def cold(**settings):
+    return soft(cold_stop=settings)
+
+
+def beside_soft(**config):
+    return {"methods": [SOFT, config]}
+
+
+def methods(*names):
+    return {"methods": [{"method": name} for name in names]}
+
+
+# (what is given, the field, what was got, a part of what is allowed)
+WRONG = {
+    "negative threshold": (
+        cold(entropy_threshold=-0.1), "methods[0].cold_stop.entropy_threshold", "-0.1", "above 0"),
+    "threshold of zero": (
+        cold(entropy_threshold=0), "methods[0].cold_stop.entropy_threshold", "0", "above 0"),
+    "patience of zero": (cold(patience=0), "methods[0].cold_stop.patience", "0", "at least 1"),
+    "unknown entropy unit": (
+        cold(entropy_unit="bits"), "methods[0].cold_stop.entropy_unit", "'bits'", "'nats'"),
+    "unknown field of cold_stop": (
+        cold(treshold=1), "methods[0].cold_stop.treshold", "unknown field 'treshold'",
+        "entropy_threshold, entropy_unit, patience"),
+    "top_k below 0": (soft(top_k=-1), "methods[0].top_k", "-1", "at least 0 and at most 64"),
+    "top_k above 64": (soft(top_k=65), "methods[0].top_k", "65", "at least 0 and at most 64"),
+    "top_k as text": (soft(top_k="3"), "methods[0].top_k", "'3'", "an integer"),
+    "top_k as bool": (soft(top_k=True), "methods[0].top_k", "True", "an integer"),
+    "top_k as float": (soft(top_k=3.0), "methods[0].top_k", "3.0", "an integer"),
+    "temperature below 0": (soft(temperature=-0.5), "methods[0].temperature", "-0.5", "at least 0"),
+    "temperature NaN": (soft(temperature=math.nan), "methods[0].temperature", "nan", "finite"),
+    "temperature infinite": (soft(temperature=math.inf), "methods[0].temperature", "inf", "finite"),
+    "top_p of 0": (soft(top_p=0.0), "methods[0].top_p", "0.0", "above 0 and at most 1"),
+    "min_p of 1": (soft(min_p=1.0), "methods[0].min_p", "1.0", "below 1"),
+    "max_entries of 0": (soft(max_entries=0), "methods[0].max_entries", "0", "at least 1"),
+    "unknown profile": (soft(profile="fixed"), "methods[0].profile", "'fixed'", "'published'"),
+    "unknown start": (soft(start="now"), "methods[0].start", "'now'", "'first_token'"),
+    "unknown field of a method": (
+        soft(temprature=1.0), "methods[0].temprature", "unknown field", "temperature"),
+    "unknown field of the spec": (
+        {"sed": 1}, "sed", "unknown field 'sed'", "methods, phase, seed, trace"),
+    "unknown method": (methods("soft"), "methods[0].method", "'soft'", "soft_thinking"),
+    "method not named": (
+        {"methods": [{"top_k": 3}]}, "methods[0].method", "no method name", "answer_now, "),
+    "method as a text": ({"methods": ["soft_thinking"]}, "methods[0]", "'soft_thinking'", "one of"),
+    "methods as a mapping": ({"methods": SOFT}, "methods", "{'method'", "a list"),
+    "a method twice": (
+        methods("soft_thinking", "soft_thinking"), "methods", "soft_thinking twice", "remove one"),
+    "17 methods": ({"methods": [SOFT] * 17}, "methods", "[{" [1:], "length at most 16"),
+    "top1 alone": (methods("top1"), "methods", "top1 alone", "['soft_thinking']"),
+    "random_route alone": (methods("random_route"), "methods", "random_route alone", "beside"),
+    "gumbel alone": (methods("gumbel_noise"), "methods", "gumbel_noise alone", "beside"),
+    "dirichlet alone": (methods("dirichlet_noise"), "methods", "dirichlet_noise alone", "beside"),
+    "two kinds of noise": (
+        methods("soft_thinking", "gumbel_noise", "dirichlet_noise"),
+        "methods", "gumbel_noise and dirichlet_noise", "one of the two"),
+    "two ends of thinking": (
+        {"methods": [{"method": "no_thinking"}, {"method": "answer_now", "after": 3}]},
+        "methods", "no_thinking and answer_now", "one of the two"),
+    "dirichlet without top_k": (
+        {"methods": [{**SOFT, "top_k": 0}, {"method": "dirichlet_noise"}]},
+        "methods", "soft_thinking.top_k = 0", "1 to 64"),
+    "tau of 0": (
+        beside_soft(method="gumbel_noise", temperature=0),
+        "methods[1].temperature", "0", "above 0"),
+    "negative alpha": (
+        beside_soft(method="dirichlet_noise", concentration=-4),
+        "methods[1].concentration", "-4", "above 0"),
+    "share above 1": (
+        beside_soft(method="random_route", latent_share=1.5),
+        "methods[1].latent_share", "1.5", "at most 1"),
+    "answer_now without after": (
+        methods("answer_now"), "methods[0].after", "nothing", "at least 0"),
+    "empty forced text": (
+        {"methods": [{"method": "no_thinking", "text": ""}]},
+        "methods[0].text", "''", "at least 1"),
+    "seed below 0": ({"seed": -1}, "seed", "-1", "at least 0"),
+    "seed of 64 bits": ({"seed": 1 << 63}, "seed", "9223372036854775808", "below"),
+    "seed too long to print": ({"seed": 1 << 20_000}, "seed", "int that is too long", "below"),
+    "seed as float": ({"seed": 1.5}, "seed", "1.5", "an integer"),
+    "marker empty": ({"phase": {"think_end": ""}}, "phase.think_end", "''", "at least 1"),
+    "marker without ids": ({"phase": {"think_end": []}}, "phase.think_end", "()", "at least 1"),
+    "marker of 65 characters": (
+        {"phase": {"think_start": "x" * 65}}, "phase.think_start", "'xxx", "at most 64"),
+    "marker of 9 tokens": (
+        {"phase": {"think_end": list(range(9))}}, "phase.think_end", "(0, 1, 2", "at most 8"),
+    "marker with a negative id": (
+        {"phase": {"think_end": [-1]}}, "phase.think_end[0]", "-1", "at least 0"),
+    "marker as a number": ({"phase": {"think_end": 4}}, "phase.think_end", "4", "a text"),
+    "trace level": ({"trace": {"level": "all"}}, "trace.level", "'all'", "'summary', 'full'"),
+    "trace of no steps": ({"trace": {"max_steps": 0}}, "trace.max_steps", "0", "at least 1"),
+    "trace entries": ({"trace": {"max_entries": 65}}, "trace.max_entries", "65", "at most 64"),
+    "trace null": ({"trace": None}, "trace", "None", "a mapping"),
+    "a key that is no text": ({1: 2}, "[1]", "the key 1", "a text"),
+    "unknown preset": ({"preset": "gpt-soft"}, "preset", "'gpt-soft'", "families: qwen3"),
+    "preset that is no name": ({"preset": 3}, "preset", "3", "name of a preset"),
+    "preset with a wrong field": (
+        {"preset": "qwen3-soft", "seed": -1}, "seed", "-1", "at least 0"),
+    "null": (None, "spec", "None", "a mapping"),
+    "a number": (3, "spec", "3", "a mapping"),
+    "a list": ([], "spec", "[]", "a mapping"),
+    "name of no preset": ("soft", "preset", "'soft'", "recipes: soft"),
+    "broken JSON": ('{"seed": ', "spec", "Expecting value", "a JSON object"),
+    "NaN in JSON": (
+        '{"methods": [{"method": "soft_thinking", "top_p": NaN}]}', "methods[0].top_p", "nan", ""),
+    "deep JSON": ('{"a": ' + "[" * 30_000, "spec", "recursion", "a JSON object"),
+    "long JSON": ('{"a": "' + "x" * 70_000 + '"}', "spec", "70009 characters", "at most 65536"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_spec_names_field_got_and_allowed(case):
+    given, field, got, allowed = WRONG[case]
+    with pytest.raises(SpecError) as caught:
+        parse_spec(given)
+    problems = {problem.field: problem for problem in caught.value.problems}
+    assert field in problems, str(caught.value)
+    problem = problems[field]
+    assert got in problem.got
+    assert allowed in problem.allowed
+    assert f"{field}: got {problem.got}; allowed: {problem.allowed}" in str(caught.value)
+
+
+def test_the_table_has_more_than_its_share():
+    assert len(WRONG) >= 25
+
+
+def test_every_wrong_field_has_a_line():
+    with pytest.raises(SpecError) as caught:
+        parse_spec({"methods": [{**SOFT, "top_k": -1, "top_p": 2}], "seed": -1, "colour": "red"})
+    fields = [problem.field for problem in caught.value.problems]
+    assert sorted(fields) == ["colour", "methods[0].top_k", "methods[0].top_p", "seed"]
+    assert len(str(caught.value).splitlines()) == 4
+
+
+def test_a_spec_error_is_a_value_error():
+    assert issubclass(SpecError, ValueError)
+
+
+def test_the_model_itself_refuses_what_parse_spec_refuses():
+    with pytest.raises(ValidationError, match="top1 alone"):
+        DecodingSpec.model_validate(methods("top1"))
+
+
+def test_a_good_spec_raises_nothing():
+    assert parse_spec(soft(top_k=64)).methods[0].top_k == 64
+
+
+def _file(folder, name, text):
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+# (name, content, field, got, allowed)
+WRONG_FILES = {
+    "suffix": ("spec.toml", "", "file", "spec.toml", ".yaml, .yml or .json"),
+    "no suffix": ("spec", "", "file", "spec", ".yaml"),
+    "too large": ("s.yaml", "#" * 70_000, "file", "70000 bytes", "at most 65536"),
+    "broken YAML": ("s.yaml", "seed: [1", "file", "line 1, column 7", "YAML"),
+    "broken JSON": ("s.json", '{"seed": 1,}', "spec", "line 1", "a JSON object"),
+    "YAML list": ("s.yaml", "- 1\n- 2\n", "spec", "[1, 2]", "a mapping"),
+    "YAML text": ("s.yml", "qwen3-soft", "file", "'qwen3-soft'", "a mapping"),
+    "YAML number": ("s.yml", "3", "spec", "3", "a mapping"),
+    "empty YAML": ("s.yaml", "", "spec", "None", "a mapping"),
+    "JSON list": ("s.json", "[1]", "spec", "[1]", "a mapping"),
+    "deep YAML": ("s.yaml", "seed: " + "[" * 500 + "]" * 500, "file", "recursion", "YAML"),
+    "deep JSON": ("s.json", "[" * 30_000, "spec", "recursion", "a JSON object"),
+    "not UTF-8": ("s.yaml", b"seed: \xff\xfe", "file", "utf-8", "UTF-8"),
+    "impossible date": ("s.yaml", "seed: 2026-13-45", "file", "month", "YAML"),
+    "wrong tag": ("s.yaml", "seed: !!timestamp foo", "file", "", "YAML"),
+    "wrong bool": ("s.yaml", "seed: !!bool foo", "file", "foo", "YAML"),
+    "python object": (
+        "s.yaml", "seed: !!python/object/apply:os.getcwd []", "file", "python", "YAML"),
+    "endless number": ("s.yaml", "seed: " + "1" * 5000, "file", "integer string", "YAML"),
+    "negative seed": ("s.yaml", "seed: -1", "seed", "-1", "at least 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG_FILES)
+def test_a_wrong_file_names_field_got_and_allowed(case, tmp_path):
+    name, content, field, got, allowed = WRONG_FILES[case]
+    with pytest.raises(SpecError) as caught:
+        load_spec(_file(tmp_path, name, content))
+    (problem,) = caught.value.problems
+    assert problem.field == field
+    assert got in problem.got
+    assert allowed in problem.allowed
+
+
+def test_a_missing_file_is_an_os_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_spec(tmp_path / "none.yaml")
+
+
+def test_aliases_cannot_make_an_error_endless(tmp_path):
+    lines = ["seed: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    # Ten to the twelfth elements if anyone wrote them out.
+    for n in range(1, 12):
+        lines.append(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]")
+    lines.append("phase: *a11")
+    with pytest.raises(SpecError) as caught:
+        load_spec(_file(tmp_path, "s.yaml", "\n".join(lines)))
+    assert len(str(caught.value)) < 5000
+
+
+def test_a_wrong_value_is_cut():
+    with pytest.raises(SpecError) as caught:
+        parse_spec({"seed": "x" * 10_000})
+    assert len(caught.value.problems[0].got) <= 80
+
+
+@pytest.mark.parametrize("case", ["seed below 0", "top_k as text", "top1 alone"])
+def test_json_text_gives_the_same_error_as_the_mapping(case):
+    given = WRONG[case][0]
+    with pytest.raises(SpecError) as of_mapping:
+        parse_spec(given)
+    with pytest.raises(SpecError) as of_text:
+        parse_spec(json.dumps(given))
+    assert str(of_mapping.value) == str(of_text.value)

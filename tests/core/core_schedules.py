@@ -1,8 +1,9 @@
 """Random schedules of requests through one core, compared with the oracle bit for bit.
 
-A schedule owns three slots and does to them what an engine does: it admits and drops requests, reuses
-slots, leaves requests out of a step, steps rows without committing them, and overrides tokens. Many
-schedules share a batch, whose rows are shuffled before every step and again before every commit.
+A schedule owns three slots and does to them what an engine does: it admits and drops requests,
+reuses slots, leaves requests out of a step, steps rows without committing them, and overrides
+tokens. Many schedules share a batch, whose rows are shuffled before every step and again before
+every commit.
 """
 
 import random
@@ -17,7 +18,7 @@ from tokenlens import parse_spec
 from tokenlens.core import Core, bind
 
 SLOTS = 3
-TICKS = 7
+TICKS = 6
 FORCED = 1e6
 TOKENIZER = Letters("_ .<>abcdefgh" + "ijklmnopqrstuvwxyzABCDEFGHI")
 SINGLE = {"think_start": [3], "think_end": [4]}
@@ -170,9 +171,11 @@ class Batch:
                 for slot in self.live
                 if self.random.random() < 0.85
             ]
-            rows += [(None, self.random.randrange(len(self.pool.rows))) for _ in range(5)]
+            rows += [(None, self.random.randrange(len(self.pool.rows))) for _ in range(3)]
             self.random.shuffle(rows)
-            self._commit(self._step(rows))
+            tokens = self._step(rows)
+            self._come_and_go({slot for slot, _ in rows})
+            self._commit(tokens)
         return self.differences
 
     def _admit(self, schedule):
@@ -183,6 +186,16 @@ class Batch:
                 self.core.remove(slot)
             # Sometimes on top of a request that nobody removed.
             if chance() < (0.03 if slot in self.live else 0.2):
+                self._add(slot)
+
+    def _come_and_go(self, stepped):
+        """Between a step and its commit: an engine that schedules ahead admits and drops then."""
+        for slot in range(self.schedules * SLOTS):
+            if slot in self.live and self.random.random() < 0.02:
+                # Its token may still be committed: it belongs to nobody.
+                del self.live[slot]
+                self.core.remove(slot)
+            elif slot not in self.live and slot not in stepped and self.random.random() < 0.03:
                 self._add(slot)
 
     def _add(self, slot):

@@ -4,7 +4,7 @@ import torch
 
 from tokenlens import DecodingSpec
 from tokenlens.core import Core, bind
-from tokenlens.spec import AnswerNow, NoThinking, PhaseConfig
+from tokenlens.spec import PhaseConfig
 
 # Token ids of the toy vocabulary.
 START, END, EOS = 3, 4, 2
@@ -95,8 +95,3 @@ def peaked(token, height=8.0, vocab=VOCAB):
     row = torch.linspace(0, 1, vocab).flip(0).contiguous()
     row[token] = height
     return row
-
-
-__all__ = [
-    "END", "EOS", "MARKERS", "START", "VOCAB", "AnswerNow", "Letters", "NoThinking", "Solo", "peaked",
-]  # fmt: skip

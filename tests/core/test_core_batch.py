@@ -23,7 +23,7 @@ NOISES = {
 def logits_of(step, request):
     """The same for a request wherever it stands."""
     generator = torch.Generator().manual_seed(1000 * step + request)
-    return torch.randn(VOCAB, generator=generator) * 3
+    return torch.randn(VOCAB, generator=generator)
 
 
 def request_of(noise, seed, sample=0):
@@ -48,8 +48,14 @@ def life(core, noises, slots, watched, order):
         core.commit(torch.where(forced, edited.argmax(1), sampled), index)
         feed, slot = core.feed, slots[watched]
         row = rows.index(watched)
-        records.append((feed.latent[slot], feed.weights[slot], feed.ids[slot], edited[row]))
-    return [torch.cat([t.flatten().double() for t in record]) for record in records]
+        records.append(record(feed, slot, edited[row]))
+    return records
+
+
+def record(feed, slot, edited):
+    """A copy of everything that a step decided for a slot."""
+    parts = (feed.latent[slot], feed.weights[slot], feed.ids[slot], edited)
+    return torch.cat([part.flatten().double() for part in parts])
 
 
 def rotate(rows, step):
@@ -68,9 +74,7 @@ def alone_and_in_a_batch(noise, signals=signals_topk, size=7, watched=3):
         sampled = edited[:, 20:].argmax(1) + 20
         forced = edited.amax(1) > 1e5
         single.commit(torch.where(forced, edited.argmax(1), sampled), torch.tensor([0]))
-        feed = single.feed
-        parts = (feed.latent[0], feed.weights[0], feed.ids[0], edited[0])
-        alone.append(torch.cat([t.flatten().double() for t in parts]))
+        alone.append(record(single.feed, 0, edited[0]))
     core = Core(max_slots=size + 4, vocab_size=VOCAB, signals=signals)
     slots = [(3 * i + 1) % (size + 4) for i in range(size)]
     return alone, life(core, noises, slots, watched, rotate)
@@ -88,7 +92,10 @@ def test_noise_of_the_row_would_be_seen():
     assert not all(torch.equal(a, b) for a, b in zip(alone, batched, strict=True))
 
 
-def fed(seed=0, noise=(GumbelNoise(),), sample=0, prompt=(START,)):
+GUMBEL = NOISES["gumbel"]
+
+
+def fed(seed=0, noise=GUMBEL, sample=0, prompt=(START,)):
     solo = Solo(SoftThinking(), *noise, vocab=VOCAB, prompt=prompt, seed=seed, sample=sample)
     solo.run(logits_of(0, 0))
     return solo.core.feed.weights[0].clone()

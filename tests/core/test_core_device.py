@@ -1,4 +1,4 @@
-"""The decode path reads nothing back to the host, and its cost in ops does not grow with the batch."""
+"""Decoding reads nothing back to the host, and its number of ops does not grow with the batch."""
 
 import sys
 from pathlib import Path
@@ -102,10 +102,7 @@ def test_no_host_read_on_the_decode_path(num_rows):
     assert min(counts) > 50, "the watch saw nothing"
 
 
-@pytest.mark.parametrize("name", ["item", "tolist", "cpu", "numpy", "__bool__", "nonzero"])
-def test_no_python_read_on_the_decode_path(name, monkeypatch):
-    # Beneath the dispatcher, .cpu() of a CPU tensor is nothing at all: so it is caught here.
-    core = full_core(12)
+def guard(monkeypatch, name):
     original = getattr(torch.Tensor, name)
 
     def guarded(self, *args, **kwargs):
@@ -114,6 +111,16 @@ def test_no_python_read_on_the_decode_path(name, monkeypatch):
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.Tensor, name, guarded)
+
+
+PYTHON_READS = ["item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "nonzero"]
+
+
+@pytest.mark.parametrize("name", PYTHON_READS)
+def test_no_python_read_on_the_decode_path(name, monkeypatch):
+    # Beneath the dispatcher, .cpu() of a CPU tensor is nothing at all: so it is caught here.
+    core = full_core(12)
+    guard(monkeypatch, name)
     decode(core, 12, steps=3)
 
 
@@ -121,6 +128,8 @@ READERS = {
     "item": lambda x: x[0].item(),
     "bool": lambda x: bool(x.any()),
     "tolist": lambda x: x.tolist(),
+    "cpu": lambda x: x.cpu(),
+    "float": lambda x: float(x[0]),
     "nonzero": lambda x: x.nonzero(),
     "mask": lambda x: x[x > 0],
 }
@@ -137,6 +146,8 @@ def test_a_planted_host_read_is_found(reader, monkeypatch):
     exec(code, namespace)
     # A function whose file is one of the methods', as a careless method would be.
     monkeypatch.setattr(top1.Top1Method, "gate", namespace["gate"])
+    for name in PYTHON_READS:
+        guard(monkeypatch, name)
     with pytest.raises(HostReadError):
         decode(core, 12)
 

@@ -49,6 +49,7 @@ from tokenlens.methods.base import (
     is_eos,
 )
 from tokenlens.methods.registry import METHODS
+from tokenlens.spec import SpecError
 from tokenlens.spec import base as spec_base
 
 LATENT = Field("proposal.latent", "bool", False)
@@ -162,9 +163,16 @@ class Core:
         """
         if not 0 <= slot < self.table.max_slots:
             raise IndexError(f"slot: got {slot}; allowed: 0 to {self.table.max_slots - 1}")
-        self.remove(slot)
         position = len(prompt_ids) if position is None else position
-        values = request.at_prompt(prompt_ids, position) if request.methods else {}
+        values = request.at_prompt(prompt_ids, position)
+        for column in (TOP_K, MAX_ENTRIES):
+            if int(values.get(column, 0)) > self.width:  # type: ignore[arg-type]
+                raise SpecError.of(
+                    column.name.removeprefix("ask."),
+                    values[column],
+                    f"at most the {self.width} entries that this core was made for",
+                )
+        self.remove(slot)
         self.table.write(slot, values)
         self._pending.write(slot, values)
         self._enter(slot, request)
@@ -344,9 +352,10 @@ class Core:
         if FORCES in self._live_traits:
             # What `step` began to force becomes state with the token.
             rows[FORCE_IDS] = rows[FORCE_IDS]
-            # A token that the engine put in the place of a forced one leaves the sequence there.
+            # A token that the engine put in the place of a forced one breaks the sequence in two,
+            # and half an end marker ends nothing: it begins again.
             forcing = rows[FORCE_LENGTH] > 0
-            rows.add(FORCE_AT, forcing & as_recorded)
+            rows.choose(FORCE_AT, forcing, torch.where(as_recorded, rows[FORCE_AT] + 1, 0))
             rows.choose(FORCE_LENGTH, forcing & (rows[FORCE_AT] >= rows[FORCE_LENGTH]), 0)
         for method in self._methods:
             method.commit(rows, before, sampled)

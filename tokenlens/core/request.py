@@ -103,8 +103,6 @@ def bind(
     names: set[str] = {config.method for config in spec.methods}
     if spec.trace.level == "full":
         names.add("trace")
-    if not names:
-        return Request(spec, frozenset(), frozenset(), {}, (), (), tokenizer, False)
     phase = spec.phase
     try:
         starts = resolve_marker(
@@ -117,9 +115,9 @@ def bind(
         if spec.methods:
             raise
         # Nothing but a trace was asked for: a model that does not think has one too.
-        starts, ends = [], [[]]
+        starts, ends = [], []
     soft = next((c for c in spec.methods if isinstance(c, SoftThinking)), None)
-    if soft is not None and soft.forced_end == "last_token":
+    if soft is not None and soft.forced_end == "last_token" and ends:
         ends = [ends[0][-1:]]
     for field, markers in (("phase.think_start", starts), ("phase.think_end", ends)):
         for token in (token for marker in markers for token in marker):
@@ -144,12 +142,13 @@ def bind(
                 allowed = f"a text of token ids below the vocabulary's {vocab_size}"
                 raise SpecError.of(field, text, allowed)
             texts[config.method] = tuple(ids)
-    admission = Admission(spec, tuple(ends[0]), tuple(eos_ids), vocab_size, texts)
+    end = ends[0] if ends else []
+    admission = Admission(spec, tuple(end), tuple(eos_ids), vocab_size, texts)
     columns: dict[Field, Value] = {
         SEED: spec.seed,
         EOS_IDS: list(eos_ids),
-        END_IDS: ends[0],
-        END_LENGTH: len(ends[0]),
+        END_IDS: end,
+        END_LENGTH: len(end),
         phases.START_MARKERS: phases.pack_markers(starts),
         phases.END_MARKERS: phases.pack_markers(ends),
     }

@@ -18,8 +18,8 @@ from typing import Literal
 Split = Literal["train", "dev", "test", "unused"]
 
 #: Given numbers lie in this range; every result of an operation in ``1..MAX_VALUE``.
-MAX_NUMBER = 15
-MAX_VALUE = 31
+MAX_NUMBER = 12
+MAX_VALUE = 24
 
 #: Shares (per cent of the hash) of the held-out splits, and the sizes that can be held out.
 DEV_PERCENT = 6
@@ -55,7 +55,7 @@ class Problem:
         for value in (*self.numbers, self.target):
             if not 1 <= value <= MAX_VALUE:
                 raise ValueError(
-                    f"got {value}; numbers and target must lie in 1..{MAX_VALUE}: choose smaller ones"
+                    f"got {value}; numbers and target must lie in 1..{MAX_VALUE}: choose others"
                 )
 
     @property
@@ -209,7 +209,7 @@ def check_splits(
     dev: Iterable[Problem],
     test: Iterable[Problem],
 ) -> None:
-    """Raise unless dev and test are clean of train, of each other, and of each other's inner states.
+    """Raise unless dev and test are clean of train and of each other, inner states included.
 
     Parameters
     ----------
@@ -250,7 +250,7 @@ def extract_answer(text: str) -> str:
 
 
 def check_answer(problem: Problem, answer_text: str) -> bool:
-    """Return whether an answer such as ``7*3=21,21+5=26,26-2=24`` solves the problem.
+    """Return whether an answer such as ``7*3=21,5-2=3,21+3=24`` solves the problem.
 
     Each equation must be true, use two numbers that are still there, and give a result in
     ``1..MAX_VALUE``; together they must use all numbers and end in the target. Nothing of the text

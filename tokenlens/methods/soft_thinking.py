@@ -111,13 +111,18 @@ class SoftThinkingMethod(Method):
                     value,
                     f"at most the vocabulary's {admission.vocab_size}",
                 )
-        needs_eos = config.eos_while_latent == "forbid" or config.abort_answer_on_low_entropy
-        if needs_eos and config.cold_stop is not None and not admission.eos_ids:
-            raise SpecError.of(
-                "soft_thinking.eos_while_latent",
-                "a model without an end-of-text token",
-                "a model with eos_token_id in its generation config",
-            )
+        needs = {
+            "eos_while_latent": config.eos_while_latent == "forbid",
+            "abort_answer_on_low_entropy": config.abort_answer_on_low_entropy
+            and config.cold_stop is not None,
+        }
+        for name, needed in needs.items():
+            if needed and not admission.eos_ids:
+                raise SpecError.of(
+                    f"soft_thinking.{name}",
+                    getattr(config, name),
+                    "this only with an end-of-text token (eos_token_id) in the generation config",
+                )
         threshold, patience = 0.0, 1
         if config.cold_stop is not None:
             threshold, patience = config.cold_stop.entropy_threshold, config.cold_stop.patience

@@ -36,7 +36,7 @@ demo: $(VENV)/.ready ## two problems solved on the tiny reasoner, discrete and w
 	@$(VENV)/bin/tokenlens demo
 
 test: $(VENV)/.ready test-hf4 ## every test that runs on this machine's processor
-	$(PY) -m pytest tests
+	$(PY) -m pytest tests --ignore=tests/vllm --ignore=tests/conformance
 
 test-hf4: $(VENV_HF4)/.ready ## the Hugging Face tests on the oldest supported transformers
 	$(VENV_HF4)/bin/python -m pytest tests/hf

@@ -19,7 +19,7 @@ from tokenizer import END_THINK, IM_END, STEP_SEPARATOR, THINK, build_tokenizer,
 from tokenlens.evaluation.countdown import Problem, Split, check_answer, problems, prompt
 
 #: Problems of each size: a quarter with three numbers, the rest with four.
-SIZES: dict[str, dict[int, int]] = {"dev": {3: 120, 4: 360}, "test": {3: 250, 4: 750}}
+SIZES: dict[str, dict[int, int]] = {"dev": {3: 110, 4: 330}, "test": {3: 250, 4: 750}}
 MAX_NEW_TOKENS = 320
 
 

@@ -45,7 +45,7 @@ SMALL = Shape(hidden=64, layers=2, heads=1, mlp=192)
 LARGE = Shape(hidden=128, layers=4, heads=2, mlp=384)
 RECIPES = {
     "small": Recipe(SMALL, 1300, 2400, 8e-3, 40, 0.4, 8_000),
-    "base": Recipe(LARGE, 800, 2000, 8e-3, 40, 0.4, 8_000),
+    "base": Recipe(LARGE, 2000, 2000, 8e-3, 40, 0.4, 8_000),
     "large": Recipe(LARGE, 400, 2000, 5e-3, 10, 0.2, 0),
     "latent": Recipe(LARGE, 400, 2000, 5e-3, 10, 0.2, 0),
 }

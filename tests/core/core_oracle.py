@@ -239,8 +239,8 @@ class Oracle:
         if self.phase != ANSWER and self._ends_with(self.ends):
             self.phase = ANSWER
         as_recorded = token == intent["recorded"]
-        if self.forcing is not None and as_recorded:
-            self.at += 1
+        if self.forcing is not None:
+            self.at = self.at + 1 if as_recorded else 0
             if self.at == len(self.forcing):
                 self.forcing, self.at = None, 0
         if before == THINKING and self.phase == ANSWER:

@@ -199,6 +199,16 @@ def test_an_engine_that_overrides_a_forced_token_gets_it_again():
     assert solo.column(FORCE_LENGTH) == 0
 
 
+def test_a_forced_text_that_an_engine_breaks_in_two_begins_again():
+    solo = Solo(AnswerNow(after=0, text="ab>"), tokenizer=TOKENIZER)
+    solo.step(peaked(9))
+    solo.commit()
+    solo.step(peaked(9))
+    solo.commit(7)
+    assert visible(solo, peaked(9), 4) == [5, 6, END, 9]
+    assert solo.column(PHASE) == Phase.ANSWER
+
+
 def test_an_engine_that_overrides_a_latent_token_makes_it_discrete():
     solo = Solo(SOFT)
     solo.step(peaked(9, 2.0))

@@ -99,7 +99,7 @@ def concept(logits, recipe, position):
 
 @torch.no_grad()
 def decode(model, prompt, recipe, *, steps, start, end, eos=None, fed=None):
-    """Decode one prompt greedily outside of thinking; ``fed`` stands for the prompt's embeddings."""
+    """Decode one prompt, greedily outside of thinking; ``fed`` replaces the prompt's embeddings."""
     embed = model.get_input_embeddings()
     fed = embed(torch.tensor([prompt])) if fed is None else fed
     out, counter, thought = Decoded(), 0, 0

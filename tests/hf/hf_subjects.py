@@ -25,9 +25,9 @@ SHAPE = {
 # their mind, end thinking at different steps, and are not chaotic: in louder models differences of
 # rounding grow until tokens differ.
 WEIGHTS = {
-    "qwen3": (1, 0.12, 2.5),
-    "llama": (1, 0.15, 2.0),
-    "llama-tied": (4, 0.2, 1.0),
+    "qwen3": (7, 0.08, 2.0),
+    "llama": (7, 0.1, 2.0),
+    "llama-tied": (8, 0.15, 1.0),
     "gemma3": (9, 0.15, 1.0),
     "granite": (2, 0.12, 2.5),
     "gpt2": (1, 0.07, 2.5),
@@ -93,11 +93,10 @@ class Subject:
         """A recipe as a spec for this model."""
         return {**(recipe or Recipe()).spec(start=START, end=self.end), **fields}
 
-    def reference(self, prompt, recipe=None, steps=STEPS, eos=None):
+    def reference(self, prompt, recipe=None, *, steps=STEPS, **more):
         """What the independent loop makes of a prompt."""
-        return decode(
-            self.model, prompt, recipe or Recipe(), steps=steps, start=START, end=self.end, eos=eos
-        )
+        markers = {"start": START, "end": self.end}
+        return decode(self.model, prompt, recipe or Recipe(), steps=steps, **markers, **more)
 
     def generate(self, prompts=PROMPTS, *, steps=STEPS, model=None, **kwargs):
         """Stock ``generate()``; scores and logits come along."""

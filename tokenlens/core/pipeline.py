@@ -203,7 +203,8 @@ class Core:
         """Take a request out of its slot with all of its state, to come back with ``unpark``."""
         parked = Parked(
             self._request_of[slot],
-            *(copy_of(table, slot) for table in (self.table, self._pending)),
+            copy_of(self.table, slot),
+            copy_of(self._pending, slot),
             None if self._past is None else self._past.copy_of(slot),
         )
         self.remove(slot)

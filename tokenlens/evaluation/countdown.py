@@ -115,7 +115,7 @@ def reachable(numbers: tuple[int, ...]) -> frozenset[int]:
 def _split_of_state(numbers: tuple[int, ...], target: int) -> Split:
     if len(numbers) not in HELD_OUT_COUNTS or numbers[-1] > MAX_NUMBER:
         return "train"
-    digest = hashlib.sha256(f"countdown:{numbers}:{target}".encode()).digest()
+    digest = hashlib.sha256(f"countdown-2:{numbers}:{target}".encode()).digest()
     percent = int.from_bytes(digest[:8], "big") % 100
     split: Split = "train"
     if percent < DEV_PERCENT:

@@ -1,0 +1,41 @@
+"""Soft thinking inside stock vLLM, offline: name the class, give each request its spec.
+
+    python examples/vllm_offline.py                      # the tiny reasoner, on a processor
+    python examples/vllm_offline.py Qwen/Qwen3-0.6B qwen3-soft
+
+Requests with different specs, and with none, share a batch.
+"""
+
+import sys
+
+from vllm import LLM, SamplingParams
+
+import tokenlens.vllm
+from tokenlens.assets import path_of
+
+
+def main() -> None:
+    """One prompt three times: plain, in concept tokens, and with noise."""
+    model = path_of(sys.argv[1] if len(sys.argv) > 1 else "tiny-reasoner-small")
+    preset = sys.argv[2] if len(sys.argv) > 2 else "tiny-soft"
+    llm = LLM(model, max_model_len=512, logits_processors=["tokenlens.vllm:TokenLens"])
+    settings = {"temperature": 0.6, "top_p": 0.95, "max_tokens": 200}
+    params = [
+        SamplingParams(**settings),
+        SamplingParams(**settings, extra_args=tokenlens.vllm.extra_args(preset)),
+        SamplingParams(
+            **settings,
+            extra_args={"tokenlens": preset, "tokenlens_gumbel_noise.temperature": 0.5},
+        ),
+    ]
+    messages = [{"role": "user", "content": "Use 3 5 7 to make 22."}]
+    outputs = llm.chat([messages] * len(params), params)
+    for name, output in zip(("plain", "soft", "soft with noise"), outputs):
+        print(f"--- {name}\n{output.outputs[0].text.strip()}")
+        trace = tokenlens.vllm.trace(output)
+        if trace is not None:
+            print(f"[{trace.counts.latent_steps} of {trace.counts.tokens} tokens fed as mixtures]")
+
+
+if __name__ == "__main__":
+    main()

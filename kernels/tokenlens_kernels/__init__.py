@@ -1,0 +1,28 @@
+"""The tensor operations that latent decoding needs at every step, one op a folder.
+
+Each folder holds ``naive.py`` (the truth: plain torch, slow, obviously right), ``cpu.py`` (fast on
+a processor) and ``triton.py`` (for CUDA and ROCm devices, imported only when a device tensor
+comes). The public functions check shapes and dtypes and then call one opaque torch op in the
+namespace ``tokenlens``, so a compiled graph sees a single node whatever the device.
+
+This package knows tensors and nothing else: no requests, no methods, no engine, no tokenizer.
+"""
+
+from . import philox
+from .concept_embedding import concept_embedding
+from .concept_mixture import concept_mixture
+from .dense_mixture import dense_mixture
+from .logit_edit import logit_edit
+from .signals_topk import Signals, signals_topk
+from .warm_up import warm_up
+
+__all__ = [
+    "Signals",
+    "concept_embedding",
+    "concept_mixture",
+    "dense_mixture",
+    "logit_edit",
+    "philox",
+    "signals_topk",
+    "warm_up",
+]

@@ -1,0 +1,118 @@
+"""Embeds a stream of tokens in which some positions are fed a mixture instead of their token.
+
+This is `concept_mixture` in the form that a serving engine's embedding layer needs: one row a token
+of the forward pass, prompt chunks and discrete requests included, and a plan that only the latent
+positions point into. It does not know requests or slots.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._registration import register
+from .._tables import check_out, check_table
+
+
+def concept_embedding(
+    # [num_tokens] int64
+    token_ids: Tensor,
+    # [num_tokens] int64
+    plan_row: Tensor,
+    # [num_plans, width] int64
+    plan_ids: Tensor,
+    # [num_plans, width] float32
+    plan_weights: Tensor,
+    # [shard_size, hidden]
+    table: Tensor,
+    *,
+    scale: float = 1.0,
+    shard_start: int = 0,
+    out_dtype: torch.dtype | None = None,
+    # [num_tokens, hidden]
+    out: Tensor | None = None,
+) -> Tensor:
+    """Embed each token: its row of the table, or the mixture of the plan that it points to.
+
+    Plain tokens are ``table[id] * scale`` bit for bit (``table[id]`` with a scale of 1).
+
+    Parameters
+    ----------
+    token_ids : Tensor
+        [num_tokens] int64, ids of the whole vocabulary; ids outside the shard give zeros. Where
+        ``plan_row`` points to a plan, the id is not looked at.
+    plan_row : Tensor
+        [num_tokens] int64, -1 for a plain token, else the row of the plan, below ``num_plans``.
+        Values are not checked: they live on the device.
+    plan_ids, plan_weights : Tensor
+        [num_plans, width] int64 and float32, as ``ids`` and ``weights`` of `concept_mixture`.
+    table, scale, shard_start, out_dtype, out
+        As in `concept_mixture`.
+
+    Returns
+    -------
+    Tensor
+        [num_tokens, hidden]; ``out`` if it was given.
+
+    Raises
+    ------
+    ValueError
+        If a shape or dtype is not as described.
+    """
+    check_table(table)
+    if token_ids.dim() != 1 or token_ids.dtype != torch.int64:
+        raise ValueError(
+            f"token_ids: got shape {tuple(token_ids.shape)} and dtype {token_ids.dtype}, allowed is"
+            " [num_tokens] of torch.int64"
+        )
+    if plan_row.shape != token_ids.shape or plan_row.dtype != torch.int64:
+        raise ValueError(
+            f"plan_row: got shape {tuple(plan_row.shape)} and dtype {plan_row.dtype}, allowed is"
+            f" {tuple(token_ids.shape)} of torch.int64 (one a token)"
+        )
+    if plan_ids.dim() != 2 or plan_ids.dtype != torch.int64:
+        raise ValueError(
+            f"plan_ids: got shape {tuple(plan_ids.shape)} and dtype {plan_ids.dtype}, allowed is"
+            " [num_plans, width] of torch.int64"
+        )
+    if plan_weights.shape != plan_ids.shape or plan_weights.dtype != torch.float32:
+        raise ValueError(
+            f"plan_weights: got shape {tuple(plan_weights.shape)} and dtype {plan_weights.dtype},"
+            f" allowed is the shape of plan_ids, {tuple(plan_ids.shape)}, of torch.float32"
+        )
+    check_out(table, token_ids.shape[0], out_dtype, out)
+    if out is None:
+        out = table.new_empty((token_ids.shape[0], table.shape[1]), dtype=out_dtype or table.dtype)
+    torch.ops.tokenlens.concept_embedding_out(
+        token_ids, plan_row, plan_ids, plan_weights, table, scale, shard_start, out
+    )
+    return out
+
+
+def _cpu_out(*arguments: Any) -> None:
+    from . import cpu
+
+    out = arguments[-1]
+    arguments = (*arguments[:-1], out.dtype)
+    out.copy_(cpu.concept_embedding(*arguments))
+
+
+def _device_out(*arguments: Any) -> None:
+    from ..concept_mixture import triton
+
+    triton.concept_embedding_out(*arguments)
+
+
+def _fake_out(*arguments: Any) -> None:
+    return None
+
+
+register(
+    "concept_embedding_out(Tensor token_ids, Tensor plan_row, Tensor plan_ids, Tensor plan_weights,"
+    " Tensor table, float scale, SymInt shard_start, Tensor(a!) out) -> ()",
+    cpu=_cpu_out,
+    device=_device_out,
+    fake=_fake_out,
+)

@@ -1,0 +1,105 @@
+"""Tiny random models that every engine can load, and the reference's ids for them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from table import EOS, MARKERS, SCENARIOS, Scenario
+
+SHAPE = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": EOS,
+    "pad_token_id": 0,
+    # Larger values make trajectories chaotic: rounding differences grow until tokens differ.
+    "initializer_range": 0.07,
+}
+MODELS = ("qwen3", "llama-tied")
+
+
+def save(name: str, folder: Path) -> str:
+    """Write a model's checkpoint, without a tokenizer, and return its path."""
+    import transformers
+
+    torch.manual_seed(3)
+    if name == "qwen3":
+        config = transformers.Qwen3Config(**SHAPE, head_dim=32, tie_word_embeddings=False)
+    elif name == "llama-tied":
+        config = transformers.LlamaConfig(**SHAPE, head_dim=32, tie_word_embeddings=True)
+    else:
+        raise ValueError(name)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    if not config.tie_word_embeddings:
+        with torch.no_grad():
+            # A random model hardly changes its mind; this one does, and ends its thinking.
+            model.get_output_embeddings().weight.mul_(12)
+    path = folder / name
+    model.save_pretrained(path)
+    return str(path)
+
+
+def reference_ids(
+    model: Any, tokenizer: Any, scenario: Scenario, markers: dict[str, Any] = MARKERS
+) -> list[int]:
+    """What Hugging Face ``generate()`` gives for one scenario, alone, greedy."""
+    from tokenlens.hf import generate_kwargs
+
+    ids = torch.tensor([scenario.prompt])
+    spec = scenario.spec(markers)
+    kwargs = {} if spec is None else generate_kwargs(model, tokenizer, spec)
+    output = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        max_new_tokens=scenario.tokens,
+        **kwargs,
+    )
+    return output[0, ids.shape[1] :].tolist()
+
+
+def references(
+    path: str, tokenizer: Any = None, markers: dict[str, Any] = MARKERS, scenarios: Any = SCENARIOS
+) -> dict[str, list[int]]:
+    """Ids of all greedy scenarios, if two ways of computing attention agree on them.
+
+    Soft dynamics in random networks can be chaotic: where rounding alone changes the tokens, no
+    engine can be asked to give the same.
+    """
+    import transformers
+
+    found: dict[str, list[int]] = {}
+    for attention in ("sdpa", "eager"):
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, attn_implementation=attention
+        ).eval()
+        for scenario in scenarios:
+            if scenario.greedy:
+                ids = reference_ids(model, tokenizer, scenario, markers)
+                again = found.setdefault(scenario.name, ids)
+                assert ids == again, f"{scenario.name}: chaotic, choose another prompt"
+    return found
+
+
+def requests(
+    markers: dict[str, Any] = MARKERS, trace: str = "summary", scenarios: Any = SCENARIOS
+) -> list[dict[str, Any]]:
+    """The table as requests of an engine's driver."""
+    return [
+        {
+            "name": scenario.name,
+            "prompt": list(scenario.prompt),
+            "spec": scenario.spec(markers, trace),
+            "sampling": {"max_tokens": scenario.tokens, **scenario.sampling},
+            "arrive": scenario.arrive,
+        }
+        for scenario in scenarios
+    ]

@@ -1,0 +1,91 @@
+"""One table of scenarios that every engine is driven through; Hugging Face is the reference.
+
+A scenario is a request: a prompt, a spec or none, how the answer is sampled. Every engine has to
+give the reference's ids for all that are greedy, in one batch, whatever else is in it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+START, END, EOS = 6, 7, 5
+"""Token ids that stand for the think markers and the end of text in random models."""
+
+MARKERS = {"think_start": (START,), "think_end": (END,)}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One request of the table."""
+
+    name: str
+    prompt: tuple[int, ...]
+    methods: tuple[dict[str, Any], ...] | None
+    tokens: int = 48
+    seed: int = 0
+    sampling: dict[str, Any] = field(default_factory=dict)
+    arrive: int = 0
+
+    @property
+    def greedy(self) -> bool:
+        """Whether its ids can be compared with the reference's."""
+        return not self.sampling.get("temperature")
+
+    def spec(self, markers: dict[str, Any], trace: str = "summary") -> dict[str, Any] | None:
+        """The spec as plain data, None for a request that asks for nothing."""
+        if self.methods is None:
+            return None
+        return {
+            "methods": [dict(method) for method in self.methods],
+            "seed": self.seed,
+            "phase": {key: list(value) for key, value in markers.items()},
+            "trace": {"level": trace},
+        }
+
+
+def soft(**settings: Any) -> dict[str, Any]:
+    """A soft_thinking config."""
+    return {"method": "soft_thinking", **settings}
+
+
+LONG = tuple(11 + (7 * i) % 80 for i in range(70))
+
+SCENARIOS = (
+    Scenario("soft", (1, START, 11, 12, 13, 14, 15, 16), (soft(),)),
+    Scenario("soft-narrow", (1, 21, START), (soft(top_k=5, max_entries=3, temperature=1.0),)),
+    Scenario("soft-min-p", (1, 31, 32, START, 33), (soft(min_p=0.05, top_p=0.8),), arrive=1),
+    Scenario("soft-wide", (1, 41, START), (soft(top_k=0, top_p=1.0, max_entries=64),), arrive=2),
+    Scenario(
+        "cold-stop",
+        (1, START, 51),
+        (soft(cold_stop={"entropy_threshold": 4.0, "patience": 6}),),
+        arrive=2,
+    ),
+    Scenario("opens-later", (1, 22, 23, 24), (soft(),), arrive=3),
+    Scenario("gumbel", (1, START, 17, 18), (soft(), {"method": "gumbel_noise"}), seed=5, arrive=3),
+    Scenario(
+        "dirichlet", (1, START, 19), (soft(), {"method": "dirichlet_noise"}), seed=6, arrive=4
+    ),
+    Scenario("top1", (1, START, 61, 62), (soft(), {"method": "top1"}), arrive=5),
+    Scenario(
+        "random-route", (1, START, 63), (soft(), {"method": "random_route"}), seed=7, arrive=5
+    ),
+    Scenario("no-thinking", (1, START, 64), ({"method": "no_thinking"},), arrive=6),
+    Scenario("answer-now", (1, START, 65), ({"method": "answer_now", "after": 9},), arrive=6),
+    Scenario(
+        "published",
+        (1, 66, 67),
+        (soft(profile="published", cold_stop={"entropy_threshold": 4.0, "patience": 9}),),
+        arrive=7,
+    ),
+    Scenario("soft-long-prompt", (*LONG, START, 68), (soft(),), arrive=8),
+    Scenario("plain", (1, START, 11, 12, 13, 14, 15, 16), None),
+    Scenario("plain-long", (*LONG, 69), None, arrive=4),
+    Scenario("plain-sampled", (1, 71, 72), None, sampling={"temperature": 0.8}, arrive=2),
+    Scenario(
+        "soft-sampled-answer",
+        (1, START, 73),
+        (soft(cold_stop={"entropy_threshold": 4.0, "patience": 5}),),
+        sampling={"temperature": 0.7, "top_p": 0.9},
+        arrive=9,
+    ),
+)

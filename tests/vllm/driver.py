@@ -1,0 +1,175 @@
+"""Runs engines in a process of their own: jobs in as JSON, what they gave out as JSON.
+
+One process drives several engines, one after the other; which model runner they have, and whether
+Triton is interpreted, is decided by the environment before anything is imported.
+"""
+
+import gc
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+import torch
+from rig import Rig
+
+ENGINE = {
+    "enforce_eager": True,
+    "dtype": "float32",
+    "kv_cache_memory_bytes": 8 << 20,
+    "max_model_len": 256,
+    "max_num_seqs": 16,
+    "disable_log_stats": True,
+}
+NAMED = ["tokenlens.vllm:TokenLens"]
+
+
+def room_of(llm):
+    """The runner's room in this process, None without tokenlens."""
+    worker = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
+    return vars(worker.model_runner).get("_tokenlens"), worker.model_runner
+
+
+def sampling(request):
+    """Sampling parameters of one request."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    from tokenlens.vllm import extra_args
+
+    values = dict(request.get("sampling", {}))
+    if request.get("spec") is not None:
+        values["extra_args"] = extra_args(request["spec"])
+    if "structured_outputs" in values:
+        values["structured_outputs"] = StructuredOutputsParams(**values["structured_outputs"])
+    return SamplingParams(**{"temperature": 0.0, "detokenize": False, **values})
+
+
+def prompt_of(request, before):
+    """Token ids of a prompt; it may be all that an earlier request read and wrote."""
+    if "continues" not in request:
+        return request["prompt"]
+    earlier = before[request["continues"]]
+    return [*earlier["prompt"], *earlier["ids"]]
+
+
+def drive(llm, run, before):
+    """Add requests when it is their turn, and step until all are done."""
+    from vllm.exceptions import VLLMError
+
+    engine = llm.llm_engine
+    scheduler = engine.engine_core.engine_core.scheduler
+    if run.get("empty_cache"):
+        llm.reset_prefix_cache()
+    waiting = sorted(run["requests"], key=lambda request: request.get("arrive", 0))
+    prompts, done, errors, step, most_pages = {}, {}, {}, 0, 0
+    room, _ = room_of(llm)
+    RIG.preemptions = 0
+    while waiting or engine.has_unfinished_requests():
+        while waiting and waiting[0].get("arrive", 0) <= step:
+            request = waiting.pop(0)
+            name = request["name"]
+            prompts[name] = prompt_of(request, before)
+            try:
+                engine.add_request(name, {"prompt_token_ids": prompts[name]}, sampling(request))
+            except (ValueError, VLLMError) as error:
+                errors[name] = str(error)
+        for name in run.get("abort", {}).get(str(step), ()):
+            engine.abort_request([name])
+        every = run.get("reset_every")
+        if every and step % every == every - 1:
+            scheduler.reset_prefix_cache(reset_running_requests=True)
+        if engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.finished:
+                    name = output.request_id
+                    done[name] = {"prompt": prompts[name], **result(output)}
+        if room is not None:
+            most_pages = max(most_pages, room.batch.store.pages_in_use)
+        step += 1
+    before.update(done)
+    facts = {"steps": step, "preemptions": RIG.preemptions, "errors": errors}
+    if room is not None:
+        facts |= {"most_pages": most_pages, "num_pages": room.batch.store.num_pages}
+    return {"outputs": done, **facts}
+
+
+def result(output):
+    """One finished request as plain data."""
+    from tokenlens.vllm import trace
+
+    found = []
+    for one in output.outputs:
+        seen = trace(one)
+        found.append(
+            {
+                "ids": list(one.token_ids),
+                "finish_reason": one.finish_reason,
+                "logprobs": [
+                    {str(token): value.logprob for token, value in place.items()}
+                    for place in one.logprobs or ()
+                ],
+                "trace": None if seen is None else seen.model_dump(mode="json"),
+            }
+        )
+    return {**found[0], "samples": found, "cached": output.num_cached_tokens}
+
+
+def leaks(llm):
+    """Slots and pages that are still taken once the engine has heard of every end."""
+    from vllm import SamplingParams
+
+    # The worker hears of an end with the next step.
+    llm.generate({"prompt_token_ids": [1, 2, 3]}, SamplingParams(max_tokens=1, detokenize=False))
+    room, _ = room_of(llm)
+    if room is None:
+        return None
+    batch = room.batch
+    return {"slots": batch.slots_in_use, "pages": batch.store.pages_in_use, "live": len(batch.live)}
+
+
+def main(jobs_file, out_file):
+    """Run all jobs; a job that raises is a result too."""
+    from vllm import LLM
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    results = []
+    for job in json.loads(Path(jobs_file).read_text()):
+        torch.manual_seed(0)
+        kwargs = {**ENGINE, **job.get("engine", {})}
+        if job.get("tokenlens", True):
+            kwargs["logits_processors"] = NAMED
+            if job.get("by_class"):
+                from tokenlens.vllm import TokenLens
+
+                kwargs["logits_processors"] = [TokenLens]
+        RIG.set(job.get("rig", {}))
+        llm, before = None, {}
+        try:
+            llm = LLM(job["model"], **kwargs)
+            _, runner = room_of(llm)
+            found = {
+                "runs": [drive(llm, run, before) for run in job["runs"]],
+                "runner": type(runner).__module__,
+                "async": bool(llm.llm_engine.vllm_config.scheduler_config.async_scheduling),
+                "leaks": leaks(llm),
+            }
+        except Exception as error:
+            traceback.print_exc()
+            found = {"error": f"{type(error).__name__}: {error}"}
+        results.append(found)
+        if llm is not None:
+            llm.llm_engine.engine_core.shutdown()
+        del llm
+        cleanup_dist_env_and_memory()
+        gc.collect()
+    Path(out_file).write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    RIG = Rig()
+    main(*sys.argv[1:])

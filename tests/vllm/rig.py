@@ -1,0 +1,85 @@
+"""What the tests turn on and off in stock vLLM and in tokenlens, to see that it matters."""
+
+import contextlib
+import os
+from types import SimpleNamespace
+
+
+class Rig:
+    """Switches, set anew for every engine of a process."""
+
+    def __init__(self):
+        self.values = {}
+        self.preemptions = 0
+        self._patch()
+
+    def set(self, values):
+        """Names of switches with their values; what is not named is off."""
+        self.values = values
+        self.preemptions = 0
+
+    def _patch(self):
+        import torch
+        from vllm.platforms.cpu import CpuPlatform
+        from vllm.v1.core.sched.scheduler import Scheduler
+
+        from tokenlens.vllm import engine, versions
+        from tokenlens.vllm.arguments import spec_of
+        from tokenlens.vllm.batch import Batch
+        from tokenlens.vllm.refusals import is_latent
+
+        check = CpuPlatform.check_and_update_config.__func__
+
+        def check_and_update_config(cls, config):
+            check(cls, config)
+            if self.values.get("async"):
+                # The CPU platform switches it off; the schedulers and both runners can do it.
+                config.scheduler_config.async_scheduling = True
+
+        CpuPlatform.check_and_update_config = classmethod(check_and_update_config)
+
+        preempt = Scheduler._preempt_request
+
+        def _preempt_request(scheduler, request, *args, **kwargs):
+            # Those that are fed mixtures count.
+            spec = spec_of(request.sampling_params.extra_args)
+            self.preemptions += spec is not None and is_latent(spec)
+            return preempt(scheduler, request, *args, **kwargs)
+
+        Scheduler._preempt_request = _preempt_request
+
+        point = Batch._point
+
+        def _point(batch, slots, computed, scheduled):
+            if self.values.get("no_replay"):
+                again = slots[scheduled > 1]
+                before = batch._latent[again].copy()
+                batch._latent[again] = False
+                point(batch, slots, computed, scheduled)
+                batch._latent[again] = before
+            else:
+                point(batch, slots, computed, scheduled)
+
+        Batch._point = _point
+
+        salt = engine._salt
+        engine._salt = lambda request: None if self.values.get("no_salt") else salt(request)
+
+        installed = versions.installed
+        versions.installed = lambda: self.values.get("version") or installed()
+
+        if os.environ.get("TRITON_INTERPRET") == "1":
+            from vllm.v1.sample.ops import topk_topp_sampler
+
+            # The interpreter cannot run this kernel of vLLM's; its PyTorch twin does the same.
+            topk_topp_sampler.apply_top_k_top_p_triton = topk_topp_sampler.apply_top_k_top_p_pytorch
+
+        if not torch.cuda.is_available():
+            # Asynchronous scheduling asks for streams and events; on a processor they are nothing.
+            stream = SimpleNamespace(wait_stream=lambda *_: None, synchronize=lambda: None)
+            torch.cuda.Stream = lambda *_, **__: stream
+            torch.cuda.current_stream = lambda *_: stream
+            torch.cuda.stream = lambda *_: contextlib.nullcontext()
+            torch.cuda.Event = lambda *_, **__: SimpleNamespace(
+                record=lambda *_: None, synchronize=lambda: None, query=lambda: True
+            )

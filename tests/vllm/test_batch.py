@@ -1,0 +1,199 @@
+"""Slots, rows and entries against a simple account of what every request was fed.
+
+A small scheduler of the test's own admits, chunks, preempts, drops and aborts at random. What the
+forward pass would be fed has to be what was decided, whatever happened in between.
+"""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from tokenlens.core import Core, bind
+from tokenlens.spec import parse_spec
+from tokenlens.vllm.batch import REWIND_STEPS, Batch
+from tokenlens.vllm.embedding import Calls
+from tokenlens.vllm.store import PAGE, ConceptStore, entry_bytes
+
+VOCAB = 40
+SPEC = {
+    "methods": [{"method": "soft_thinking", "max_entries": 4}, {"method": "random_route"}],
+    "phase": {"think_start": [1], "think_end": [2]},
+}
+
+
+class Pointers:
+    """Stands in for the embedding: it has the buffer that the batch writes."""
+
+    def __init__(self, max_tokens):
+        self.pointers = torch.full((max_tokens,), -1, dtype=torch.int64)
+
+
+def make(max_slots=6, pages=64, max_tokens=400):
+    """A batch with room for so many pages."""
+    core = Core(max_slots=max_slots, vocab_size=VOCAB, rewind_steps=REWIND_STEPS)
+    store = ConceptStore(max_slots, 8, pages * PAGE * entry_bytes(8), max_tokens, core.device)
+    assert store.num_pages == pages
+    return Batch(core, store, Pointers(4096), max_slots)
+
+
+def logits_of(request, number):
+    """Logits that depend on the request and on how many tokens it has, and on nothing else."""
+    generator = torch.Generator().manual_seed(1000 * request + number)
+    return torch.randn(VOCAB, generator=generator) * 3
+
+
+def fed(batch, place):
+    """What the token at a place of the forward pass is fed: ids and weights, None for itself."""
+    Calls.count += 1
+    entry = int(batch.embedding.pointers[place])
+    if entry < 0:
+        return None
+    weights = batch.store.weights[entry]
+    live = weights > 0
+    return tuple(batch.store.ids[entry][live].tolist()), tuple(weights[live].tolist())
+
+
+class Account:
+    """One request as it should be: its prompt, its tokens, what each was fed as."""
+
+    def __init__(self, index, prompt):
+        self.index, self.prompt = index, prompt
+        self.tokens, self.mixtures = [], []
+        self.computed = 0
+        self.state = "waiting"
+
+    @property
+    def known(self):
+        return len(self.prompt) + len(self.tokens)
+
+
+def alone(index, prompt, steps, seed):
+    """The same request with nothing else and no trouble."""
+    batch = make()
+    request = bind(parse_spec({**SPEC, "seed": seed}), tokenizer=None, vocab_size=VOCAB)
+    batch.admit("r", request, prompt, len(prompt))
+    tokens, mixtures, computed = [], [], 0
+    for number in range(steps):
+        count = len(prompt) if number == 0 else 1
+        batch.begin(["r"], np.array([computed]), np.array([count]))
+        if number > 0:
+            mixtures.append(fed(batch, 0))
+        computed += count
+        edited = batch.decide(logits_of(index, number)[None])
+        sampled = edited.argmax(dim=1)
+        batch.commit(sampled)
+        tokens.append(int(sampled))
+    return tokens, mixtures
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_random_schedules_feed_what_was_decided(seed):
+    chance = random.Random(seed)
+    # Few slots, so that preempted requests have to give theirs up.
+    batch = make(max_slots=3)
+    accounts = {
+        f"r{i}": Account(i, [3 + i, 1, *(5 + (i + j) % 30 for j in range(chance.randrange(9)))])
+        for i in range(7)
+    }
+    seeds = {name: chance.randrange(100) for name in accounts}
+    expected = {n: alone(a.index, a.prompt, 28, seeds[n]) for n, a in accounts.items()}
+    checked = replayed = 0
+    for _ in range(130):
+        running = [n for n, a in accounts.items() if a.state == "running"]
+        for name, account in accounts.items():
+            if account.state == "waiting" and len(running) < 3 and chance.random() < 0.5:
+                request = bind(
+                    parse_spec({**SPEC, "seed": seeds[name]}), tokenizer=None, vocab_size=VOCAB
+                )
+                batch.admit(name, request, account.prompt, len(account.prompt))
+                account.state = "running"
+                running.append(name)
+            elif account.state == "preempted" and len(running) < 3 and chance.random() < 0.3:
+                # The newest tokens may have been dropped on the way.
+                drop = chance.randrange(min(3, len(account.tokens) + 1))
+                if drop:
+                    del account.tokens[-drop:]
+                    del account.mixtures[-drop:]
+                batch.resume(name, len(account.tokens))
+                account.state = "running"
+                running.append(name)
+        for name in list(running):
+            account = accounts[name]
+            if chance.random() < 0.06:
+                batch.preempt(name)
+                account.state, account.computed = "preempted", 0
+                running.remove(name)
+            elif len(account.tokens) >= 26 or chance.random() < 0.004:
+                batch.finish([name])
+                account.state = "done"
+                running.remove(name)
+        if not running:
+            continue
+        chance.shuffle(running)
+        counts = [
+            min(chance.randrange(1, 12), accounts[n].known - accounts[n].computed) for n in running
+        ]
+        computed = [accounts[n].computed for n in running]
+        batch.begin(running, np.array(computed), np.array(counts))
+        place = 0
+        for name, start, count in zip(running, computed, counts):
+            account = accounts[name]
+            for position in range(start, start + count):
+                number = position - len(account.prompt)
+                got = fed(batch, place)
+                if number < 0:
+                    assert got is None
+                else:
+                    assert got == expected[name][1][number], (name, number)
+                    checked += 1
+                    replayed += count > 1
+                place += 1
+        rows = torch.stack([logits_of(accounts[n].index, len(accounts[n].tokens)) for n in running])
+        sampled = batch.decide(rows).argmax(dim=1)
+        batch.commit(sampled)
+        for row, (name, start, count) in enumerate(zip(running, computed, counts)):
+            account = accounts[name]
+            account.computed = start + count
+            if account.computed == account.known:
+                account.tokens.append(int(sampled[row]))
+                account.mixtures.append(None)
+                number = len(account.tokens) - 1
+                assert account.tokens[number] == expected[name][0][number], (name, number)
+    assert checked > 80
+    assert replayed > 20
+    assert not batch.failed
+    batch.finish(list(accounts))
+    assert (batch.slots_in_use, batch.store.pages_in_use) == (0, 0)
+
+
+def test_a_request_that_lost_its_history_is_reported():
+    batch = make(pages=1)
+    request = bind(parse_spec(SPEC), tokenizer=None, vocab_size=VOCAB)
+    for name, prompt in (("a", [3, 1]), ("b", [4, 1])):
+        batch.admit(name, request, prompt, 2)
+    computed = np.array([0, 0])
+    count = np.array([2, 2])
+    for number in range(4):
+        batch.begin(["a", "b"], computed, count)
+        fed(batch, 0)
+        batch.commit(batch.decide(torch.stack([logits_of(0, number)] * 2)).argmax(dim=1))
+        computed, count = computed + count, np.array([1, 1])
+    assert not batch.failed
+    assert batch.store.pages_in_use == 1
+    for name in ("a", "b"):
+        batch.preempt(name)
+        batch.resume(name, 4)
+    batch.begin(["a", "b"], np.array([0, 0]), np.array([6, 6]))
+    assert batch.failed == {"b"}
+
+
+def test_other_uses_of_the_sampler_are_left_alone():
+    batch = make()
+    logits = torch.randn(3, VOCAB)
+    assert batch.decide(logits) is logits
+    assert batch.commit(torch.zeros(3)) is None
+    request = bind(parse_spec(SPEC), tokenizer=None, vocab_size=VOCAB)
+    batch.admit("a", request, [3, 1], 2)
+    assert batch.decide(logits) is logits

@@ -1,0 +1,221 @@
+"""The OpenAI-compatible server, started for real and driven with the ``openai`` client."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import environment, needs_vllm
+
+pytestmark = [needs_vllm, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+MODEL = Path(__file__).parents[2] / "tokenlens" / "assets" / "tiny-reasoner-small"
+START_SECONDS = 900
+MESSAGES = [{"role": "user", "content": "Use 3 5 7 to make 22."}]
+OPENED = "<|im_start|>user\nUse 3 5 7 to make 22.<|im_end|>\n<|im_start|>assistant\n<think>\n"
+"""A prompt whose template has opened the thinking."""
+SOFT = {"tokenlens_preset": "tiny-soft"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The base address of a running server; its owner has set bounds."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "log"
+    limits = {"tokenlens": {"max_entries": 32, "max_trace_steps": 20}}
+    command = [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(MODEL)),
+        *("--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)),
+        *("--logits-processors", "tokenlens.vllm:TokenLens"),
+        *("--additional-config", json.dumps(limits)),
+        *("--enforce-eager", "--dtype", "float32", "--max-model-len", "512"),
+        *("--kv-cache-memory-bytes", str(32 << 20), "--max-num-seqs", "32"),
+        *("--generation-config", "vllm"),
+    ]
+    with log.open("w") as out:
+        process = subprocess.Popen(command, env=environment(), stdout=out, stderr=out)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            assert process.poll() is None, log.read_text()[-4000:]
+            assert time.monotonic() < deadline, log.read_text()[-4000:]
+            try:
+                urllib.request.urlopen(address + "/health", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(1)
+        yield address
+        assert process.poll() is None, log.read_text()[-4000:]
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    """The ordinary client."""
+    import openai
+
+    return openai.OpenAI(base_url=server + "/v1", api_key="none", timeout=600, max_retries=0)
+
+
+def chat(client, xargs, **kwargs):
+    """One chat completion; greedy unless told otherwise."""
+    settings = {"temperature": 0, "max_tokens": 40, "messages": MESSAGES, **kwargs}
+    extra = {"vllm_xargs": xargs} if xargs else None
+    return client.chat.completions.create(model="tiny", extra_body=extra, **settings)
+
+
+def trace_of(response):
+    """The trace in a response."""
+    return response.model_dump()["kv_transfer_params"]["tokenlens"]
+
+
+def metrics(server):
+    """Our metrics by name."""
+    with urllib.request.urlopen(server + "/metrics", timeout=30) as response:
+        text = response.read().decode()
+    return {
+        name: float(value)
+        for name, value in re.findall(r"^(tokenlens_\w+?)(?:\{.*\})? (\S+)$", text, re.MULTILINE)
+    }
+
+
+def test_chat_thinks_in_mixtures_and_says_so(client):
+    plain = chat(client, None)
+    soft = chat(client, SOFT)
+    assert plain.model_dump().get("kv_transfer_params") is None
+    trace = trace_of(soft)
+    assert trace["engine"] == "vllm"
+    assert trace["counts"]["tokens"] == soft.usage.completion_tokens
+    assert trace["counts"]["latent_steps"] > 0
+    assert trace["steps"] == []
+
+
+def test_a_spec_may_be_a_preset_fields_or_json(client):
+    from tokenlens.spec import preset
+    from tokenlens.vllm import extra_args
+
+    ways = [
+        {"tokenlens": "tiny-soft"},
+        SOFT,
+        extra_args(preset("tiny-soft")),
+        {**SOFT, "tokenlens_soft_thinking.top_k": 30},
+    ]
+    answers = [chat(client, way) for way in ways]
+    assert len({answer.choices[0].message.content for answer in answers}) == 1
+    assert len({json.dumps(trace_of(answer)["counts"]) for answer in answers}) == 1
+
+
+def test_completions_and_full_traces(client):
+    response = client.completions.create(
+        model="tiny",
+        prompt=OPENED,
+        max_tokens=30,
+        temperature=0,
+        extra_body={"vllm_xargs": {**SOFT, "tokenlens_trace.level": "full"}},
+    )
+    trace = trace_of(response)
+    # The owner's bound is 20 steps; the rest is counted.
+    assert len(trace["steps"]) == min(20, trace["counts"]["tokens"])
+    assert trace["dropped_steps"] == trace["counts"]["tokens"] - len(trace["steps"])
+    # The prompt has opened the thinking.
+    assert trace["steps"][0]["phase"] == "thinking"
+    assert trace["steps"][0]["latent"]
+
+
+@pytest.mark.parametrize(
+    ("xargs", "words"),
+    [
+        ({"tokenlens": "tiny-sofd"}, ["preset", "tiny-sofd"]),
+        ({**SOFT, "tokenlens_soft_thinking.top_k": -3}, ["top_k", "-3", "at least 0"]),
+        ({**SOFT, "tokenlens_soft_thinking.max_entries": 33}, ["max_entries", "at most 32"]),
+        ({**SOFT, "tokenlens_phase.think_end": "<never>"}, ["phase.think_end"]),
+        ({"tokenlens_nothing.x": 1}, ["tokenlens_nothing.x"]),
+    ],
+)
+def test_a_bad_spec_is_a_400_that_names_the_field(client, server, xargs, words):
+    import openai
+
+    before = metrics(server).get("tokenlens_refusals_total", 0)
+    with pytest.raises(openai.BadRequestError) as caught:
+        chat(client, xargs)
+    assert caught.value.status_code == 400
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert metrics(server)["tokenlens_refusals_total"] == before + 1
+    assert chat(client, SOFT, max_tokens=3).usage.completion_tokens == 3
+
+
+def test_structured_output_and_beams_are_refused(client):
+    import openai
+
+    with pytest.raises(openai.BadRequestError, match="structured_outputs"):
+        chat(client, SOFT, response_format={"type": "json_object"})
+    with pytest.raises(openai.BadRequestError, match="beam"):
+        client.chat.completions.create(
+            model="tiny",
+            messages=MESSAGES,
+            max_tokens=4,
+            extra_body={"vllm_xargs": SOFT, "use_beam_search": True, "n": 2},
+        )
+
+
+def test_streaming_gives_the_same_text(client):
+    whole = chat(client, SOFT).choices[0].message.content
+    parts = [
+        chunk.choices[0].delta.content or ""
+        for chunk in chat(client, SOFT, stream=True)
+        if chunk.choices
+    ]
+    assert "".join(parts) == whole
+    assert len(parts) > 5
+
+
+def test_stop_strings_penalties_logprobs_and_samples(client):
+    whole = chat(client, SOFT).choices[0].message.content
+    stop = whole[6:9]
+    stopped = chat(client, SOFT, stop=[stop])
+    assert stopped.choices[0].finish_reason == "stop"
+    assert trace_of(stopped)["counts"]["latent_steps"] > 0
+    assert len(chat(client, SOFT, logprobs=True, top_logprobs=2).choices[0].logprobs.content) > 0
+    chat(client, SOFT, frequency_penalty=0.5, presence_penalty=0.2, seed=3)
+    many = chat(client, {"tokenlens": "tiny-gumbel"}, n=3)
+    traces = trace_of(many)
+    assert len(traces) == len(many.choices) == 3
+    assert len({choice.message.content for choice in many.choices}) > 1
+
+
+def test_32_at_once_with_an_abort_and_nothing_is_left(client, server):
+    specs = [SOFT, {"tokenlens": "tiny-gumbel"}, {"tokenlens": "tiny-no-thinking"}, None]
+    alone = [chat(client, xargs).choices[0].message.content for xargs in specs]
+
+    def ask(index):
+        if index % 8 == 7:
+            # Leaves in the middle of thinking.
+            stream = chat(client, SOFT, stream=True, max_tokens=300)
+            next(iter(stream))
+            stream.close()
+            return None
+        return chat(client, specs[index % 4]).choices[0].message.content
+
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(ask, range(32)))
+    assert [a for a in answers if a is not None] == [
+        alone[index % 4] for index in range(32) if index % 8 != 7
+    ]
+    # The worker hears of an end with the next step, and reports with a step of its own.
+    for _ in range(3):
+        chat(client, SOFT, max_tokens=2)
+    found = metrics(server)
+    assert found["tokenlens_slots_in_use"] == 1
+    assert found["tokenlens_history_pages_in_use"] == 1
+    assert found["tokenlens_latent_total"] > 100

@@ -1,0 +1,54 @@
+"""One of two ranks that share vLLM's vocabulary-parallel embedding; prints what went wrong."""
+
+import os
+import sys
+
+import torch
+from torch import nn
+
+
+def main(rank, port):
+    """Embed a mixed stream of tokens on this rank's half of the table."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
+    from vllm.config import VllmConfig, set_current_vllm_config
+    from vllm.distributed import init_distributed_environment, initialize_model_parallel
+    from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+
+    from tokenlens.vllm.embedding import InputEmbedding
+    from tokenlens.vllm.store import PAGE, ConceptStore, entry_bytes
+
+    with set_current_vllm_config(VllmConfig()):
+        init_distributed_environment(2, rank, f"tcp://127.0.0.1:{port}", rank, "gloo")
+        initialize_model_parallel(2)
+        generator = torch.Generator().manual_seed(5)
+        table = torch.randn(200, 64, generator=generator)
+        model = nn.Module()
+        model.embed_tokens = VocabParallelEmbedding(200, 64)
+        model.embed_tokens.weight_loader(model.embed_tokens.weight, table)
+        ids = torch.randint(0, 200, (12,), generator=generator)
+        stock = model.embed_tokens(ids)
+        assert torch.equal(stock, table[ids]), "vLLM's own lookup"
+        store = ConceptStore(4, 8, PAGE * entry_bytes(8), 100, torch.device("cpu"))
+        embedding = InputEmbedding(model, store, 32)
+        weights = torch.rand(5, 8, generator=generator)
+        weights[:, 6:] = 0
+        weights /= weights.sum(dim=1, keepdim=True)
+        entries = torch.randint(0, 200, (5, 8), generator=generator)
+        # Entries of both halves in one mixture, of one half only, and a single token.
+        entries[1] = entries[1] % 90
+        weights[2] = torch.tensor([1.0, *[0.0] * 7])
+        store.write(torch.arange(1, 6), weights, entries)
+        places = torch.tensor([0, 3, 4, 9, 11])
+        embedding.pointers[places] = torch.arange(1, 6)
+        out = model.embed_tokens(ids)
+        plain = torch.ones(12, dtype=torch.bool)
+        plain[places] = False
+        assert torch.equal(out[plain], stock[plain]), "rows without a mixture changed"
+        expected = (weights[:, :, None].double() * table[entries].double()).sum(dim=1)
+        assert torch.allclose(out[places].double(), expected, atol=1e-6), "mixtures"
+        assert torch.equal(out[places[2]], table[entries[2, 0]]), "a single token of weight 1"
+    print("fine")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,329 @@
+"""The requests of one model runner: who has which slot, and what each step reads and writes.
+
+Positions and numbers of tokens are known on the host; what the tokens are, only on the device. So
+everything here is arithmetic on counts. Knows neither of the two model runners: they say which
+requests come, go and are in this step's rows, and in which order.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tokenlens.core import Core, Request
+from tokenlens.core.past import Parked
+from tokenlens.core.pipeline import FORCED_STEPS, INVALID_STEPS, LATENT_STEPS, Step
+from tokenlens.methods.base import GENERATED, PHASE, THINKING_TOKENS
+from tokenlens.methods.soft_thinking import COLD_STOPS
+from tokenlens.spec.registry import LATENT_METHODS
+from tokenlens.vllm.embedding import Calls, InputEmbedding
+from tokenlens.vllm.store import MAX_INDEX, PAGE, ConceptStore
+
+Ints = NDArray[np.int64]
+
+REWIND_STEPS = 4
+"""Tokens that may be in flight when a request is preempted and its newest tokens are dropped."""
+
+REPORTED = (
+    GENERATED,
+    THINKING_TOKENS,
+    LATENT_STEPS,
+    FORCED_STEPS,
+    INVALID_STEPS,
+    COLD_STOPS,
+    PHASE,
+)
+"""Columns of every report, in the order of ``traces.COUNTS``, then the phase."""
+
+FAR = 1 << 40
+"""A prompt so long that no position lies behind it."""
+
+
+@dataclass
+class Live:
+    """A request that is known to the runner, running or preempted."""
+
+    req_id: str
+    request: Request
+    prompt_len: int
+    latent: bool
+    slot: int = -1
+    preempted: bool = False
+    parked: Parked | None = None
+    held: tuple[Ints, int] | None = None
+    generated: int = 0
+    until: int = MAX_INDEX
+    rewinds: int = 0
+
+
+class Batch:
+    """Slots, rows and entries of one model runner.
+
+    Parameters
+    ----------
+    embedding
+        ``None`` where no latent method is allowed.
+    """
+
+    def __init__(
+        self, core: Core, store: ConceptStore, embedding: InputEmbedding | None, max_rows: int
+    ) -> None:
+        self.core, self.store, self.embedding = core, store, embedding
+        self.live: dict[str, Live] = {}
+        self.failed: set[str] = set()
+        places = [core.table.columns[column].start for column in REPORTED]
+        self.report_columns = torch.tensor(places, device=core.device)
+        slots = core.table.max_slots
+        self._null = core.table.null_slot
+        self._free = list(range(slots - 1, -1, -1))
+        # [max_slots + 1] each; the last is nobody's
+        self._prompt: Ints = np.full(slots + 1, FAR, dtype=np.int64)
+        self._generated: Ints = np.zeros(slots + 1, dtype=np.int64)
+        self._latent = np.zeros(slots + 1, dtype=bool)
+        self._until: Ints = np.full(slots + 1, MAX_INDEX, dtype=np.int64)
+        self._rows: list[str] = []
+        self._changed = True
+        self._dirty = 0
+        self._fed_latent = False
+        self._calls = 0
+        # Between `begin` and `commit`: other uses of model and sampler are vLLM's own warm-up.
+        self._open = False
+        nothing = torch.zeros(0, dtype=torch.int64, device=core.device)
+        # [num_rows] each, of this step
+        self._slots: Ints = np.zeros(0, dtype=np.int64)
+        self.slots = nothing
+        self._advance: NDArray[np.bool_] = np.zeros(0, dtype=bool)
+        self._advance_tensor = nothing
+        self._entries = nothing
+
+    # Requests come and go.
+
+    def admit(self, req_id: str, request: Request, prompt: Sequence[int], prompt_len: int) -> None:
+        """A new request, with the tokens of its prompt."""
+        self.finish([req_id])
+        latent = any(config.method in LATENT_METHODS for config in request.spec.methods)
+        live = Live(req_id, request, prompt_len, latent)
+        self.live[req_id] = live
+        slot = self._take_slot()
+        self.core.add(slot, request, prompt, prompt_len)
+        self._seat(live, slot)
+
+    def preempt(self, req_id: str) -> None:
+        """A request lost its KV cache. It keeps its slot until somebody else needs it."""
+        live = self.live.get(req_id)
+        if live is not None:
+            live.preempted = True
+            self._changed = True
+
+    def resume(self, req_id: str, generated: int) -> None:
+        """A preempted request comes back; the scheduler knows ``generated`` of its tokens."""
+        live = self.live.get(req_id)
+        if live is None:
+            return
+        live.preempted = False
+        self._changed = True
+        if live.slot < 0:
+            slot = self._take_slot()
+            assert live.parked is not None
+            assert live.held is not None
+            self.core.unpark(slot, live.parked)
+            self.store.lower(slot, live.held)
+            live.parked = live.held = None
+            self._seat(live, slot)
+            if self.store.missing[slot] < MAX_INDEX:
+                # Its newest concept token was in the slot that it had before.
+                self.failed.add(req_id)
+        dropped = int(self._generated[live.slot]) - generated
+        if dropped > REWIND_STEPS or dropped < 0:
+            self.failed.add(req_id)
+        elif dropped > 0:
+            self.core.rewind(live.slot, generated)
+            self._generated[live.slot] = generated
+            live.rewinds += 1
+            if self._until[live.slot] > generated:
+                self._until[live.slot] = MAX_INDEX
+
+    def finish(self, req_ids: Iterable[str]) -> None:
+        """Requests that ended, however they did."""
+        for req_id in req_ids:
+            live = self.live.pop(req_id, None)
+            if live is None:
+                continue
+            self._changed = True
+            self.failed.discard(req_id)
+            if live.held is not None:
+                self.store.free_lifted(live.held)
+            if live.slot >= 0:
+                self.store.release(live.slot)
+                self._leave(live)
+                self.core.remove(live.slot)
+
+    def _take_slot(self) -> int:
+        if not self._free:
+            # More requests were preempted than there are spare slots: the one that lost its place
+            # first gives up its slot, not its state.
+            idle = next(one for one in self.live.values() if one.preempted and one.slot >= 0)
+            slot = idle.slot
+            idle.generated, idle.until = int(self._generated[slot]), int(self._until[slot])
+            idle.parked = self.core.park(slot)
+            idle.held = self.store.lift(slot)
+            self._leave(idle)
+            idle.slot = -1
+        return self._free.pop()
+
+    def _seat(self, live: Live, slot: int) -> None:
+        live.slot = slot
+        self._prompt[slot] = live.prompt_len
+        self._generated[slot] = live.generated
+        self._latent[slot] = live.latent
+        self._until[slot] = live.until
+        self._changed = True
+
+    def _leave(self, live: Live) -> None:
+        slot = live.slot
+        self._free.append(slot)
+        self._prompt[slot], self._latent[slot] = FAR, False
+
+    @property
+    def slots_in_use(self) -> int:
+        """Slots that belong to requests."""
+        return self.core.table.max_slots - len(self._free)
+
+    # Steps.
+
+    def begin(self, req_ids: Sequence[str], computed: Ints, scheduled: Ints) -> None:
+        """Prepare one forward pass.
+
+        Parameters
+        ----------
+        req_ids
+            Requests by row.
+        computed, scheduled
+            ``[num_rows]``: tokens of each row that are in the KV cache, and that this pass adds.
+        """
+        self._open = bool(self.live)
+        if not self._open:
+            self._clean(0)
+            return
+        if self._changed or self._rows != req_ids:
+            self._rows = list(req_ids)
+            seats = {req_id: live.slot for req_id, live in self.live.items()}
+            self._slots = np.array(
+                [seats.get(req_id, self._null) for req_id in req_ids], dtype=np.int64
+            )
+            self.slots = self._upload(self._slots)
+            self._changed = False
+        slots = self._slots
+        # The number that the next sampled token has in its request; a chunk of a prompt has none.
+        number = computed + scheduled - self._prompt[slots]
+        self._advance = (number == self._generated[slots]) & (slots != self._null)
+        self._advance_tensor = self._upload(self._advance)
+        if self.embedding is not None:
+            self._point(slots, computed, scheduled)
+            self._make_room(slots, number)
+
+    def _point(self, slots: Ints, computed: Ints, scheduled: Ints) -> None:
+        """Tell the embedding where each token's concept token is, if it may have one."""
+        num_tokens = int(scheduled.sum())
+        latent = self._latent[slots] & (computed + scheduled > self._prompt[slots])
+        if not latent.any():
+            self._clean(num_tokens)
+            return
+        if num_tokens == len(slots):
+            owner, index = slots, computed - self._prompt[slots]
+        else:
+            row = np.repeat(np.arange(len(slots)), scheduled)
+            first = np.repeat(np.cumsum(scheduled) - scheduled, scheduled)
+            owner = slots[row]
+            index = computed[row] + np.arange(num_tokens) - first - self._prompt[owner]
+        fed = self._latent[owner] & (index >= 0) & (index < self._until[owner])
+        owner, place = np.where(fed, owner, self._null), np.where(fed, index, 0)
+        entries = np.where(fed, self.store.entries(owner, place), -1)
+        lost = fed & (place >= self.store.missing[owner]) & (place < self._generated[owner] - 1)
+        if lost.any():
+            gone = set(owner[lost].tolist())
+            self.failed.update(one.req_id for one in self.live.values() if one.slot in gone)
+        assert self.embedding is not None
+        pointers = self.embedding.pointers
+        pointers[:num_tokens].copy_(self._upload(entries), non_blocking=True)
+        if self._dirty > num_tokens:
+            pointers[num_tokens : self._dirty].fill_(-1)
+        self._dirty = num_tokens
+        self._fed_latent = True
+        self._calls = Calls.count
+
+    def _clean(self, num_tokens: int) -> None:
+        self._fed_latent = False
+        if self._dirty and self.embedding is not None:
+            self.embedding.pointers[: self._dirty].fill_(-1)
+            self._dirty = 0
+
+    def _make_room(self, slots: Ints, number: Ints) -> None:
+        """Pages for the tokens of this step, and where each goes."""
+        wants = self._advance & self._latent[slots] & (number < self._until[slots])
+        place = np.where(wants, number, 0)
+        for row in np.flatnonzero(wants & (self.store.pages[slots, place // PAGE] < 0)):
+            self.store.take_page(int(slots[row]), int(place[row]))
+        self._entries = self._upload(np.where(wants, self.store.entries(slots, place), 0))
+
+    def decide(self, logits: Tensor) -> Tensor:
+        """The logits that the engine samples from."""
+        if self._is_idle():
+            return logits
+        if self._fed_latent and self._calls == Calls.count and logits.device.type == "cpu":
+            raise RuntimeError(
+                "the model's forward pass did not look up tokens through tokenlens, so mixtures"
+                " were lost: a graph that was compiled without it. Delete vLLM's compile cache, and"
+                " let VLLM_PLUGINS (if it is set) include tokenlens."
+            )
+        return self.core.step(logits, self.slots)
+
+    def commit(self, sampled: Tensor) -> Step | None:
+        """Take the tokens that were sampled, ``[num_rows]``, and keep what is fed next."""
+        if self._is_idle():
+            return None
+        self._open = False
+        step = self.core.commit(sampled.long(), self.slots, self._advance_tensor)
+        self._generated[self._slots[self._advance]] += 1
+        if self.embedding is not None and self.core.may_be_latent:
+            feed = self.core.feed
+            self.store.write(
+                self._entries,
+                feed.weights.index_select(0, self.slots),
+                feed.ids.index_select(0, self.slots),
+            )
+        return step
+
+    def advanced(self) -> list[tuple[int, Live]]:
+        """Rows that commit a token in this step and want it reported."""
+        if self._is_idle():
+            return []
+        wanted = []
+        for row in np.flatnonzero(self._advance):
+            live = self.live.get(self._rows[row])
+            if live is not None and live.request.spec.trace.level != "off":
+                wanted.append((int(row), live))
+        return wanted
+
+    def answers(self, req_id: str, number: int, rewinds: int) -> None:
+        """From token ``number`` on, a request feeds no mixtures any more: it needs no new pages.
+
+        ``rewinds`` is how often it had been taken back when this was seen: what was seen of tokens
+        that were dropped since does not count.
+        """
+        live = self.live.get(req_id)
+        if live is not None and live.slot >= 0 and live.rewinds == rewinds:
+            self._until[live.slot] = min(self._until[live.slot], number)
+
+    def _is_idle(self) -> bool:
+        return not self._open or self.core.idle
+
+    def _upload(self, values: NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(values))
+        if self.core.device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self.core.device, non_blocking=True)

@@ -1,0 +1,68 @@
+"""The engine core: hashes of cached blocks, and reports on their way to the front end."""
+
+import sys
+import uuid
+from types import ModuleType
+from typing import Any
+
+from tokenlens.vllm.arguments import spec_of
+from tokenlens.vllm.hooks import wrap
+from tokenlens.vllm.refusals import is_latent
+from tokenlens.vllm.report import ATTRIBUTE, FAILED
+from tokenlens.vllm.traces import FIELD
+
+SALT = "_tokenlens_salt"
+HASHER = "generate_block_hash_extra_keys"
+IMPORTERS = ("vllm.v1.core.block_pool", "vllm.v1.simple_kv_offload.manager")
+"""Modules that import the function by value."""
+
+
+def install_hashes(module: ModuleType) -> None:
+    """Make blocks behind the prompt of a latent request their own request's."""
+    original = getattr(module, HASHER)
+    wrap(module, HASHER, _extra_keys)
+    wrapped = getattr(module, HASHER)
+    for name in IMPORTERS:
+        importer = sys.modules.get(name)
+        if importer is not None and getattr(importer, HASHER, None) is original:
+            setattr(importer, HASHER, wrapped)
+
+
+def _extra_keys(
+    original: Any, request: Any, start: int, end: int, start_mm: int, *args: Any, **kwargs: Any
+) -> Any:
+    keys, next_mm = original(request, start, end, start_mm, *args, **kwargs)
+    salt = _salt(request)
+    if salt is None or end <= request.num_prompt_tokens:
+        return keys, next_mm
+    return (*(keys or ()), (FIELD, salt)), next_mm
+
+
+def _salt(request: Any) -> str | None:
+    """What keeps a request's generated blocks apart: random, because hashes may leave the host."""
+    if SALT not in vars(request):
+        params = request.sampling_params
+        spec = None if params is None else spec_of(params.extra_args)
+        latent = spec is not None and is_latent(spec)
+        setattr(request, SALT, uuid.uuid4().hex if latent else None)
+    salt: str | None = vars(request)[SALT]
+    return salt
+
+
+def update_from_output(
+    original: Any, self: Any, scheduled: Any, output: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """Pass a step's reports on, and end requests that cannot go on."""
+    failed = getattr(output, FAILED, None)
+    if failed:
+        # The scheduler ends these as errors, and the engine goes on.
+        self.grammar_compile_error_reqs.update(r for r in failed if r in self.requests)
+    outputs = original(self, scheduled, output, *args, **kwargs)
+    reports = getattr(output, ATTRIBUTE, None)
+    if reports:
+        for of_client in outputs.values():
+            for one in of_client.outputs:
+                report = reports.get(one.request_id)
+                if report is not None and one.new_token_ids:
+                    one.kv_transfer_params = {**(one.kv_transfer_params or {}), FIELD: report}
+    return outputs

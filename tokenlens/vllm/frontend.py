@@ -1,0 +1,161 @@
+"""vLLM's front end: what is admitted, what comes back, and what is counted."""
+
+from copy import copy
+from types import ModuleType
+from typing import Any
+
+from tokenlens.spec import SpecError
+from tokenlens.vllm import metrics
+from tokenlens.vllm.arguments import SAMPLE_KEY, asks, spec_of
+from tokenlens.vllm.binding import Binder
+from tokenlens.vllm.hooks import wrap
+from tokenlens.vllm.refusals import asked_for, check_request
+from tokenlens.vllm.settings import Settings
+from tokenlens.vllm.traces import FIELD, Recorder
+
+ADMISSION = "_tokenlens"
+RECORDER = "_tokenlens"
+SETTINGS = "_tokenlens_settings"
+
+
+class Admission:
+    """What the front end of one engine knows: its settings and its model."""
+
+    def __init__(self, processor: Any) -> None:
+        config = processor.vllm_config
+        self.settings = Settings.of(config.additional_config)
+        self.bind = Binder(config.model_config, processor.tokenizer)
+
+    def check(self, request: Any) -> None:
+        """Refuse what cannot be done.
+
+        Raises
+        ------
+        SpecError
+        """
+        params = request.sampling_params
+        spec = spec_of(params.extra_args)
+        if spec is not None:
+            check_request(spec, params, self.settings, request)
+            self.bind(params)
+
+
+def process_inputs(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Admit a request; a spec that cannot be carried out is the client's error."""
+    from vllm.exceptions import VLLMValidationError
+
+    if not asked_for(self.vllm_config):
+        if _mentions(args, kwargs):
+            raise VLLMValidationError(
+                "vllm_xargs: got a spec for tokenlens, but this engine was started without it;"
+                " start it with logits_processors=['tokenlens.vllm:TokenLens']",
+                parameter="vllm_xargs",
+            )
+        return original(self, *args, **kwargs)
+    admission = vars(self).get(ADMISSION)
+    if admission is None:
+        admission = Admission(self)
+        setattr(self, ADMISSION, admission)
+    try:
+        request = original(self, *args, **kwargs)
+        params = request.sampling_params
+        if params is not None and asks(params.extra_args):
+            if SAMPLE_KEY in params.extra_args:
+                raise SpecError.of(SAMPLE_KEY, params.extra_args[SAMPLE_KEY], "nothing: it is ours")
+            admission.check(request)
+    except SpecError as error:
+        metrics.count("refusals")
+        raise VLLMValidationError(str(error), parameter="vllm_xargs") from None
+    except ValueError:
+        if _mentions(args, kwargs):
+            metrics.count("refusals")
+        raise
+    return request
+
+
+def _mentions(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return any(asks(getattr(value, "extra_args", None)) for value in (*args, *kwargs.values()))
+
+
+def to_beam_search_params(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Refuse beams for a request with a spec, which vLLM would not pass on to them."""
+    if asks(getattr(self, "vllm_xargs", None)):
+        from vllm.exceptions import VLLMValidationError
+
+        metrics.count("refusals")
+        raise VLLMValidationError(
+            "use_beam_search: got True; allowed: false beside a spec for tokenlens, because beam"
+            " search would feed a mixture to another beam. Use n with a temperature instead",
+            parameter="use_beam_search",
+        )
+    return original(self, *args, **kwargs)
+
+
+def child_sampling_params(original: Any, self: Any, index: int, *args: Any, **kwargs: Any) -> Any:
+    """Parameters of the n-th sample of a prompt: its own noise if it has a spec."""
+    params = original(self, index, *args, **kwargs)
+    if not asks(params.extra_args):
+        return params
+    # vLLM may hand the same object out for all samples.
+    params = copy(params)
+    params.extra_args = {**params.extra_args, SAMPLE_KEY: index}
+    return params
+
+
+def install_outputs(module: ModuleType) -> None:
+    """Follow reports through the output processor."""
+    wrap(module.OutputProcessor, "process_outputs", _process_outputs)
+    wrap(module.RequestState, "_new_completion_output", _new_completion_output)
+    wrap(module.RequestState, "_new_request_output", _new_request_output)
+    state: Any = module.RequestState
+    original = state.from_new_request.__func__
+
+    def from_new_request(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        made = original(cls, *args, **kwargs)
+        request = kwargs.get("request") or next(a for a in args if hasattr(a, "sampling_params"))
+        params = request.sampling_params
+        if params is not None and asks(params.extra_args):
+            spec = spec_of(params.extra_args)
+            assert spec is not None
+            setattr(made, RECORDER, Recorder(spec))
+        return made
+
+    state.from_new_request = classmethod(from_new_request)
+
+
+def _process_outputs(original: Any, self: Any, outputs: Any, *args: Any, **kwargs: Any) -> Any:
+    for one in outputs:
+        params = one.kv_transfer_params
+        if params is None or FIELD not in params:
+            continue
+        report = params[FIELD]
+        rest = {key: value for key, value in params.items() if key != FIELD}
+        one.kv_transfer_params = rest or None
+        state = self.request_states.get(one.request_id)
+        recorder = None if state is None else vars(state).get(RECORDER)
+        if recorder is not None:
+            metrics.observe(recorder.add(report), report[1])
+    return original(self, outputs, *args, **kwargs)
+
+
+def _new_completion_output(
+    original: Any, self: Any, token_ids: Any, finish_reason: Any, *args: Any, **kwargs: Any
+) -> Any:
+    output = original(self, token_ids, finish_reason, *args, **kwargs)
+    recorder = vars(self).get(RECORDER)
+    if recorder is not None and finish_reason is not None:
+        setattr(output, FIELD, recorder.trace())
+    return output
+
+
+def _new_request_output(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    output = original(self, *args, **kwargs)
+    found = [getattr(one, FIELD, None) for one in getattr(output, "outputs", None) or ()]
+    if any(trace is not None for trace in found):
+        traces = [None if trace is None else trace.model_dump(mode="json") for trace in found]
+        # The one field of vLLM's own that reaches the HTTP response.
+        output.kv_transfer_params = {
+            **(output.kv_transfer_params or {}),
+            FIELD: traces[0] if len(traces) == 1 else traces,
+        }
+    return output

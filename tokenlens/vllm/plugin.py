@@ -1,0 +1,111 @@
+"""The plugin that vLLM loads in each of its processes, and what it installs.
+
+``register`` is the entry point ``vllm.general_plugins: tokenlens``. It changes nothing by itself:
+it waits for the modules below, and what it puts there acts only in engines whose
+``logits_processors`` name our class. It is needed because the scheduler may live in a process that
+never loads logits processors, and because a compiled graph must not be shared with engines without
+us.
+"""
+
+from types import ModuleType
+from typing import Any
+
+from tokenlens import __version__
+from tokenlens.vllm.hooks import after_import, wrap
+from tokenlens.vllm.refusals import MARK, asked_for, check_engine
+
+_INSTALLED = False
+
+
+def register() -> None:
+    """Entry point; may be called any number of times in any process."""
+    install()
+
+
+def install() -> None:
+    """Put the hooks in place, now or when their modules are imported."""
+    global _INSTALLED
+    if _INSTALLED:
+        return
+    _INSTALLED = True
+    after_import("vllm.engine.arg_utils", _arguments)
+    after_import("vllm.v1.core.kv_cache_utils", _block_hashes)
+    after_import("vllm.v1.core.sched.scheduler", _scheduler)
+    after_import("vllm.v1.worker.gpu_model_runner", _first_runner)
+    after_import("vllm.v1.worker.cpu_model_runner", _first_runner_cpu)
+    after_import("vllm.v1.worker.gpu.model_runner", _second_runner)
+    after_import("vllm.v1.engine.input_processor", _admission)
+    after_import("vllm.v1.engine.output_processor", _outputs)
+    after_import("vllm.v1.engine.parallel_sampling", _samples)
+    for kind in ("chat_completion", "completion"):
+        after_import(f"vllm.entrypoints.openai.{kind}.protocol", _beams)
+
+
+def _arguments(module: ModuleType) -> None:
+    wrap(module.EngineArgs, "create_engine_config", _create_engine_config)
+
+
+def _create_engine_config(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    config = original(self, *args, **kwargs)
+    if asked_for(config):
+        check_engine(config)
+        # Part of the key of vLLM's compile cache: a graph without our op must not be loaded.
+        config.additional_config = {**(config.additional_config or {}), MARK: __version__}
+    return config
+
+
+def _block_hashes(module: ModuleType) -> None:
+    from tokenlens.vllm import engine
+
+    engine.install_hashes(module)
+
+
+def _scheduler(module: ModuleType) -> None:
+    from tokenlens.vllm import engine
+
+    wrap(module.Scheduler, "update_from_output", engine.update_from_output)
+
+
+def _first_runner(module: ModuleType) -> None:
+    from tokenlens.vllm import mrv1
+
+    mrv1.install(module.GPUModelRunner)
+
+
+def _first_runner_cpu(module: ModuleType) -> None:
+    from tokenlens.vllm import mrv1
+
+    mrv1.install_subclass(module.CPUModelRunner)
+
+
+def _second_runner(module: ModuleType) -> None:
+    from tokenlens.vllm import mrv2
+
+    mrv2.install(module.GPUModelRunner)
+
+
+def _admission(module: ModuleType) -> None:
+    from tokenlens.vllm import frontend
+
+    wrap(module.InputProcessor, "process_inputs", frontend.process_inputs)
+
+
+def _outputs(module: ModuleType) -> None:
+    from tokenlens.vllm import frontend
+
+    frontend.install_outputs(module)
+
+
+def _beams(module: ModuleType) -> None:
+    from tokenlens.vllm import frontend
+
+    for name in ("ChatCompletionRequest", "CompletionRequest"):
+        request = getattr(module, name, None)
+        if request is not None and request.__module__ == module.__name__:
+            wrap(request, "to_beam_search_params", frontend.to_beam_search_params)
+
+
+def _samples(module: ModuleType) -> None:
+    from tokenlens.vllm import frontend
+
+    wrap(module.ParentRequest, "_get_child_sampling_params", frontend.child_sampling_params)

@@ -1,0 +1,175 @@
+"""What an engine or a request cannot host, and why. Reads vLLM's configuration, imports no vLLM."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tokenlens.spec import DecodingSpec, SpecError
+from tokenlens.spec.registry import LATENT_METHODS
+from tokenlens.vllm import versions
+from tokenlens.vllm.settings import Settings
+
+
+class UnsupportedError(ValueError):
+    """A setting of the engine that cannot host specs. Says why and what to do."""
+
+
+def allows_latent(settings: Settings) -> bool:
+    """Whether any request may be fed mixtures."""
+    return settings.allow is None or bool(LATENT_METHODS.intersection(settings.allow))
+
+
+def is_latent(spec: DecodingSpec) -> bool:
+    """Whether a request may be fed mixtures."""
+    return any(config.method in LATENT_METHODS for config in spec.methods)
+
+
+def check_engine(vllm_config: Any) -> Settings:
+    """Refuse an engine that would carry specs out wrongly.
+
+    Returns
+    -------
+    Settings
+        What its owner allows.
+
+    Raises
+    ------
+    UnsupportedError, SpecError
+    """
+    problem = versions.problem(versions.installed())
+    if problem is not None:
+        raise UnsupportedError(problem)
+    settings = Settings.of(vllm_config.additional_config)
+    reasons = [reason for found, reason in _engine_facts(vllm_config) if found]
+    if allows_latent(settings):
+        reasons += [reason for found, reason in _latent_facts(vllm_config) if found]
+    if reasons:
+        raise UnsupportedError("\n".join(f"tokenlens: {reason}" for reason in reasons))
+    return settings
+
+
+def _get(config: Any, name: str, default: Any = None) -> Any:
+    return getattr(config, name, default)
+
+
+def _engine_facts(config: Any) -> list[tuple[bool, str]]:
+    model, parallel = config.model_config, config.parallel_config
+    return [
+        (
+            config.speculative_config is not None,
+            "speculative decoding drafts discrete tokens, and cannot foresee a mixture or a forced"
+            " token. Leave speculative_config out.",
+        ),
+        (
+            model.runner_type == "pooling",
+            "a pooling model decodes nothing. Leave logits_processors out.",
+        ),
+        (
+            parallel.pipeline_parallel_size > 1,
+            f"pipeline_parallel_size: got {parallel.pipeline_parallel_size}; allowed: 1, because"
+            " the embedding is on another rank than the sampler. Use tensor_parallel_size.",
+        ),
+        (
+            _get(parallel, "prefill_context_parallel_size", 1) > 1,
+            "prefill context parallelism reorders rows. Leave it at 1.",
+        ),
+        (
+            bool(_get(parallel, "enable_batch_sharded_sampling", False)),
+            "enable_batch_sharded_sampling shows each rank only some rows. Leave it off.",
+        ),
+        (
+            bool(_get(parallel, "enable_dbo", False)) or _get(parallel, "ubatch_size", 0) > 1,
+            "dual batch overlap cuts the batch, and embeddings would go to the wrong rows. Leave it"
+            " off.",
+        ),
+        (bool(_get(model, "is_diffusion", False)), "a diffusion model has no next token."),
+        (
+            bool(_get(model, "is_encoder_decoder", False)),
+            "an encoder-decoder embeds its output through another module.",
+        ),
+        (
+            bool(_get(model, "enable_trace_replay", False)),
+            "enable_trace_replay decides tokens outside of the sampler. Leave it off.",
+        ),
+        (
+            bool(_get(model, "return_sampling_mask", False)),
+            "return_sampling_mask would describe a distribution that was not sampled from.",
+        ),
+    ]
+
+
+def _latent_facts(config: Any) -> list[tuple[bool, str]]:
+    model = config.model_config
+    instead = ' Or allow other methods only: additional_config={"tokenlens": {"allow": [...]}}.'
+    return [
+        (
+            bool(_get(model, "enable_prompt_embeds", False)),
+            "enable_prompt_embeds looks tokens up in another order than that of the batch. Leave it"
+            " off." + instead,
+        ),
+        (
+            bool(_get(model, "is_multimodal_model", False)),
+            "latent methods were not tested with multimodal models." + instead,
+        ),
+        (
+            config.kv_transfer_config is not None,
+            "a KV connector may give the KV cache of mixtures away under the ids of tokens. Leave"
+            " kv_transfer_config out." + instead,
+        ),
+    ]
+
+
+def check_request(
+    spec: DecodingSpec, params: Any, settings: Settings, engine_request: Any = None
+) -> None:
+    """Refuse a request that would be carried out wrongly.
+
+    Raises
+    ------
+    SpecError
+        Names the field and the way out.
+    """
+    settings.check(spec)
+    if not spec.methods:
+        return
+    if _get(params, "structured_outputs") is not None:
+        raise SpecError.of(
+            "structured_outputs",
+            type(params.structured_outputs).__name__,
+            "null beside a spec with methods: a forced token need not be one that the grammar"
+            " allows. Ask for the structure in a second request",
+        )
+    if engine_request is None:
+        return
+    if _get(engine_request, "prompt_embeds") is not None:
+        raise SpecError.of(
+            "prompt_embeds", "a tensor", "token ids beside a spec: phases are read off the tokens"
+        )
+    if _get(engine_request, "resumable", False):
+        raise SpecError.of(
+            "resumable",
+            True,
+            "false beside a spec: outputs that become prompts lose their mixtures",
+        )
+
+
+def names_tokenlens(entry: Any) -> bool:
+    """Whether an entry of ``logits_processors`` is our class, by name or itself."""
+    if isinstance(entry, str):
+        module, _, name = entry.partition(":")
+        return module.split(".")[:2] == ["tokenlens", "vllm"] and name == "TokenLens"
+    return bool(getattr(entry, "is_tokenlens", False))
+
+
+def asked_for(vllm_config: Any) -> bool:
+    """Whether the engine's owner named our class."""
+    model = getattr(vllm_config, "model_config", None)
+    return any(names_tokenlens(entry) for entry in getattr(model, "logits_processors", None) or ())
+
+
+def marked(additional_config: Any) -> bool:
+    """Whether our plugin has seen the configuration."""
+    return isinstance(additional_config, Mapping) and MARK in additional_config
+
+
+MARK = "tokenlens_version"
+"""Key in ``additional_config``: gives engines with tokenlens a compile cache of their own."""

@@ -1,0 +1,88 @@
+"""What a committed step tells the outside: totals always, the step itself where it was asked for.
+
+The columns are copied to the host without waiting; whoever hands the step's tokens on waits for
+both. Knows no requests' states, only their table's columns.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenlens.core.pipeline import Step
+from tokenlens.methods.base import Phase
+from tokenlens.vllm.batch import Batch, Live
+
+ATTRIBUTE = "tokenlens"
+"""Name under which a report travels on vLLM's ``ModelRunnerOutput``."""
+
+FAILED = "tokenlens_failed"
+"""Name under which requests that cannot go on travel beside it."""
+
+
+class StepReport:
+    """The reports of one step, on their way to the host.
+
+    Parameters
+    ----------
+    rows
+        Rows that report, with their requests.
+    max_steps
+        The owner's bound on the steps of a full trace.
+    """
+
+    def __init__(
+        self, batch: Batch, step: Step, rows: Sequence[tuple[int, Live]], max_steps: int
+    ) -> None:
+        self._batch, self._max_steps = batch, max_steps
+        self._rows = [(row, live, live.rewinds) for row, live in rows]
+        core = batch.core
+        self._usage = [batch.slots_in_use, batch.store.pages_in_use]
+        self._counts = _to_host(
+            core.table.ints.index_select(0, batch.slots).index_select(1, batch.report_columns)
+        )
+        full = [live for _, live in rows if live.request.spec.trace.level == "full"]
+        self._entries = max((live.request.spec.trace.max_entries for live in full), default=0)
+        self._step: list[Tensor] = []
+        if full:
+            self._step = [
+                _to_host(column[:, : self._entries] if column.dim() == 2 else column)
+                for column in (
+                    *(step.position, step.phase, step.token, step.latent, step.forced),
+                    *(step.valid, step.entropy, step.max_probability, step.ids, step.weights),
+                )
+            ]
+        self._ready: Any = None
+        if core.device.type == "cuda":
+            self._ready = torch.cuda.Event()
+            self._ready.record()
+
+    def result(self) -> dict[str, list[Any]]:
+        """Reports by request, as plain data; waits for the copies."""
+        if self._ready is not None:
+            self._ready.synchronize()
+        counts = self._counts.tolist()
+        columns = [column.tolist() for column in self._step]
+        found: dict[str, list[Any]] = {}
+        for row, live, rewinds in self._rows:
+            totals = counts[row]
+            if totals[-1] == Phase.ANSWER:
+                self._batch.answers(live.req_id, totals[0], rewinds)
+            report: list[Any] = [totals, self._usage]
+            if columns and self._wants_step(live, totals[0]):
+                report.append([column[row] for column in columns])
+            found[live.req_id] = report
+        return found
+
+    def _wants_step(self, live: Live, number: int) -> bool:
+        trace = live.request.spec.trace
+        return trace.level == "full" and number <= min(trace.max_steps, self._max_steps)
+
+
+def _to_host(column: Tensor) -> Tensor:
+    if column.device.type == "cpu":
+        # What it was cut from may be written again before it is read.
+        return column.clone()
+    host = torch.empty(column.shape, dtype=column.dtype, pin_memory=True)
+    return host.copy_(column, non_blocking=True)

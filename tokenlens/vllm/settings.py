@@ -1,0 +1,90 @@
+"""What the owner of a server allows, and how much memory tokenlens may take. Knows no vLLM.
+
+Given to vLLM as ``additional_config={"tokenlens": {...}}`` or, on the command line,
+``--additional-config '{"tokenlens": {"allow": ["soft_thinking"]}}'``.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from tokenlens.spec import METHOD_CONFIGS, DecodingSpec, SoftThinking, SpecError
+from tokenlens.spec.base import MAX_ENTRIES, StrictModel
+
+SETTINGS_KEY = "tokenlens"
+
+
+class Settings(StrictModel):
+    """Bounds for every request of an engine; clients cannot widen them."""
+
+    allow: tuple[str, ...] | None = Field(None, description="method names; null = all")
+    max_entries: Annotated[int, Field(ge=1, le=MAX_ENTRIES)] = Field(
+        MAX_ENTRIES, description="entries of a concept token"
+    )
+    full_traces: bool = Field(True, description="whether a request may ask for every step")
+    max_trace_steps: int = Field(
+        4096, ge=1, le=1_000_000, description="steps of a full trace; later ones are counted"
+    )
+    history_mib: float = Field(
+        64.0,
+        gt=0,
+        le=65_536,
+        description="device memory for concept tokens that a preempted request is fed again",
+    )
+
+    @field_validator("allow", mode="before")
+    @classmethod
+    def _accept_lists(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("allow")
+    @classmethod
+    def _known(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in value or ():
+            if name not in METHOD_CONFIGS:
+                raise ValueError(f"got {name!r}; allowed: {', '.join(METHOD_CONFIGS)}")
+        return value
+
+    @classmethod
+    def of(cls, additional_config: Any) -> "Settings":
+        """Settings from vLLM's ``additional_config``.
+
+        Raises
+        ------
+        SpecError
+            Names the wrong setting.
+        """
+        given = isinstance(additional_config, Mapping)
+        values = additional_config.get(SETTINGS_KEY) if given else None
+        try:
+            return cls.model_validate(values or {})
+        except ValidationError as error:
+            raise SpecError.from_validation(cls, error) from None
+
+    def check(self, spec: DecodingSpec) -> None:
+        """Refuse a spec that goes beyond the bounds.
+
+        Raises
+        ------
+        SpecError
+            Names the field and the owner's bound.
+        """
+        for index, config in enumerate(spec.methods):
+            if self.allow is not None and config.method not in self.allow:
+                allowed = ", ".join(self.allow) or "none"
+                raise SpecError.of(
+                    f"methods[{index}].method", config.method, f"on this server: {allowed}"
+                )
+            if isinstance(config, SoftThinking) and config.max_entries > self.max_entries:
+                raise SpecError.of(
+                    f"methods[{index}].max_entries",
+                    config.max_entries,
+                    f"at most {self.max_entries} on this server",
+                )
+        if spec.trace.level == "full" and not self.full_traces:
+            raise SpecError.of("trace.level", "full", "on this server: 'off', 'summary'")
+
+    def width(self, vocab_size: int) -> int:
+        """Entries that the engine keeps of every concept token."""
+        return min(self.max_entries, vocab_size)

@@ -1,0 +1,112 @@
+"""Concept tokens that were fed, kept for as long as their request lives, in bounded memory.
+
+An *entry* is one concept token. Entry 0 is nobody's: what must not be kept is written there. Each
+slot owns one entry for its newest token; a request that may be latent gets pages of entries beside
+it, so that all of its concept tokens can be fed again after a preemption. Where an entry is, is
+known on the host; what is in it, only on the device. Knows no engine and no methods.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+PAGE = 64
+"""Entries of a page: a request takes a new page every 64 tokens."""
+
+MAX_INDEX = 1 << 60
+"""Stands for "no page is missing"."""
+
+
+def entry_bytes(width: int) -> int:
+    """Device memory of one entry: a float32 and an int64 for each place."""
+    return width * 12
+
+
+class ConceptStore:
+    """Entries on the device and the page tables that say whose they are.
+
+    Parameters
+    ----------
+    max_slots
+        Requests that can have entries at once.
+    width
+        Places of a concept token.
+    num_bytes
+        Device memory for pages.
+    max_tokens
+        The longest request, in generated tokens.
+    """
+
+    def __init__(
+        self, max_slots: int, width: int, num_bytes: int, max_tokens: int, device: torch.device
+    ) -> None:
+        self.max_slots, self.width = max_slots, width
+        self.num_pages = max(1, num_bytes // (entry_bytes(width) * PAGE))
+        self._first = 1 + max_slots
+        entries = self._first + self.num_pages * PAGE
+        # [entries, width] float32 and int64
+        self.weights = torch.zeros(entries, width, dtype=torch.float32, device=device)
+        self.ids = torch.zeros(entries, width, dtype=torch.int64, device=device)
+        # [max_slots + 1, pages of a request]: page numbers, -1 for none; the last row is nobody's
+        self.pages: NDArray[np.int64] = np.full(
+            (max_slots + 1, -(-max_tokens // PAGE) + 1), -1, dtype=np.int64
+        )
+        # [max_slots + 1]: the first token that found no page
+        self.missing: NDArray[np.int64] = np.full(max_slots + 1, MAX_INDEX, dtype=np.int64)
+        self._free = list(range(self.num_pages - 1, -1, -1))
+
+    @property
+    def pages_in_use(self) -> int:
+        """Pages that belong to requests."""
+        return self.num_pages - len(self._free)
+
+    def describe(self) -> str:
+        """One line for the log: the bound and what it holds."""
+        mib = self.num_pages * PAGE * entry_bytes(self.width) / 2**20
+        return (
+            f"{mib:.1f} MiB of device memory for {self.num_pages * PAGE} concept tokens of"
+            f" {self.width} entries (setting: history_mib)"
+        )
+
+    def take_page(self, slot: int, index: int) -> None:
+        """Make room for token ``index`` of a slot; without a free page, remember that it is not."""
+        column = index // PAGE
+        if self.pages[slot, column] >= 0:
+            return
+        if self._free:
+            self.pages[slot, column] = self._free.pop()
+        else:
+            self.missing[slot] = min(self.missing[slot], index)
+
+    def release(self, slot: int) -> None:
+        """Give a slot's pages back."""
+        row = self.pages[slot]
+        self._free.extend(int(page) for page in row[row >= 0])
+        row[:] = -1
+        self.missing[slot] = MAX_INDEX
+
+    def lift(self, slot: int) -> tuple[NDArray[np.int64], int]:
+        """Take the pages of a slot away without freeing them, for a request that loses its slot."""
+        held = self.pages[slot].copy(), int(self.missing[slot])
+        self.pages[slot] = -1
+        self.missing[slot] = MAX_INDEX
+        return held
+
+    def lower(self, slot: int, held: tuple[NDArray[np.int64], int]) -> None:
+        """Give lifted pages to a slot."""
+        self.pages[slot], self.missing[slot] = held
+
+    def free_lifted(self, held: tuple[NDArray[np.int64], int]) -> None:
+        """Free the pages of a request that ended while it had no slot."""
+        self._free.extend(int(page) for page in held[0][held[0] >= 0])
+
+    def entries(self, slots: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the given tokens of the given slots are: a page's entry, or the slot's own."""
+        page = self.pages[slots, indices // PAGE]
+        return np.where(page >= 0, self._first + page * PAGE + indices % PAGE, 1 + slots)
+
+    def write(self, entries: Tensor, weights: Tensor, ids: Tensor) -> None:
+        """Keep what the next forward pass is fed. ``entries``: ``[num_rows]`` int64."""
+        self.weights.index_copy_(0, entries, weights[:, : self.width])
+        self.ids.index_copy_(0, entries, ids[:, : self.width])

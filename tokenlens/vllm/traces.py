@@ -1,0 +1,93 @@
+"""Traces on their way back: what a step reports, and the trace that the caller gets.
+
+The worker adds a small record to every output that it hands to the engine; the front end keeps the
+newest totals and, where the spec asked for them, the steps. Knows no tensors and no vLLM.
+"""
+
+from typing import Any
+
+from tokenlens.spec import DecodingSpec
+from tokenlens.trace import PHASE_NAMES, Trace, TraceCounts, TraceStep
+
+FIELD = "tokenlens"
+"""Name of what we add: an attribute of vLLM's outputs, and a field of HTTP responses."""
+
+COUNTS = (
+    "tokens", "thinking_tokens", "latent_steps", "forced_steps", "invalid_steps", "cold_stops",
+)  # fmt: skip
+"""Order of the totals in a report; the phase follows them."""
+
+
+class Recorder:
+    """Collects the reports of one request in the front end."""
+
+    def __init__(self, spec: DecodingSpec) -> None:
+        self.spec = spec
+        self.counts = [0] * len(COUNTS)
+        self.phase = 0
+        self.steps: list[TraceStep] = []
+
+    def add(self, report: list[Any]) -> list[int]:
+        """Take one report (totals, the worker's usage, perhaps a step); returns what was added."""
+        counts, self.phase = report[0][: len(COUNTS)], report[0][len(COUNTS)]
+        grown = [new - old for new, old in zip(counts, self.counts)]
+        self.counts = counts
+        if len(report) > 2 and len(self.steps) < self.spec.trace.max_steps:
+            position, phase, token, latent, forced, valid, entropy, top, ids, weights = report[2]
+            entries = tuple((i, w) for i, w in zip(ids, weights) if w > 0)
+            self.steps.append(
+                TraceStep(
+                    position=position,
+                    phase=PHASE_NAMES[phase],
+                    token=token,
+                    latent=bool(latent),
+                    forced=bool(forced),
+                    valid=bool(valid),
+                    entropy=entropy,
+                    max_probability=top,
+                    entries=entries[: self.spec.trace.max_entries],
+                )
+            )
+        return grown
+
+    def trace(self) -> Trace | None:
+        """The trace so far, ``None`` where the spec says ``trace.level: off``."""
+        if self.spec.trace.level == "off":
+            return None
+        counts = TraceCounts(**dict(zip(COUNTS, self.counts)))
+        full = self.spec.trace.level == "full"
+        return Trace(
+            engine="vllm",
+            spec=self.spec,
+            final_phase=PHASE_NAMES[self.phase],
+            counts=counts,
+            steps=tuple(self.steps),
+            dropped_steps=max(0, counts.tokens - len(self.steps)) if full else 0,
+        )
+
+
+def trace(output: Any) -> Trace | None:
+    """The trace of a finished output.
+
+    Parameters
+    ----------
+    output
+        A ``CompletionOutput`` (one of ``request_output.outputs``), or a ``RequestOutput``, whose
+        first completion is then meant.
+
+    Returns
+    -------
+    Trace or None
+        ``None`` if the request had no spec, its spec says ``trace.level: off``, or it is not
+        finished.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> trace(SimpleNamespace(outputs=[SimpleNamespace()])) is None
+    True
+    """
+    completions = getattr(output, "outputs", None)
+    completion = completions[0] if completions else output
+    found = getattr(completion, FIELD, None)
+    return found if isinstance(found, Trace) else None

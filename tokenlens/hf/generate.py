@@ -155,6 +155,11 @@ def generate_kwargs(
         ``logits_processor`` and ``stopping_criteria``. It can be used for any number of calls; each
         begins afresh. Use a dict of its own in every thread.
 
+    Notes
+    -----
+    ``model.generate_batch()`` drops every argument that it does not know, and answers as if no spec
+    had been given; nothing that is passed to it can notice. :func:`traces` then raises LookupError.
+
     Raises
     ------
     SpecError
@@ -206,7 +211,10 @@ def traces(kwargs: Mapping[str, Any] | None = None) -> list[Trace | None]:
     """
     tape = getattr(_LAST, "tape", None) if kwargs is None else kwargs["logits_processor"].tape
     if tape is None:
-        raise LookupError("no generate() call with a spec has been made; call it first")
+        raise LookupError(
+            "no generate() call with a spec has been made; call it first (generate_batch() drops"
+            " these arguments without looking at them)"
+        )
     return list(tape.traces())
 
 

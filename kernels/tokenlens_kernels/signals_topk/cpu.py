@@ -20,6 +20,8 @@ from .naive import (
     repeat_first_id,
 )
 
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
 TILE = 128
 # Rows are worked on in blocks of about this many logits: small enough for the passes over a block
 # to stay in the last-level cache, large enough for the threads to meet rarely.
@@ -50,19 +52,35 @@ def _order_keys(values: Tensor, index: Tensor) -> Tensor:
 
 
 def _top_entries(
-    logits: Tensor, rows: Tensor, tile_maxima: Tensor, vocab_size: int, width: int
+    logits: Tensor, tile_maxima: Tensor, vocab_size: int, width: int
 ) -> tuple[Tensor, Tensor]:
-    """The ``width`` largest logits of each row in order, and their ids."""
+    """The ``width`` largest logits of each row in order, and their ids; equal ones by lower id."""
     num_tiles = tile_maxima.shape[1]
-    keys = _order_keys(tile_maxima, torch.arange(num_tiles))
-    tiles = keys.topk(min(width, num_tiles), dim=-1, sorted=False).values
-    tiles = 0xFFFFFFFF - (tiles & 0xFFFFFFFF)
+    count = min(width, num_tiles)
+    highest, tiles = tile_maxima.topk(count, dim=-1, sorted=False)
+    if _cut_through_ties(tile_maxima, highest):
+        keys = _order_keys(tile_maxima, torch.arange(num_tiles))
+        tiles = keys.topk(count, dim=-1, sorted=False).indices
     columns = (tiles.unsqueeze(-1) * TILE + torch.arange(TILE)).flatten(1)
-    candidates = logits[rows.unsqueeze(-1), columns.clamp_max(vocab_size - 1)].to(torch.float32)
-    keys = _order_keys(candidates, columns)
-    keys.masked_fill_(columns >= vocab_size, torch.iinfo(torch.int64).min)
-    best = keys.topk(width, dim=-1).indices
-    return candidates.gather(-1, best), columns.gather(-1, best)
+    candidates = logits.gather(1, columns.clamp_max(vocab_size - 1)).to(torch.float32)
+    if vocab_size % TILE:
+        candidates.masked_fill_(columns >= vocab_size, -torch.inf)
+    values, best = candidates.topk(width, dim=-1, sorted=False)
+    if _cut_through_ties(candidates, values):
+        keys = _order_keys(candidates, columns)
+        keys.masked_fill_(columns >= vocab_size, torch.iinfo(torch.int64).min)
+        best = keys.topk(width, dim=-1, sorted=False).indices
+        values = candidates.gather(-1, best)
+    ids = columns.gather(-1, best)
+    order = _order_keys(values, ids).sort(dim=-1, descending=True).indices
+    return values.gather(-1, order), ids.gather(-1, order)
+
+
+def _cut_through_ties(values: Tensor, kept: Tensor) -> bool:
+    """Whether ``topk`` left out values that equal one it kept: then its choice is chance."""
+    # Which of the -inf are kept does not matter: they are dead entries.
+    last = kept.amin(-1, keepdim=True).clamp_min(torch.finfo(kept.dtype).min)
+    return bool(((values >= last).sum(-1) > kept.shape[-1]).any())
 
 
 def signals_topk(
@@ -78,35 +96,57 @@ def signals_topk(
     position: Tensor,
     vocab_size: int,
     width: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> Outputs:
     """The op, see `tokenlens_kernels.signals_topk`."""
+    per_row = (
+        *(inverse_temperature, top_k, top_p, min_p, max_entries),
+        *(noise_temperature, seed, position),
+    )
+    if len(active) and bool(active.all()):
+        return _of_active(logits[:, :vocab_size], width, *per_row)
     num_rows = logits.shape[0]
-    rows = active.nonzero().flatten()
-    num_active = rows.shape[0]
+    row, entries = (num_rows,), (num_rows, width)
     # Separate tensors: an op may not return views of one storage.
     outputs = (
-        logits.new_zeros((num_rows,), dtype=torch.float32),
-        logits.new_zeros((num_rows,), dtype=torch.float32),
-        logits.new_zeros((num_rows,), dtype=torch.float32),
-        logits.new_zeros((num_rows, width), dtype=torch.float32),
-        logits.new_zeros((num_rows, width), dtype=torch.int64),
-        logits.new_zeros((num_rows, width), dtype=torch.float32),
-        logits.new_zeros((num_rows, width), dtype=torch.int64),
+        *(logits.new_zeros(row, dtype=torch.float32) for _ in range(3)),
+        logits.new_zeros(entries, dtype=torch.float32),
+        logits.new_zeros(entries, dtype=torch.int64),
+        logits.new_zeros(entries, dtype=torch.float32),
+        logits.new_zeros(entries, dtype=torch.int64),
     )
-    if num_active == 0:
-        return outputs
-    inverse = inverse_temperature[rows].unsqueeze(-1)
+    rows = active.nonzero().flatten()
+    if len(rows):
+        chosen = logits[:, :vocab_size].index_select(0, rows)
+        results = _of_active(chosen, width, *(values[rows] for values in per_row))
+        for output, result in zip(outputs, results, strict=True):
+            output.index_copy_(0, rows, result)
+    return outputs  # type: ignore[return-value]  # three and four make seven
 
-    tile_maxima = logits.new_empty((num_active, -(-vocab_size // TILE)), dtype=torch.float32)
+
+def _of_active(
+    logits: Tensor,
+    width: int,
+    inverse_temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    max_entries: Tensor,
+    noise_temperature: Tensor,
+    seed: Tensor,
+    position: Tensor,
+) -> Outputs:
+    """The op for rows that are all active, without padding."""
+    num_rows, vocab_size = logits.shape
+    inverse = inverse_temperature.unsqueeze(-1)
+    tile_maxima = logits.new_empty((num_rows, -(-vocab_size // TILE)), dtype=torch.float32)
     tile_mass = torch.empty_like(tile_maxima)
     tile_moment = torch.empty_like(tile_maxima)
-    block_rows = min(num_active, max(1, _BLOCK_ELEMENTS // vocab_size))
+    block_rows = min(num_rows, max(1, _BLOCK_ELEMENTS // vocab_size))
     scratch = logits.new_empty((2, block_rows, vocab_size), dtype=torch.float32)
-    for start in range(0, num_active, block_rows):
-        block = slice(start, min(start + block_rows, num_active))
-        z = logits[block] if num_active == num_rows else logits.index_select(0, rows[block])
+    for start in range(0, num_rows, block_rows):
+        block = slice(start, min(start + block_rows, num_rows))
+        z = logits[block]
         shifted, mass = scratch[:, : z.shape[0]].unbind(0)
-        z = z[:, :vocab_size]
         if z.dtype != torch.float32:
             z = shifted.copy_(z)
         tile_maxima[block] = _reduce_tiles(z, "max")
@@ -117,35 +157,32 @@ def signals_topk(
         tile_moment[block] = _reduce_tiles(mass.mul_(shifted), "sum")
 
     highest = tile_maxima.amax(-1, keepdim=True)
-    # The maximum is NaN if any logit is, +inf if any is, -inf if none is finite.
-    valid = highest.isfinite()
     total = tile_mass.to(torch.float64).sum(-1, keepdim=True)
     moment = tile_moment.to(torch.float64).sum(-1, keepdim=True)
-    logsumexp = highest.double() * inverse.double() + total.log()
-    entropy = total.log() - moment / total
+    log_total = total.log()
+    logsumexp = highest.double() * inverse.double() + log_total
+    entropy = log_total - moment / total
 
-    values, ids = _top_entries(logits, rows, tile_maxima, vocab_size, width)
+    values, ids = _top_entries(logits, tile_maxima, vocab_size, width)
     shifted = (values - highest) * inverse
     probabilities = torch.where(shifted >= LIVE_FLOOR, shifted.double().exp() / total, 0.0)
-    probabilities = filter_probabilities(probabilities, top_k[rows], top_p[rows], min_p[rows])
+    probabilities = filter_probabilities(probabilities, top_k, top_p, min_p)
     ids = repeat_first_id(probabilities > 0, ids)
 
-    weights, weight_ids = cut_and_renormalise(probabilities, ids, max_entries[rows])
-    tau = noise_temperature[rows]
-    if bool((tau > 0).any()):
-        counter = philox.offset(position[rows].unsqueeze(-1), weight_ids, philox.GUMBEL)
-        gumbel = philox.gumbel(seed[rows].unsqueeze(-1), counter)
-        weights, weight_ids = gumbel_softmax(weights, weight_ids, gumbel, tau)
+    weights, weight_ids = cut_and_renormalise(probabilities, ids, max_entries)
+    if bool((noise_temperature > 0).any()):
+        counter = philox.offset(position.unsqueeze(-1), weight_ids, philox.GUMBEL)
+        gumbel = philox.gumbel(seed.unsqueeze(-1), counter)
+        weights, weight_ids = gumbel_softmax(weights, weight_ids, gumbel, noise_temperature)
 
-    results = (
-        torch.where(valid, logsumexp, torch.nan).squeeze(-1),
-        torch.where(valid, entropy, 0.0).squeeze(-1),
-        torch.where(valid, 1.0 / total, 0.0).squeeze(-1),
-        torch.where(valid, probabilities, 0.0),
-        torch.where(valid, ids, 0),
-        torch.where(valid, weights, 0.0),
-        torch.where(valid, weight_ids, 0),
-    )
-    for output, result in zip(outputs, results, strict=True):
-        output.index_copy_(0, rows, result.to(output.dtype))
-    return outputs
+    # The maximum is NaN if any logit is, +inf if any is, -inf if none is finite.
+    valid = highest.isfinite()
+    if not bool(valid.all()):
+        logsumexp = torch.where(valid, logsumexp, torch.nan)
+        total = torch.where(valid, total, torch.inf)
+        entropy, probabilities, weights = (
+            torch.where(valid, values, 0.0) for values in (entropy, probabilities, weights)
+        )
+        ids, weight_ids = (torch.where(valid, values, 0) for values in (ids, weight_ids))
+    facts = (values.squeeze(-1).float() for values in (logsumexp, entropy, total.reciprocal()))
+    return (*facts, probabilities.float(), ids, weights.float(), weight_ids)  # type: ignore[return-value]

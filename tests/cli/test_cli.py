@@ -73,6 +73,7 @@ def test_validate_prints_every_default(command):
         ("methods: [{method: soft_thinking, cold_stop: {entropy_threshold: -1}}]", "cold_stop"),
         ("methods: [{method: top1}]", "methods"),
         ("seeds: 3", "seeds"),
+        ("seed: '[bold]x[/]'", "got '[bold]x[/]'"),
     ],
 )
 def test_validate_names_the_wrong_field(command, tmp_path, text, field):

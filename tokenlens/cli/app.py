@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tokenlens import __version__
@@ -40,7 +41,7 @@ def read_spec(text: str) -> DecodingSpec:
 
 def fail(error: Exception) -> NoReturn:
     """End with the error's text, without a traceback: it names what to change."""
-    errors.print(f"[red]error:[/] {error}", highlight=False, markup=True, soft_wrap=True)
+    errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
     raise typer.Exit(2)
 
 

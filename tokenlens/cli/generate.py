@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.panel import Panel
+from rich.text import Text
 
 from tokenlens.cli import models, show
 from tokenlens.spec import DecodingSpec
@@ -40,10 +41,10 @@ def run(
     )
     console.print(show.legend())
     for prompt, one in zip(prompts, found):
-        console.print(Panel(show.tokens(one, tokenizer), title=prompt, title_align="left"))
+        console.print(Panel(show.tokens(one, tokenizer), title=Text(prompt), title_align="left"))
         if one.counts.latent_steps:
             console.print(show.concept_tokens(one, tokenizer, details=False))
         console.print(show.summary(one))
     if trace is not None:
         trace.write_text("".join(one.model_dump_json() + "\n" for one in found), encoding="utf-8")
-        console.print(f"[dim]{len(found)} traces written to {trace}[/]")
+        console.print(Text(f"{len(found)} traces written to {trace}", style="dim"))

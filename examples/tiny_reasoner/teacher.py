@@ -38,7 +38,7 @@ class Trace:
         return "\n\n".join(self.steps)
 
 
-class _TooLong(Exception):
+class _TooLongError(Exception):
     pass
 
 
@@ -74,7 +74,7 @@ def _search(trace: Trace, numbers: tuple[int, ...], rng: random.Random) -> bool:
                     return False
             trace.waits += 1
             if trace.waits > MAX_WAITS:
-                raise _TooLong
+                raise _TooLongError
             trace.steps.append(f"wait|{_text(numbers)}")
         first = False
         operation = _next_operation(untried, chance, target, rng)
@@ -100,7 +100,7 @@ def search(problem: Problem, rng: random.Random, attempts: int = 20) -> Trace | 
         try:
             if _search(trace, problem.numbers, rng):
                 return trace
-        except _TooLong:
+        except _TooLongError:
             continue
     return None
 

@@ -15,7 +15,7 @@ READS_MIXTURES = "tiny-reasoner-latent"
 """The embedded model that was trained to read mixtures."""
 
 # From the development split.
-PROBLEMS = (Problem((3, 5, 7), 22), Problem((2, 5, 7, 4), 24))
+PROBLEMS = (Problem((4, 11, 9), 6), Problem((12, 5, 8, 5), 14))
 MAX_NEW_TOKENS = 320
 
 

@@ -56,7 +56,7 @@ def extra_args(spec: DecodingSpec | Mapping[str, Any] | str) -> dict[str, Any]:
 
 def asks(arguments: Mapping[str, Any] | None) -> bool:
     """Whether a request's extra arguments mention tokenlens at all."""
-    return bool(arguments) and any(
+    return arguments is not None and any(
         key == KEY or key.startswith(PREFIX) for key in arguments if isinstance(key, str)
     )
 

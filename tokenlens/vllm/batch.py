@@ -69,9 +69,7 @@ class Batch:
         ``None`` where no latent method is allowed.
     """
 
-    def __init__(
-        self, core: Core, store: ConceptStore, embedding: InputEmbedding | None, max_rows: int
-    ) -> None:
+    def __init__(self, core: Core, store: ConceptStore, embedding: InputEmbedding | None) -> None:
         self.core, self.store, self.embedding = core, store, embedding
         self.live: dict[str, Live] = {}
         self.failed: set[str] = set()

@@ -66,7 +66,7 @@ def process_inputs(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     except SpecError as error:
         metrics.count("refusals")
         raise VLLMValidationError(str(error), parameter="vllm_xargs") from None
-    except ValueError:
+    except Exception:
         if _mentions(args, kwargs):
             metrics.count("refusals")
         raise
@@ -150,7 +150,10 @@ def _new_completion_output(
 
 def _new_request_output(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     output = original(self, *args, **kwargs)
-    found = [getattr(one, FIELD, None) for one in getattr(output, "outputs", None) or ()]
+    completions = getattr(output, "outputs", None)
+    if not isinstance(completions, list):  # a pooling request's
+        return output
+    found = [getattr(one, FIELD, None) for one in completions]
     if any(trace is not None for trace in found):
         traces = [None if trace is None else trace.model_dump(mode="json") for trace in found]
         # The one field of vLLM's own that reaches the HTTP response.

@@ -53,7 +53,7 @@ class Room:
         embedding = None
         if latent:
             embedding = InputEmbedding(runner.model, store, runner.max_num_tokens)
-        self.batch = Batch(core, store, embedding, scheduler.max_num_seqs)
+        self.batch = Batch(core, store, embedding)
         self._report: StepReport | None = None
         logger.info(
             "tokenlens: %d slots; history: %s; methods: %s",

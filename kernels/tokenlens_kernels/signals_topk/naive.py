@@ -17,8 +17,8 @@ LIVE_FLOOR = -80.0
 
 
 def _normalise(values: Tensor) -> Tensor:
-    total = values.sum(-1, keepdim=True)
-    return torch.where(total > 0, values / total, 0.0)
+    # The floor only matters to a row without mass, which stays 0.
+    return values / values.sum(-1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
 
 
 def repeat_first_id(live: Tensor, ids: Tensor) -> Tensor:
@@ -55,14 +55,14 @@ def filter_probabilities(
     rank = torch.arange(p.shape[-1], device=p.device)
     limit = top_k.unsqueeze(-1)
     # With top-k off the mass outside the window still counts for top-p, so nothing is renormalised.
-    p = torch.where(limit > 0, _normalise(torch.where(rank < limit, p, 0.0)), p)
+    p = torch.where(limit > 0, _normalise(p.masked_fill(rank >= limit, 0.0)), p)
 
     mass_before = torch.zeros_like(p)
     mass_before[..., 1:] = p.cumsum(-1)[..., :-1]
     nucleus = top_p.unsqueeze(-1).to(p.dtype)
-    p = _normalise(torch.where((mass_before <= nucleus) | (nucleus >= 1.0), p, 0.0))
+    p = _normalise(p.masked_fill((mass_before > nucleus) & (nucleus < 1.0), 0.0))
 
-    return _normalise(torch.where(p >= min_p.unsqueeze(-1).to(p.dtype) * p[..., :1], p, 0.0))
+    return _normalise(p.masked_fill(p < min_p.unsqueeze(-1).to(p.dtype) * p[..., :1], 0.0))
 
 
 def cut_and_renormalise(
@@ -86,7 +86,7 @@ def cut_and_renormalise(
         weight 0 and the id of entry 0.
     """
     rank = torch.arange(probabilities.shape[-1], device=probabilities.device)
-    weights = _normalise(torch.where(rank < max_entries.unsqueeze(-1), probabilities, 0.0))
+    weights = _normalise(probabilities.masked_fill(rank >= max_entries.unsqueeze(-1), 0.0))
     return weights, repeat_first_id(weights > 0, ids)
 
 

@@ -1,7 +1,7 @@
 """What is refused, where, and in which words; and that the engine goes on."""
 
 import pytest
-from conftest import needs_vllm
+from vllm_support import needs_vllm
 
 pytestmark = [needs_vllm, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -25,7 +25,6 @@ def run(first_runner):
         ("unknown", ["tokenlens_sofd_thinking.top_k", "soft_thinking"]),
         ("preset", ["preset", "'qwen3-sofd'", "FAMILY-RECIPE"]),
         ("ours", ["_tokenlens_sample"]),
-        ("grammar", ["structured_outputs", "second request"]),
     ],
 )
 def test_a_bad_spec_is_refused_with_its_field(run, name, words):

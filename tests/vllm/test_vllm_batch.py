@@ -35,7 +35,7 @@ def make(max_slots=6, pages=64, max_tokens=400):
     core = Core(max_slots=max_slots, vocab_size=VOCAB, rewind_steps=REWIND_STEPS)
     store = ConceptStore(max_slots, 8, pages * PAGE * entry_bytes(8), max_tokens, core.device)
     assert store.num_pages == pages
-    return Batch(core, store, Pointers(4096), max_slots)
+    return Batch(core, store, Pointers(4096))
 
 
 def logits_of(request, number):

@@ -201,3 +201,17 @@ def test_importing_is_light():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_doctor_says_what_is_there(monkeypatch):
+    from tokenlens.vllm import doctor
+
+    monkeypatch.setattr("tokenlens.vllm.versions.installed", lambda: None)
+    assert doctor.facts() == [("vllm", "not installed; tokenlens supports 0.32")]
+    monkeypatch.setattr("tokenlens.vllm.versions.installed", lambda: "0.99.0")
+    monkeypatch.setenv("VLLM_PLUGINS", "other")
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    found = dict(doctor.facts())
+    assert found["tested with tokenlens"].startswith("no: vllm: got version 0.99.0")
+    assert found["model runner"].startswith("second")
+    assert "VLLM_PLUGINS=other" in found["plugin"] or "missing" in found["plugin"]

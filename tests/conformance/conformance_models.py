@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from table import EOS, MARKERS, SCENARIOS, Scenario
+from conformance_table import EOS, MARKERS, SCENARIOS, Scenario
 
 SHAPE = {
     "vocab_size": 96,
@@ -103,3 +103,38 @@ def requests(
         }
         for scenario in scenarios
     ]
+
+
+REASONER = Path(__file__).parents[2] / "tokenlens" / "assets" / "tiny-reasoner-small"
+
+
+def reasoner_scenarios(tokenizer: Any) -> tuple[Scenario, ...]:
+    """The table's requests of a model that thinks: markers and phases come from its tokenizer."""
+    questions = ("Use 3 5 7 to make 22.", "Use 2 4 9 to make 17.", "Use 6 8 3 to make 5.")
+    requests_of = (
+        ("soft", ({"method": "soft_thinking"},)),
+        (
+            "cold",
+            (
+                {
+                    "method": "soft_thinking",
+                    "cold_stop": {"entropy_threshold": 0.2, "patience": 12},
+                },
+            ),
+        ),
+        ("gumbel", ({"method": "soft_thinking"}, {"method": "gumbel_noise"})),
+        ("none", ({"method": "no_thinking"},)),
+        ("plain", None),
+    )
+    found = []
+    for row, question in enumerate(questions):
+        ids = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
+        )
+        for name, methods in requests_of:
+            # In the last question the template has opened the thinking.
+            prompt = tokenizer.encode(ids + ("<think>\n" if row == 2 else ""))
+            found.append(
+                Scenario(f"{name}-{row}", tuple(prompt), methods, tokens=60, arrive=len(found) // 2)
+            )
+    return tuple(found)

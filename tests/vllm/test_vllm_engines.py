@@ -1,8 +1,8 @@
 """The table of scenarios through vLLM's two model runners, and what could make it go wrong."""
 
 import pytest
-from conftest import needs_vllm
-from table import SCENARIOS
+from conformance_table import SCENARIOS
+from vllm_support import needs_vllm
 
 pytestmark = [needs_vllm, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -38,6 +38,16 @@ def test_first_runner_gives_the_reference_ids(first_runner, reference, name):
     assert job["async"] == name.endswith("async")
     assert differing(job, reference["qwen3"]) == []
     assert_clean(job)
+
+
+def test_the_tiny_reasoner(first_runner, reference):
+    expected = reference["reasoner"]
+    outputs = first_runner["reasoner"]["runs"][0]["outputs"]
+    assert len(outputs) == len(expected) >= 12
+    assert {name: outputs[name]["ids"] for name in expected} == expected
+    for name in ("soft-0", "cold-1", "soft-2"):
+        assert outputs[name]["trace"]["counts"]["latent_steps"] > 0
+    assert outputs["soft-2"]["trace"]["counts"]["thinking_tokens"] > 0
 
 
 def test_tied_embeddings(first_runner, reference):

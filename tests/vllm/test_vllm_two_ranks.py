@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import HERE, environment, needs_vllm
+from vllm_support import HERE, environment, needs_vllm
 
 pytestmark = [needs_vllm, pytest.mark.slow]
 
@@ -16,7 +16,7 @@ def test_a_sharded_table_gives_the_same_mixtures():
         port = str(probe.getsockname()[1])
     ranks = [
         subprocess.Popen(
-            [sys.executable, str(HERE / "two_ranks.py"), str(rank), port],
+            [sys.executable, str(HERE / "vllm_two_ranks.py"), str(rank), port],
             env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

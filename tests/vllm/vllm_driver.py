@@ -15,7 +15,7 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 import torch
-from rig import Rig
+from vllm_rig import Rig
 
 ENGINE = {
     "enforce_eager": True,
@@ -37,15 +37,12 @@ def room_of(llm):
 def sampling(request):
     """Sampling parameters of one request."""
     from vllm import SamplingParams
-    from vllm.sampling_params import StructuredOutputsParams
 
     from tokenlens.vllm import extra_args
 
     values = dict(request.get("sampling", {}))
     if request.get("spec") is not None:
         values["extra_args"] = extra_args(request["spec"])
-    if "structured_outputs" in values:
-        values["structured_outputs"] = StructuredOutputsParams(**values["structured_outputs"])
     return SamplingParams(**{"temperature": 0.0, "detokenize": False, **values})
 
 
@@ -162,12 +159,13 @@ def main(jobs_file, out_file):
             traceback.print_exc()
             found = {"error": f"{type(error).__name__}: {error}"}
         results.append(found)
+        # After each job, so that a process that dies leaves what it had.
+        Path(out_file).write_text(json.dumps(results))
         if llm is not None:
             llm.llm_engine.engine_core.shutdown()
         del llm
         cleanup_dist_env_and_memory()
         gc.collect()
-    Path(out_file).write_text(json.dumps(results))
 
 
 if __name__ == "__main__":

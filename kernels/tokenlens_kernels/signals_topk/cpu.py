@@ -23,8 +23,8 @@ from .naive import (
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 TILE = 128
-# Rows are worked on in blocks of about this many logits, so that the passes over a block stay in the
-# last-level cache. Several threads meet at the end of every pass, and on a busy machine they wait
+# Rows are worked on in blocks of about this many logits, so that the passes over a block stay in
+# the last-level cache. Several threads meet at the end of every pass, and on a busy machine they wait
 # there for the one that lost its core: their blocks are larger, so that they meet less often.
 _BLOCK_ELEMENTS = 2**20
 _BLOCK_ELEMENTS_THREADED = 2**22

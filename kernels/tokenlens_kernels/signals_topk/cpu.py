@@ -24,8 +24,8 @@ Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 TILE = 128
 # Rows are worked on in blocks of about this many logits, so that the passes over a block stay in
-# the last-level cache. Several threads meet at the end of every pass, and on a busy machine they wait
-# there for the one that lost its core: their blocks are larger, so that they meet less often.
+# the last-level cache. Several threads meet at the end of every pass, and on a busy machine they
+# wait there for the one that lost its core: their blocks are larger, so that they meet less often.
 _BLOCK_ELEMENTS = 2**20
 _BLOCK_ELEMENTS_THREADED = 2**22
 # float32 exp gives exactly 0 here; without the floor, -inf * 0 would make the entropy NaN.

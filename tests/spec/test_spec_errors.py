@@ -190,6 +190,10 @@ WRONG_FILES = {
     "python object": (
         "s.yaml", "seed: !!python/object/apply:os.getcwd []", "file", "python", "YAML"),
     "endless number": ("s.yaml", "seed: " + "1" * 5000, "file", "integer string", "YAML"),
+    "YAML key twice": ("s.yaml", "seed: 1\nseed: 2", "file", "the key seed a second time", "YAML"),
+    "JSON key twice": (
+        "s.json", '{"trace": {"level": "off", "level": "full"}}', "spec", "the key level a second",
+        "a JSON object"),
     "negative seed": ("s.yaml", "seed: -1", "seed", "-1", "at least 0"),
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from yaml.constructor import ConstructorError
 
 from tokenlens.spec.decoding import DecodingSpec
 from tokenlens.spec.errors import SpecError
@@ -14,6 +15,21 @@ from tokenlens.spec.presets import preset
 
 MAX_SPEC_BYTES = 64 * 1024
 """The largest spec, as text: a request's spec is a few hundred bytes."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key stands once: PyYAML keeps the last of two in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise ConstructorError(
+                        None, None, f"the key {key.value} a second time", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def parse_spec(data: "DecodingSpec | Mapping[str, Any] | str") -> DecodingSpec:
@@ -66,7 +82,7 @@ def load_spec(path: str | Path) -> DecodingSpec:
     if path.suffix == ".json":
         return parse_spec(_parse_json(text))
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, Loader=_Loader)  # a SafeLoader
     except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
         # PyYAML lets through what its constructors raise, e.g. on the date 2026-13-45.
         raise SpecError.of("file", " ".join(str(error).split()), "YAML") from None
@@ -79,6 +95,16 @@ def _parse_json(text: str) -> Any:
     if len(text) > MAX_SPEC_BYTES:
         raise SpecError.of("spec", f"{len(text)} characters", f"at most {MAX_SPEC_BYTES}")
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise SpecError.of("spec", str(error), "a JSON object") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object in which a key stands once."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice} a second time")
+    return values

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from tokenlens import capabilities
 from tokenlens.cli import app
 from tokenlens.spec import DecodingSpec, load_spec, parse_spec, preset, preset_names
-from tokenlens.trace import Trace
+from tokenlens.trace import read_traces
 
 SMALL = "tiny-reasoner-small"
 
@@ -112,8 +112,10 @@ def test_generate_shows_concept_tokens_and_writes_traces(command, tmp_path):
     )  # fmt: skip
     assert code == 0
     assert "concept token" in output
-    traces = [Trace.model_validate_json(line) for line in file.read_text().splitlines()]
-    assert len(traces) == 2
+    recordings = read_traces(file)
+    assert [one.prompt for one in recordings] == ["make 24 using 3,5,7,2", "make 9 using 4,5"]
+    assert recordings[0].texts[recordings[0].trace.steps[0].token] == "<think>"
+    traces = [one.trace for one in recordings]
     assert all(trace.counts.latent_steps > 0 for trace in traces)
     assert all(len(trace.steps) == trace.counts.tokens for trace in traces)
 
@@ -125,7 +127,7 @@ def test_generate_without_a_method_traces_the_model_itself(command, tmp_path):
         "--prompt", "make 9 using 4,5", "--trace", str(file),
     )  # fmt: skip
     assert code == 0
-    trace = Trace.model_validate_json(file.read_text())
+    trace = read_traces(file)[0].trace
     assert trace.counts.latent_steps == 0
     assert max(step.entropy for step in trace.steps) > 0
 

@@ -3,24 +3,16 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 import yaml
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from tokenlens import __version__
-from tokenlens.spec import (
-    FAMILIES,
-    RECIPES,
-    DecodingSpec,
-    SpecError,
-    load_spec,
-    parse_spec,
-    preset,
-)
+from tokenlens.cli import trace as trace_commands
+from tokenlens.cli.base import SPEC_HELP, console, fail, read_spec
+from tokenlens.spec import FAMILIES, RECIPES, DecodingSpec, SpecError, preset
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,21 +20,7 @@ app = typer.Typer(
     help="Decoding methods for reasoning models, inside the engines that people already run.",
     pretty_exceptions_show_locals=False,
 )
-console = Console()
-errors = Console(stderr=True)
-
-SPEC_HELP = "a .yaml or .json file, the name of a preset, or a spec as JSON"
-
-
-def read_spec(text: str) -> DecodingSpec:
-    """A spec from a file, a preset's name, or JSON."""
-    return load_spec(text) if Path(text).suffix in (".yaml", ".yml", ".json") else parse_spec(text)
-
-
-def fail(error: Exception) -> NoReturn:
-    """End with the error's text, without a traceback: it names what to change."""
-    errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-    raise typer.Exit(2)
+app.add_typer(trace_commands.app, name="trace")
 
 
 @app.command()
@@ -69,7 +47,9 @@ def generate(
         float, typer.Option(min=0, max=100, help="of discrete tokens; 0 = greedy")
     ] = 0.0,
     raw: Annotated[bool, typer.Option(help="the prompt as it is, without a chat template")] = False,
-    trace: Annotated[Path | None, typer.Option(help="write traces here, one JSON a line")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="stream traces to this JSON Lines file")
+    ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="of discrete sampling; the spec has its own")
     ] = 0,

@@ -9,6 +9,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from tokenlens.cli import models, show
+from tokenlens.cli.stream import TraceStream
 from tokenlens.spec import DecodingSpec
 
 
@@ -28,6 +29,10 @@ def run(
     with console.status("loading the model"):
         network, tokenizer = models.load(model)
     torch.manual_seed(seed)
+    stream = None
+    if trace is not None:
+        # Opened first: a path that cannot be written is an error before the work, not after it.
+        stream = TraceStream(trace, tokenizer, model, prompts)
     found = models.run(
         console,
         network,
@@ -38,6 +43,7 @@ def run(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         raw=raw,
+        stream=stream,
     )
     console.print(show.legend())
     for prompt, one in zip(prompts, found):
@@ -46,5 +52,4 @@ def run(
             console.print(show.concept_tokens(one, tokenizer, details=False))
         console.print(show.summary(one))
     if trace is not None:
-        trace.write_text("".join(one.model_dump_json() + "\n" for one in found), encoding="utf-8")
         console.print(Text(f"{len(found)} traces written to {trace}", style="dim"))

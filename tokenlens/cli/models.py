@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria
 from transformers.utils import logging
 
 from tokenlens import assets
+from tokenlens.cli.stream import TraceStream
 from tokenlens.hf import generate_kwargs, traces
 from tokenlens.spec import DecodingSpec
 from tokenlens.trace import Trace
@@ -50,8 +51,9 @@ def run(
     max_new_tokens: int,
     temperature: float = 0.0,
     raw: bool = False,
+    stream: TraceStream | None = None,
 ) -> list[Trace]:
-    """Generate for every prompt, and return a full trace of each."""
+    """Generate for every prompt, and return a full trace of each; ``stream`` writes them down."""
     texts = list(prompts)
     if not raw and tokenizer.chat_template:
         texts = [
@@ -76,10 +78,18 @@ def run(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task(label, total=max_new_tokens)
-        kwargs = generate_kwargs(
-            model, tokenizer, spec, stopping_criteria=[Advance(progress, task)]
-        )
-        model.generate(
-            **inputs.to(model.device), **kwargs, **settings, max_new_tokens=max_new_tokens
-        )
+        criteria: list[StoppingCriteria] = [Advance(progress, task)]
+        if stream is not None:
+            criteria.append(stream)
+        kwargs = generate_kwargs(model, tokenizer, spec, stopping_criteria=criteria)
+        try:
+            model.generate(
+                **inputs.to(model.device), **kwargs, **settings, max_new_tokens=max_new_tokens
+            )
+        except BaseException:
+            if stream is not None:
+                stream.close()
+            raise
+    if stream is not None:
+        stream.finish()
     return [trace for trace in traces(kwargs) if trace is not None]

@@ -1,5 +1,27 @@
 """What happened at each step of a request, as data. Knows no engine and no tensors."""
 
+from tokenlens.trace.compare import Difference, Summary, differences, summarize
+from tokenlens.trace.lines import Recording
+from tokenlens.trace.reader import TraceFile, TraceFileError, read_traces, read_what_is_there
 from tokenlens.trace.records import PHASE_NAMES, SCHEMA_VERSION, Trace, TraceCounts, TraceStep
+from tokenlens.trace.writer import TraceWriter, record, write_traces
 
-__all__ = ["PHASE_NAMES", "SCHEMA_VERSION", "Trace", "TraceCounts", "TraceStep"]
+__all__ = [
+    "PHASE_NAMES",
+    "SCHEMA_VERSION",
+    "Difference",
+    "Recording",
+    "Summary",
+    "Trace",
+    "TraceCounts",
+    "TraceFile",
+    "TraceFileError",
+    "TraceStep",
+    "TraceWriter",
+    "differences",
+    "read_traces",
+    "read_what_is_there",
+    "record",
+    "summarize",
+    "write_traces",
+]

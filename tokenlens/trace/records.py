@@ -29,6 +29,14 @@ class TraceStep(StrictModel):
     entries: tuple[tuple[int, float], ...] = Field(
         description="concept token: ids and weights, largest first"
     )
+    # What only some methods have to say. An engine that records it fills it in; None otherwise.
+    edits: dict[str, float] | None = Field(
+        None, description="logit edits at this step: the method's name and its amount"
+    )
+    switch: Literal["to_latent", "to_discrete"] | None = Field(
+        None, description="a method changed the mode at this step"
+    )
+    route: str | None = Field(None, description="the model that a router sent this step to")
 
 
 class TraceCounts(StrictModel):

@@ -1,0 +1,114 @@
+"""``tokenlens trace``: look at trace files.
+
+A file with a fault is shown up to it, the fault is named, and the command ends with 1.
+"""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from tokenlens.cli.base import complain, console, fail
+from tokenlens.trace import Recording, Summary, differences, read_what_is_there, summarize
+from tokenlens.trace.compare import csv_rows
+
+app = typer.Typer(no_args_is_help=True, help="Look at trace files.")
+
+FileArgument = Annotated[Path, typer.Argument(help="a trace file, JSON Lines")]
+SHOWN_DIFFERENCES = 20
+
+
+def load(file: Path) -> tuple[tuple[Recording, ...], bool]:
+    """The traces of a file up to its first fault, and whether there was none."""
+    try:
+        found = read_what_is_there(file)
+    except OSError as error:
+        fail(error)
+    if found.error is not None:
+        complain(found.error)
+        if not found.recordings:
+            raise typer.Exit(2)
+    return found.recordings, found.error is None
+
+
+def pick(recordings: tuple[Recording, ...], index: int) -> Recording:
+    """One trace of a file."""
+    if not 0 <= index < len(recordings):
+        fail(ValueError(f"trace: got {index}; allowed: 0 to {len(recordings) - 1}"))
+    return recordings[index]
+
+
+@app.command()
+def summary(file: FileArgument) -> None:
+    """One line of figures for each trace."""
+    recordings, whole = load(file)
+    table = Table(
+        "trace", "engine", "prompt", *(name.replace("_", " ") for name in Summary._fields)
+    )
+    for number, one in enumerate(recordings):
+        cells = [f"{v:.3f}" if isinstance(v, float) else str(v) for v in summarize(one.trace)]
+        name = f"{number}" if one.complete else f"{number} (cut off)"
+        table.add_row(name, one.trace.engine, Text(one.prompt[:40]), *cells)
+    console.print(table)
+    raise typer.Exit(0 if whole else 1)
+
+
+@app.command()
+def diff(
+    left: FileArgument,
+    right: FileArgument,
+    left_trace: Annotated[int, typer.Option(min=0, help="which trace of the first file")] = 0,
+    right_trace: Annotated[int, typer.Option(min=0, help="which trace of the second file")] = 0,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="of entropies, probabilities and weights")
+    ] = 1e-4,
+) -> None:
+    """Where two traces part; ends with 1 if they do."""
+    (a, whole_a), (b, whole_b) = load(left), load(right)
+    one, other = pick(a, left_trace), pick(b, right_trace)
+    found = differences(one.trace, other.trace, tolerance)
+    if one.trace.spec != other.trace.spec:
+        console.print("the specs differ")
+    if one.trace.counts != other.trace.counts:
+        console.print("the counts differ")
+    table = Table("position", "what differs", left.name, right.name)
+    for item in found[:SHOWN_DIFFERENCES]:
+        cells = [
+            Text("–" if step is None else f"{shown.text(step.token)!r}  H {step.entropy:.3f}")
+            for shown, step in ((one, item.left), (other, item.right))
+        ]
+        table.add_row(str(item.position), ", ".join(item.fields), *cells)
+    steps = max(len(one.trace.steps), len(other.trace.steps))
+    if found:
+        console.print(table)
+    console.print(f"{len(found)} of {steps} steps differ")
+    same = not found and one.trace.counts == other.trace.counts
+    raise typer.Exit(0 if same and whole_a and whole_b else 1)
+
+
+@app.command()
+def export(
+    file: FileArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", help="the file to write; - = here")],
+    trace: Annotated[int, typer.Option(min=0, help="which trace of the file")] = 0,
+    form: Annotated[
+        Literal["csv", "json"], typer.Option("--format", help="one row a step, or one object")
+    ] = "csv",
+) -> None:
+    """Write one trace as a table, or as one JSON object."""
+    recordings, whole = load(file)
+    one = pick(recordings, trace)
+    stream = sys.stdout if str(out) == "-" else out.open("w", newline="", encoding="utf-8")
+    if form == "csv":
+        csv.writer(stream).writerows(csv_rows(one))
+    else:
+        json.dump(one.model_dump(mode="json"), stream, ensure_ascii=False, indent=1)
+        stream.write("\n")
+    if stream is not sys.stdout:
+        stream.close()
+    raise typer.Exit(0 if whole else 1)

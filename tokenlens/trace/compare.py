@@ -1,0 +1,111 @@
+"""What a trace amounts to, and where two of them part."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from tokenlens.trace.lines import Recording
+from tokenlens.trace.records import Trace, TraceStep
+
+
+class Summary(NamedTuple):
+    """Figures of one trace; shares and means are over the steps that were kept."""
+
+    tokens: int
+    thinking_tokens: int
+    latent_steps: int
+    forced_steps: int
+    cold_stops: int
+    invalid_steps: int
+    switches: int
+    mean_entropy: float
+    mean_top_weight: float
+    steps_kept: int
+    dropped_steps: int
+
+
+def summarize(trace: Trace) -> Summary:
+    """The figures of a trace. A switch is a thinking step of another mode than the one before."""
+    steps, counts = trace.steps, trace.counts
+    thinking = [step for step in steps if step.phase == "thinking"]
+    latent = [step.entries[0][1] for step in steps if step.latent and step.entries]
+    return Summary(
+        tokens=counts.tokens,
+        thinking_tokens=counts.thinking_tokens,
+        latent_steps=counts.latent_steps,
+        forced_steps=counts.forced_steps,
+        cold_stops=counts.cold_stops,
+        invalid_steps=counts.invalid_steps,
+        switches=sum(a.latent != b.latent for a, b in pairwise(thinking)),
+        mean_entropy=_mean([step.entropy for step in steps]),
+        mean_top_weight=_mean(latent),
+        steps_kept=len(steps),
+        dropped_steps=trace.dropped_steps,
+    )
+
+
+class Difference(NamedTuple):
+    """A position at which two traces are not the same, and in which fields."""
+
+    position: int
+    fields: tuple[str, ...]
+    left: TraceStep | None
+    right: TraceStep | None
+
+
+def differences(left: Trace, right: Trace, tolerance: float = 1e-4) -> list[Difference]:
+    """Steps that differ, aligned by position.
+
+    Parameters
+    ----------
+    tolerance
+        Of entropies, probabilities, weights and edits; everything else must be equal.
+    """
+    a = {step.position: step for step in left.steps}
+    b = {step.position: step for step in right.steps}
+    found = []
+    for position in sorted(a.keys() | b.keys()):
+        one, other = a.get(position), b.get(position)
+        if one is None or other is None:
+            found.append(Difference(position, ("missing",), one, other))
+        elif fields := _fields(one, other, tolerance):
+            found.append(Difference(position, fields, one, other))
+    return found
+
+
+def _fields(one: TraceStep, other: TraceStep, tolerance: float) -> tuple[str, ...]:
+    exact = ("phase", "token", "latent", "forced", "valid", "switch", "route")
+    fields = [name for name in exact if getattr(one, name) != getattr(other, name)]
+    for name in ("entropy", "max_probability"):
+        if abs(getattr(one, name) - getattr(other, name)) > tolerance:
+            fields.append(name)
+    if _differ(dict(one.entries), dict(other.entries), tolerance):
+        fields.append("entries")
+    if _differ(one.edits or {}, other.edits or {}, tolerance):
+        fields.append("edits")
+    return tuple(fields)
+
+
+def _differ(one: Mapping[Any, float], other: Mapping[Any, float], tolerance: float) -> bool:
+    keys = one.keys() | other.keys()
+    return any(abs(one.get(key, 0.0) - other.get(key, 0.0)) > tolerance for key in keys)
+
+
+def csv_rows(recording: Recording) -> list[list[object]]:
+    """A header and one row a step, for a table; entries as ``id:weight`` joined by spaces."""
+    names = [name for name in TraceStep.model_fields if name not in ("entries", "edits")]
+    rows: list[list[object]] = [[*names, "text", "entries", "edits"]]
+    for step in recording.trace.steps:
+        rows.append(
+            [
+                *(getattr(step, name) for name in names),
+                recording.text(step.token),
+                " ".join(f"{token}:{weight:.6g}" for token, weight in step.entries),
+                " ".join(f"{name}:{amount:.6g}" for name, amount in (step.edits or {}).items()),
+            ]
+        )
+    return rows
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

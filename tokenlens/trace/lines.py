@@ -1,0 +1,105 @@
+"""The lines of a trace file, and what a file holds once it is read.
+
+A file is JSON Lines. A trace is a header, its steps in order, and an end; traces of one batch may
+be interleaved, so every line names its trace. The text of a token is written once, before the first
+step that mentions it. Knows no tokenizer and no engine.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from tokenlens.spec import DecodingSpec
+from tokenlens.spec.base import StrictModel
+from tokenlens.trace.records import SCHEMA_VERSION, PhaseName, Trace, TraceCounts, TraceStep
+
+MAX_LINE_BYTES = 1 << 20
+"""No line of ours comes near it; one that does is not a trace."""
+
+KIND = "tokenlens.trace"
+"""``kind`` of a header: what tells a trace file from other JSON Lines."""
+
+TraceNumber = Annotated[int, Field(ge=0, lt=1 << 20)]
+
+
+class Header(StrictModel):
+    """Opens a trace."""
+
+    kind: Literal["tokenlens.trace"] = KIND
+    schema_version: int = SCHEMA_VERSION
+    trace: TraceNumber
+    engine: str
+    spec: DecodingSpec
+    model: str = ""
+    prompt: str = ""
+
+
+class Texts(StrictModel):
+    """Texts of tokens that later steps mention."""
+
+    kind: Literal["texts"] = "texts"
+    texts: dict[int, str]
+
+
+class StepLine(TraceStep):
+    """A step of a trace."""
+
+    kind: Literal["step"] = "step"
+    trace: TraceNumber
+
+
+class End(StrictModel):
+    """Closes a trace. A trace without it was cut off."""
+
+    kind: Literal["end"] = "end"
+    trace: TraceNumber
+    final_phase: PhaseName
+    counts: TraceCounts
+    dropped_steps: int = 0
+
+
+Line = Annotated[Header | Texts | StepLine | End, Field(discriminator="kind")]
+LINE: TypeAdapter[Header | Texts | StepLine | End] = TypeAdapter(Line)
+
+
+class Recording(StrictModel):
+    """A trace with what a person needs to read it.
+
+    Parameters
+    ----------
+    trace
+        The trace. Where it was cut off, its counts are those of the steps that are there.
+    model, prompt
+        As the writer was told.
+    texts
+        Text of each token that a step mentions; may be empty.
+    complete
+        Whether the trace's end was there.
+    """
+
+    trace: Trace
+    model: str = ""
+    prompt: str = ""
+    texts: dict[int, str] = Field({})
+    complete: bool = True
+
+    def text(self, token: int) -> str:
+        """A token's text, or its id where the text is not known."""
+        return self.texts.get(token, f"⟨{token}⟩")
+
+
+def token_ids(step: TraceStep) -> list[int]:
+    """Every token that a step mentions."""
+    return [step.token, *(token for token, _ in step.entries)]
+
+
+def counts_of(steps: list[TraceStep]) -> TraceCounts:
+    """Totals of the steps that are there; ends that Cold Stop forced do not show in steps."""
+    return TraceCounts(
+        tokens=len(steps),
+        thinking_tokens=sum(step.phase == "thinking" for step in steps),
+        latent_steps=sum(step.latent for step in steps),
+        forced_steps=sum(step.forced for step in steps),
+        invalid_steps=sum(not step.valid for step in steps),
+        cold_stops=0,
+    )

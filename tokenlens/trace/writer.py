@@ -1,0 +1,150 @@
+"""Writes traces to disk while they happen, a line at a time.
+
+Every line is with the operating system before the call returns, so that a process that dies loses
+nothing that it was handed. Knows no engine.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tokenlens.spec import DecodingSpec
+from tokenlens.spec.base import StrictModel
+from tokenlens.trace.lines import End, Header, Recording, StepLine, Texts, token_ids
+from tokenlens.trace.records import PhaseName, Trace, TraceCounts, TraceStep
+
+
+class TraceWriter:
+    """Streams traces into one file.
+
+    Parameters
+    ----------
+    path
+        The file; one that exists is replaced.
+    text_of
+        Text of a token, e.g. ``lambda token: tokenizer.decode([token])``. Without it the file holds
+        ids only.
+    sync
+        Wait for the disk after every line, so that a power cut loses nothing either. Slow.
+
+    Examples
+    --------
+    >>> with TraceWriter(path, lambda token: tokenizer.decode([token])) as file:  # doctest: +SKIP
+    ...     for trace in traces(kwargs):
+    ...         file.write(trace)
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        text_of: Callable[[int], str] | None = None,
+        *,
+        sync: bool = False,
+    ) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+        self._text_of, self._sync = text_of, sync
+        self._known: set[int] = set()
+        self._specs: list[DecodingSpec] = []
+        self._written: list[int] = []
+
+    def begin(self, *, engine: str, spec: DecodingSpec, model: str = "", prompt: str = "") -> int:
+        """Open a trace; returns its number, by which its steps are added."""
+        number = len(self._specs)
+        self._specs.append(spec)
+        self._written.append(0)
+        self._put(Header(trace=number, engine=engine, spec=spec, model=model, prompt=prompt))
+        return number
+
+    def step(self, trace: int, step: TraceStep) -> None:
+        """Add a step, within the bounds of the trace's spec."""
+        bounds = self._specs[trace].trace
+        if self._written[trace] >= bounds.max_steps:
+            return
+        self._written[trace] += 1
+        step = step.model_copy(update={"entries": step.entries[: bounds.max_entries]})
+        if self._text_of is not None:
+            new = [token for token in dict.fromkeys(token_ids(step)) if token not in self._known]
+            if new:
+                self.texts({token: self._text_of(token) for token in new})
+        self._put(StepLine(trace=trace, **dict(step)))
+
+    def texts(self, texts: dict[int, str]) -> None:
+        """Add texts of tokens."""
+        self._known.update(texts)
+        self._put(Texts(texts=texts))
+
+    def steps_written(self, trace: int) -> int:
+        """How many steps of a trace are in the file."""
+        return self._written[trace]
+
+    def end(self, trace: int, *, final_phase: PhaseName, counts: TraceCounts) -> None:
+        """Close a trace."""
+        full = self._specs[trace].trace.level == "full"
+        dropped = max(0, counts.tokens - self._written[trace]) if full else 0
+        self._put(End(trace=trace, final_phase=final_phase, counts=counts, dropped_steps=dropped))
+        if not self._sync:
+            os.fsync(self._file)
+
+    def write(
+        self,
+        trace: Trace,
+        *,
+        model: str = "",
+        prompt: str = "",
+        texts: Mapping[int, str] | None = None,
+    ) -> None:
+        """Write a trace that is there as a whole."""
+        number = self.begin(engine=trace.engine, spec=trace.spec, model=model, prompt=prompt)
+        if new := {k: v for k, v in (texts or {}).items() if k not in self._known}:
+            self.texts(new)
+        for step in trace.steps:
+            self.step(number, step)
+        self.end(number, final_phase=trace.final_phase, counts=trace.counts)
+
+    def close(self) -> None:
+        """Close the file; traces that were not ended stay visibly incomplete."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __enter__(self) -> "TraceWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _put(self, line: StrictModel) -> None:
+        # A spec's null may be a choice; a step's is a field that has nothing to say.
+        short = isinstance(line, StepLine)
+        data = line.model_dump_json(exclude_none=short).encode() + b"\n"
+        while data:
+            data = data[os.write(self._file, data) :]
+        if self._sync:
+            os.fsync(self._file)
+
+
+def write_traces(path: str | Path, recordings: Iterable[Recording]) -> None:
+    """Write recordings to a file, as :func:`tokenlens.trace.read_traces` gave them."""
+    with TraceWriter(path) as file:
+        for one in recordings:
+            file.write(one.trace, model=one.model, prompt=one.prompt, texts=one.texts)
+
+
+def record(trace: Trace, tokenizer: Any, *, model: str = "", prompt: str = "") -> Recording:
+    """A trace with the texts of its tokens.
+
+    Parameters
+    ----------
+    tokenizer
+        Anything with ``decode([token])``.
+    """
+    ids = dict.fromkeys(token for step in trace.steps for token in token_ids(step))
+    texts = {token: str(tokenizer.decode([token])) for token in ids}
+    return Recording(trace=trace, model=model, prompt=prompt, texts=texts)

@@ -16,7 +16,7 @@ from tokenlens.trace.records import SCHEMA_VERSION, PhaseName, Trace, TraceCount
 MAX_LINE_BYTES = 1 << 20
 """No line of ours comes near it; one that does is not a trace."""
 
-KIND = "tokenlens.trace"
+KIND: Literal["tokenlens.trace"] = "tokenlens.trace"
 """``kind`` of a header: what tells a trace file from other JSON Lines."""
 
 TraceNumber = Annotated[int, Field(ge=0, lt=1 << 20)]

@@ -26,6 +26,8 @@ SPECS = [
     [{**SOFT, "profile": "published"}, {"method": "random_route"}],
     [{**SOFT, "eos_while_latent": "forbid"}, {"method": "answer_now", "after": 2, "text": "abc"}],
     [{"method": "no_thinking"}],
+    [{"method": "cyclic_reflex", "words": ["a"], "windows": [[0, 3], [4, 9]]}],
+    [SOFT, {"method": "static_window", "words": ["b"], "profile": "published"}],
     [],
 ]
 ROOMS = tuple(str(Path(tokenlens.__file__).parent / room) for room in ("core", "methods"))

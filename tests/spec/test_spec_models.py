@@ -129,7 +129,10 @@ def test_the_json_schema_has_no_dangling_reference():
 
 
 # What each published profile changes, as the docstrings' tables say it.
+WAVE = {"forms": "bare", "unknown_words": "skip", "counted": "output", "active": "until_end"}
 PUBLISHED = {
+    "cyclic_reflex": WAVE,
+    "static_window": WAVE,
     "soft_thinking": {
         "start": "first_token",
         "forced_end": "last_token",

@@ -57,6 +57,14 @@ def phase_after_prompt(
     return Phase.PROMPT
 
 
+def thinking_in_prompt(
+    prompt_ids: Sequence[int], phase: Phase, start_markers: Sequence[Sequence[int]]
+) -> int:
+    """How many tokens of an open thinking the prompt already holds."""
+    _, stop = _last(prompt_ids, start_markers)
+    return len(prompt_ids) - stop if phase is Phase.THINKING and stop >= 0 else 0
+
+
 def _last(ids: Sequence[int], markers: Sequence[Sequence[int]]) -> tuple[int, int]:
     """Start and end of the last occurrence of any marker, or -1 and -1."""
     best = (-1, -1)

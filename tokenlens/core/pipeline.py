@@ -35,6 +35,7 @@ from tokenlens.methods.base import (
     NOISE_TEMPERATURE,
     PHASE,
     POSITION,
+    PROMPT_THINKING,
     SEED,
     THINKING_TOKENS,
     TOP_K,
@@ -64,7 +65,17 @@ FORCED_STEPS = Field("count.forced_steps", "int")
 INVALID_STEPS = Field("count.invalid_steps", "int")
 
 COMMON_FIELDS: Final = (
-    *(PHASE, POSITION, GENERATED, THINKING_TOKENS, SEED, EOS_IDS, END_IDS, END_LENGTH),
+    *(
+        PHASE,
+        POSITION,
+        GENERATED,
+        THINKING_TOKENS,
+        PROMPT_THINKING,
+        SEED,
+        EOS_IDS,
+        END_IDS,
+        END_LENGTH,
+    ),
     *(FORCE_IDS, FORCE_LENGTH, FORCE_AT),
     *(INVERSE_TEMPERATURE, TOP_K, TOP_P, MIN_P, MAX_ENTRIES, NOISE_TEMPERATURE),
     *(FINISHED, LATENT, FORCED, RECORDED, VALID, ENTROPY, MAX_PROBABILITY),

@@ -13,6 +13,7 @@ from tokenlens.methods.base import (
     MAX_FORCED_TOKENS,
     PHASE,
     POSITION,
+    PROMPT_THINKING,
     SEED,
     Admission,
     Field,
@@ -20,7 +21,14 @@ from tokenlens.methods.base import (
     Value,
 )
 from tokenlens.methods.registry import METHODS
-from tokenlens.spec import DecodingSpec, SpecError, Tokenizer, encode_text, resolve_marker
+from tokenlens.spec import (
+    DecodingSpec,
+    SpecError,
+    Tokenizer,
+    Vocabulary,
+    encode_text,
+    resolve_marker,
+)
 from tokenlens.spec.soft_thinking import SoftThinking
 
 MAX_EOS_IDS = EOS_IDS.size
@@ -73,6 +81,7 @@ class Request:
             **self.columns,
             PHASE: int(phase),
             POSITION: position,
+            PROMPT_THINKING: phases.thinking_in_prompt(prompt_ids, phase, self.start_markers),
             phases.RECENT: phases.pack_recent(prompt_ids),
         }
 
@@ -143,7 +152,8 @@ def bind(
                 raise SpecError.of(field, text, allowed)
             texts[config.method] = tuple(ids)
     end = ends[0] if ends else []
-    admission = Admission(spec, tuple(end), tuple(eos_ids), vocab_size, texts)
+    vocabulary = Vocabulary.of(tokenizer, vocab_size)
+    admission = Admission(spec, tuple(end), tuple(eos_ids), vocab_size, vocabulary, texts)
     columns: dict[Field, Value] = {
         SEED: spec.seed,
         EOS_IDS: list(eos_ids),

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from tokenlens.spec import DecodingSpec
+from tokenlens.spec import DecodingSpec, Vocabulary
 from tokenlens.spec.registry import AnyMethod
 
 MAX_FORCED_TOKENS = 32
@@ -121,6 +121,7 @@ PHASE = Field("phase", "int", Phase.PROMPT)
 POSITION = Field("position", "int")  # of the token that is decided next
 GENERATED = Field("generated", "int")
 THINKING_TOKENS = Field("thinking_tokens", "int")
+PROMPT_THINKING = Field("prompt_thinking", "int")  # thinking tokens that the prompt holds
 SEED = Field("seed", "int")
 EOS_IDS = Field("eos_ids", "int", -1, size=8)
 END_IDS = Field("end_ids", "int", -1, size=MAX_FORCED_TOKENS)  # the canonical end of thinking
@@ -218,6 +219,7 @@ class Admission:
     end_ids: tuple[int, ...]
     eos_ids: tuple[int, ...]
     vocab_size: int
+    vocabulary: Vocabulary
     # token ids of the texts that the spec's methods force, by method name
     forced_texts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 

@@ -2,6 +2,7 @@
 
 from tokenlens.methods.answer_now import EndThinkingMethod
 from tokenlens.methods.base import Method
+from tokenlens.methods.cyclic_reflex import ScheduleMethod
 from tokenlens.methods.dirichlet_noise import DirichletNoiseMethod
 from tokenlens.methods.gumbel_noise import GumbelNoiseMethod
 from tokenlens.methods.random_route import RandomRouteMethod
@@ -12,6 +13,8 @@ from tokenlens.methods.trace import TraceMethod
 METHODS: tuple[Method, ...] = (
     EndThinkingMethod("no_thinking"),
     EndThinkingMethod("answer_now"),
+    ScheduleMethod("cyclic_reflex"),
+    ScheduleMethod("static_window"),
     SoftThinkingMethod(),
     GumbelNoiseMethod(),
     DirichletNoiseMethod(),

@@ -8,7 +8,9 @@ from tokenlens.spec.markers import Tokenizer, encode_text, resolve_marker
 from tokenlens.spec.noise import DirichletNoise, GumbelNoise
 from tokenlens.spec.presets import FAMILIES, RECIPES, preset, preset_names
 from tokenlens.spec.registry import METHOD_CONFIGS, MethodConfig
+from tokenlens.spec.schedules import CyclicReflex, StaticWindow
 from tokenlens.spec.soft_thinking import ColdStop, SoftThinking
+from tokenlens.spec.vocabulary import Vocabulary
 
 __all__ = [
     "FAMILIES",
@@ -16,6 +18,7 @@ __all__ = [
     "RECIPES",
     "AnswerNow",
     "ColdStop",
+    "CyclicReflex",
     "DecodingSpec",
     "DirichletNoise",
     "GumbelNoise",
@@ -26,9 +29,11 @@ __all__ = [
     "SoftThinking",
     "SpecError",
     "SpecProblem",
+    "StaticWindow",
     "Tokenizer",
     "Top1",
     "TraceConfig",
+    "Vocabulary",
     "encode_text",
     "load_spec",
     "parse_spec",

@@ -86,6 +86,8 @@ def _translate(schema: Mapping[str, Any], line: Mapping[str, Any]) -> SpecProble
             sorted(_resolve(schema, node).get("discriminator", {}).get("mapping", {}))
         )
         return SpecProblem(f"{field}.method", got, f"one of {tags}")
+    if kind == "not_allowed":
+        return SpecProblem(field, shorten(line["input"]), context["allowed"])
     return SpecProblem(field or "spec", shorten(line["input"]), _allowed(schema, node))
 
 

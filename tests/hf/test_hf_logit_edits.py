@@ -1,0 +1,83 @@
+"""Logit edits in ``generate()``, beside processors written row by row in plain Python."""
+
+from importlib.resources import files
+
+import pytest
+import torch
+from test_hf_tiny_reasoner import QUESTIONS, ask
+from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor
+
+from tokenlens.hf import generate_kwargs
+
+FOLDER = str(files("tokenlens") / "assets" / "tiny-reasoner-small")
+THINK, END = 3, 4
+WAITS = {"wait": 14, " wait": 15, "Wait": 16, " Wait": 17}
+
+
+@pytest.fixture(scope="module")
+def reasoner():
+    model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32).eval()
+    return model, AutoTokenizer.from_pretrained(FOLDER, padding_side="left")
+
+
+class ByHand(LogitsProcessor):
+    """A rule for one row at a time: it is given the row's output so far."""
+
+    def __init__(self, rule):
+        self.rule, self.length = rule, None
+
+    def __call__(self, input_ids, scores):
+        self.length = self.length or input_ids.shape[1]
+        scores = scores.clone()
+        for row, ids in enumerate(input_ids[:, self.length :].tolist()):
+            self.rule(ids, scores[row])
+        return scores
+
+
+def thinking(ids):
+    """How many thinking tokens there are, ``None`` outside of thinking."""
+    if THINK not in ids or END in ids:
+        return None
+    return len(ids) - ids.index(THINK) - 1
+
+
+def wave(t, A, C):
+    c = (t % C) / C
+    if c <= 0.25:
+        return A * c / 0.25
+    return A - 2 * A * (c - 0.25) / 0.5 if c <= 0.75 else -A + A * (c - 0.75) / 0.25
+
+
+def run(reasoner, processors=None, spec=None, tokens=80):
+    model, tokenizer = reasoner
+    inputs = ask(tokenizer, *QUESTIONS)
+    kwargs = generate_kwargs(model, tokenizer, spec) if spec is not None else {}
+    if processors:
+        kwargs["logits_processor"] = processors
+    return model.generate(
+        **inputs, **kwargs, max_new_tokens=tokens, do_sample=False, output_scores=True,
+        return_dict_in_generate=True, pad_token_id=0,
+    )  # fmt: skip
+
+
+def same(found, wanted, tolerance=1e-5):
+    assert torch.equal(found.sequences, wanted.sequences)
+    for ours, theirs in zip(found.scores, wanted.scores, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("profile", ["default", "published"])
+def test_cyclic_reflex(reasoner, profile):
+    def rule(ids, row):
+        if profile == "published":
+            t, waits = (None if END in ids else len(ids)), [WAITS["wait"]]
+        else:
+            t, waits = thinking(ids), WAITS.values()
+        for token in waits if t is not None else ():
+            row[token] += wave(t, 20.0, 40)
+
+    method = {"method": "cyclic_reflex", "profile": profile, "amplitude": 20, "period": 40,
+              "words": ["wait"]}  # fmt: skip
+    found = run(reasoner, spec={"methods": [method]})
+    same(found, run(reasoner, [ByHand(rule)]))
+    assert not torch.equal(found.sequences, run(reasoner).sequences), "the wave changed nothing"

@@ -40,10 +40,13 @@ class Pieces:
         return "".join(self.pieces.get(int(i), "�") for i in ids)
 
 
+# fmt: off
 PIECES = Pieces(
     ["<unk>", "<think>", "</think>", "<eos>", "wait", "Wait", " wait", " Wait", "but", "But",
-     " But", "Alternatively", "\n\n", ".\n\n", "\n", "a", "b", "c", "d", "e", "butter", " anyone", "any"]
-)  # fmt: skip
+     " But", "Alternatively", "\n\n", ".\n\n", "\n", "a", "b", "c", "d", "e", "butter", " anyone",
+     "any"]
+)
+# fmt: on
 VOCAB = len(PIECES.pieces)
 
 

@@ -27,6 +27,7 @@ SPECS = [
     [{**SOFT, "eos_while_latent": "forbid"}, {"method": "answer_now", "after": 2, "text": "abc"}],
     [{"method": "no_thinking"}],
     [{"method": "cyclic_reflex", "words": ["a"], "windows": [[0, 3], [4, 9]]}],
+    [SOFT, {"method": "tip", "words": ["a"]}, {"method": "nowait", "words": ["c"]}],
     [SOFT, {"method": "static_window", "words": ["b"], "profile": "published"}],
     [],
 ]
@@ -78,7 +79,12 @@ def full_core(num_rows):
     for slot in range(num_rows):
         methods = SPECS[slot % len(SPECS)] if num_rows > 1 else SPECS[0]
         spec = parse_spec({"methods": methods, "phase": MARKERS.model_dump(), "seed": slot})
-        request = bind(spec, tokenizer=Letters("_ .<>abcdefgh"), vocab_size=VOCAB, eos_ids=[EOS])
+        request = bind(
+            spec,
+            tokenizer=Letters("_ .<>abcdefgh".ljust(VOCAB, "?")),
+            vocab_size=VOCAB,
+            eos_ids=[EOS],
+        )
         core.add(slot, request, [START])
     return core
 

@@ -133,6 +133,11 @@ WAVE = {"forms": "bare", "unknown_words": "skip", "counted": "output", "active":
 PUBLISHED = {
     "cyclic_reflex": WAVE,
     "static_window": WAVE,
+    "nowait": {
+        "match": "substring",
+        "exclude": ("ohio", "butane", "button", "butterfly"),
+        "active": "output",
+    },
     "soft_thinking": {
         "start": "first_token",
         "forced_end": "last_token",

@@ -5,8 +5,10 @@ from tokenlens.methods.base import Method
 from tokenlens.methods.cyclic_reflex import ScheduleMethod
 from tokenlens.methods.dirichlet_noise import DirichletNoiseMethod
 from tokenlens.methods.gumbel_noise import GumbelNoiseMethod
+from tokenlens.methods.nowait import NoWaitMethod
 from tokenlens.methods.random_route import RandomRouteMethod
 from tokenlens.methods.soft_thinking import SoftThinkingMethod
+from tokenlens.methods.tip import TipMethod
 from tokenlens.methods.top1 import Top1Method
 from tokenlens.methods.trace import TraceMethod
 
@@ -15,6 +17,8 @@ METHODS: tuple[Method, ...] = (
     EndThinkingMethod("answer_now"),
     ScheduleMethod("cyclic_reflex"),
     ScheduleMethod("static_window"),
+    TipMethod(),
+    NoWaitMethod(),
     SoftThinkingMethod(),
     GumbelNoiseMethod(),
     DirichletNoiseMethod(),

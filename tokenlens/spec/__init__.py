@@ -6,6 +6,7 @@ from tokenlens.spec.errors import SpecError, SpecProblem
 from tokenlens.spec.load import load_spec, parse_spec
 from tokenlens.spec.markers import Tokenizer, encode_text, resolve_marker
 from tokenlens.spec.noise import DirichletNoise, GumbelNoise
+from tokenlens.spec.penalties import NoWait, Tip
 from tokenlens.spec.presets import FAMILIES, RECIPES, preset, preset_names
 from tokenlens.spec.registry import METHOD_CONFIGS, MethodConfig
 from tokenlens.spec.schedules import CyclicReflex, StaticWindow
@@ -24,12 +25,14 @@ __all__ = [
     "GumbelNoise",
     "MethodConfig",
     "NoThinking",
+    "NoWait",
     "PhaseConfig",
     "RandomRoute",
     "SoftThinking",
     "SpecError",
     "SpecProblem",
     "StaticWindow",
+    "Tip",
     "Tokenizer",
     "Top1",
     "TraceConfig",

@@ -7,12 +7,13 @@ from pydantic import Field
 from tokenlens.spec.base import MethodBase
 from tokenlens.spec.controls import AnswerNow, NoThinking, RandomRoute, Top1
 from tokenlens.spec.noise import DirichletNoise, GumbelNoise
+from tokenlens.spec.penalties import NoWait, Tip
 from tokenlens.spec.schedules import CyclicReflex, StaticWindow
 from tokenlens.spec.soft_thinking import SoftThinking
 
 AnyMethod = (
     SoftThinking | GumbelNoise | DirichletNoise | Top1 | RandomRoute | NoThinking | AnswerNow
-    | CyclicReflex | StaticWindow
+    | CyclicReflex | StaticWindow | Tip | NoWait
 )  # fmt: skip
 MethodConfig = Annotated[AnyMethod, Field(discriminator="method")]
 

@@ -1,0 +1,61 @@
+"""NoWait (arXiv 2506.08343): tokens of words that announce a reflection are not sampled.
+
+=====================  ================================  =======================================
+what                   default                           ``published`` (the paper's rule, as a
+                                                         third party's code has it)
+=====================  ================================  =======================================
+tokens                 those that hold a word whole      those that hold it anywhere, "company"
+                       (" But", "wait,")                 for "any" included, but for four words
+acts                   while thinking                    always
+=====================  ================================  =======================================
+
+Case does not matter. A word that the model spells with several tokens is not banned, and a token
+that begins a longer word (" but" of "butter") is. End markers and end-of-text tokens always stay.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from tokenlens.methods.base import PHASE, Admission, Field, Method, Phase, Rows, Value
+from tokenlens.methods.logits import MAX_SET_IDS, add
+from tokenlens.spec.penalties import NoWait
+from tokenlens.spec.registry import AnyMethod
+
+BAN = -1e10
+"""Below every logit; not -inf, so that a row in which nothing else is left stays a distribution."""
+
+IDS = Field("nowait.ids", "int", -1, size=MAX_SET_IDS)
+ALWAYS = Field("nowait.always", "bool", False)
+
+
+class NoWaitMethod(Method):
+    """Puts the banned tokens beneath all others."""
+
+    def __init__(self) -> None:
+        super().__init__("nowait", IDS, ALWAYS)
+
+    def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
+        assert isinstance(config, NoWait)
+        ids = admission.vocabulary.matching(
+            pattern_of(config), "nowait.words", list(config.words), limit=MAX_SET_IDS
+        )
+        kept = {*admission.end_ids, *admission.eos_ids}
+        return {IDS: [i for i in ids if i not in kept], ALWAYS: config.active == "output"}
+
+    def traits(self, config: AnyMethod) -> Collection[str]:
+        return ("nowait.edit",)
+
+    def edit(self, logits: Tensor, rows: Rows) -> Tensor:
+        acts = rows[self.on] & (rows[ALWAYS] | (rows[PHASE] == Phase.THINKING))
+        return add(logits, rows[IDS], torch.where(acts, BAN, 0.0))
+
+
+def pattern_of(config: NoWait) -> str:
+    """The regular expression that a banned token's text matches."""
+    words = "|".join(map(re.escape, config.words))
+    found = rf"(?<!\w)(?:{words})(?!\w)" if config.match == "word" else f"(?:{words})"
+    excluded = "|".join(map(re.escape, config.exclude))
+    return rf"(?is)\A(?!.*(?:{excluded})).*{found}" if excluded else rf"(?i){found}"

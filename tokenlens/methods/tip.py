@@ -1,0 +1,62 @@
+"""TIP, the thought switching penalty (arXiv 2501.18585, section 4.1).
+
+While fewer than ``beta`` tokens have passed since the current thought began, ``alpha`` is taken off
+the logits of the words that switch it. A thought begins with the thinking, and again after each of
+these words. The paper's best setting is alpha 3, beta 600; it names markers such as "alternatively"
+and no official code was found, so that ``published`` does the same as the default. CyclicReflex's
+repository has no such start: its "TIP" is ``static_window``.
+"""
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from tokenlens.methods.base import (
+    PHASE,
+    THINKING_TOKENS,
+    Admission,
+    Field,
+    Method,
+    Phase,
+    Rows,
+    Value,
+)
+from tokenlens.methods.logits import MAX_WORD_IDS, add, contains
+from tokenlens.spec.penalties import Tip
+from tokenlens.spec.registry import AnyMethod
+
+IDS = Field("tip.ids", "int", -1, size=MAX_WORD_IDS)
+PENALTY = Field("tip.penalty", "float")
+DURATION = Field("tip.duration", "int")
+THOUGHT_START = Field("tip.thought_start", "int")  # thinking tokens before the current thought
+
+
+class TipMethod(Method):
+    """Makes the words dearer that end a young thought."""
+
+    def __init__(self) -> None:
+        super().__init__("tip", IDS, PENALTY, DURATION, THOUGHT_START)
+
+    def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
+        assert isinstance(config, Tip)
+        ids = admission.vocabulary.words(
+            config.words,
+            "tip.words",
+            forms=config.forms,
+            unknown=config.unknown_words,
+            limit=MAX_WORD_IDS,
+        )
+        return {IDS: ids, PENALTY: config.penalty, DURATION: config.duration}
+
+    def traits(self, config: AnyMethod) -> Collection[str]:
+        return ("tip.edit",)
+
+    def edit(self, logits: Tensor, rows: Rows) -> Tensor:
+        young = rows[THINKING_TOKENS] < rows[THOUGHT_START] + rows[DURATION]
+        acts = rows[self.on] & (rows[PHASE] == Phase.THINKING) & young
+        return add(logits, rows[IDS], torch.where(acts, -rows[PENALTY], 0.0))
+
+    def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:
+        switched = (before == Phase.THINKING) & contains(rows[IDS], sampled)
+        rows.choose(THOUGHT_START, switched, rows[THINKING_TOKENS])

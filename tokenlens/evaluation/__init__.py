@@ -1,1 +1,33 @@
-"""Tasks with answers that can be checked, scoring, controls and tables."""
+"""Tasks, scoring, controls, tables: whether a method helps, beside what it has to beat.
+
+``evaluate(open_engine("hf", model), load_task("countdown"), arms_of({"soft": spec}), folder)``
+"""
+
+from tokenlens.evaluation.arms import DEFAULT_SAMPLING, GREEDY, Arm, Sampling, arms_of
+from tokenlens.evaluation.engines import Engine, open_engine
+from tokenlens.evaluation.records import Generated, Record
+from tokenlens.evaluation.results import Against, Row, comparisons, rows
+from tokenlens.evaluation.run import FolderError, Results, evaluate
+from tokenlens.evaluation.tasks import Question, Task, load_task
+
+__all__ = [
+    "DEFAULT_SAMPLING",
+    "GREEDY",
+    "Against",
+    "Arm",
+    "Engine",
+    "FolderError",
+    "Generated",
+    "Question",
+    "Record",
+    "Results",
+    "Row",
+    "Sampling",
+    "Task",
+    "arms_of",
+    "comparisons",
+    "evaluate",
+    "load_task",
+    "open_engine",
+    "rows",
+]

@@ -1,0 +1,145 @@
+"""What is compared: a spec with the engine's sampling, and the controls that it has to beat."""
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import Field
+
+from tokenlens.spec import DecodingSpec, NoThinking, RandomRoute, SpecError, Top1, parse_spec
+from tokenlens.spec.base import StrictModel
+from tokenlens.spec.registry import LATENT_METHODS, MethodConfig
+
+
+class Sampling(StrictModel):
+    """How the engine samples what tokenlens leaves to it. ``temperature`` 0 is greedy."""
+
+    temperature: float = Field(0.6, ge=0, le=100)
+    top_k: int = Field(0, ge=0, description="0 = off")
+    top_p: float = Field(0.95, gt=0, le=1)
+    min_p: float = Field(0.0, ge=0, le=1)
+
+
+GREEDY = Sampling(temperature=0.0, top_p=1.0)
+DEFAULT_SAMPLING = Sampling()
+MOSTLY_LATENT = 0.95
+"""A spec whose thinking is latent beyond this share is compared with a random half."""
+
+
+class Arm(StrictModel):
+    """One way to decode.
+
+    Parameters
+    ----------
+    name
+        Unique in a run.
+    spec, sampling
+        What tokenlens does, and what the engine does with the rest.
+    controls
+        Names of the arms that this one is a control of; empty for a spec of the user's.
+    share_of
+        The arm whose latent share a ``random_route`` of this one is set to, once it is known.
+    """
+
+    name: str = Field(min_length=1, max_length=100)
+    spec: DecodingSpec
+    sampling: Sampling = DEFAULT_SAMPLING
+    controls: tuple[str, ...] = ()
+    share_of: str | None = None
+
+    def with_share(self, latent_share: float) -> "Arm":
+        """The arm with the share of its ``random_route`` set; a half where nearly all is latent."""
+        share = 0.5 if latent_share > MOSTLY_LATENT else round(latent_share, 3)
+        others = [c for c in self.spec.methods if c.method != "random_route"]
+        methods = (*others, RandomRoute(latent_share=share))
+        return self.model_copy(
+            update={"spec": self.spec.model_copy(update={"methods": methods}), "share_of": None}
+        )
+
+
+def arms_of(
+    specs: Mapping[str, DecodingSpec],
+    sampling: Sampling = DEFAULT_SAMPLING,
+    controls: bool = True,
+) -> list[Arm]:
+    """An arm for each spec, and behind them the controls.
+
+    Each spec is compared with greedy decoding, with sampling at its own temperature and filters,
+    and with ending the thinking at once; a latent one also with its mixtures replaced by their top
+    entries, and with as many latent steps at random places. Controls that are the same for several
+    specs run once.
+    """
+    arms = [Arm(name=name, spec=spec, sampling=sampling) for name, spec in specs.items()]
+    found: list[Arm] = []
+    for arm in arms if controls else []:
+        for control in _controls(arm):
+            same = next(
+                (
+                    one
+                    for one in found
+                    if (one.spec, one.sampling, one.share_of)
+                    == (control.spec, control.sampling, control.share_of)
+                ),
+                None,
+            )
+            if same is None:
+                found.append(control)
+            else:
+                merged = same.model_copy(update={"controls": (*same.controls, arm.name)})
+                found[found.index(same)] = merged
+    return _unique([*arms, *found])
+
+
+def _controls(arm: Arm) -> list[Arm]:
+    plain = DecodingSpec(phase=arm.spec.phase, seed=arm.spec.seed)
+    of = (arm.name,)
+    latent = next((c for c in arm.spec.methods if c.method in LATENT_METHODS), None)
+    matched = _matched(latent, arm.sampling)
+    found = [
+        Arm(name="greedy", spec=plain, sampling=GREEDY, controls=of),
+        Arm(name=_sampling_name(matched), spec=plain, sampling=matched, controls=of),
+    ]
+    extra: list[tuple[str, str, tuple[MethodConfig, ...]]] = [
+        ("no_thinking", "no_thinking", (NoThinking(),))
+    ]
+    if latent is not None:
+        names = {config.method for config in arm.spec.methods}
+        if "top1" not in names:
+            extra.append(("top1", f"{arm.name} + top1", (*arm.spec.methods, Top1())))
+        if not {"random_route", "top1"} & names:
+            methods = (*arm.spec.methods, RandomRoute())
+            extra.append(("random_route", f"{arm.name} + random_route", methods))
+    for kind, name, methods in extra:
+        try:
+            # Not every method can be combined with every control; the spec knows.
+            spec = parse_spec({**plain.model_dump(), "methods": [m.model_dump() for m in methods]})
+        except SpecError:
+            continue
+        share_of = arm.name if kind == "random_route" else None
+        found.append(
+            Arm(name=name, spec=spec, sampling=arm.sampling, controls=of, share_of=share_of)
+        )
+    return found
+
+
+def _matched(latent: object, sampling: Sampling) -> Sampling:
+    """Sampling from the distribution that a latent method mixes, where it has one of its own."""
+    if latent is None or not hasattr(latent, "temperature"):
+        return sampling
+    own = {name: getattr(latent, name, None) for name in ("temperature", "top_k", "top_p", "min_p")}
+    return sampling.model_copy(update={k: v for k, v in own.items() if v is not None})
+
+
+def _sampling_name(sampling: Sampling) -> str:
+    return f"sampling, T {sampling.temperature:g}" if sampling.temperature else "greedy sampling"
+
+
+def _unique(arms: Sequence[Arm]) -> list[Arm]:
+    """Arms of the same name but another meaning get a number."""
+    seen: dict[str, int] = {}
+    found = []
+    for arm in arms:
+        seen[arm.name] = seen.get(arm.name, 0) + 1
+        number = seen[arm.name]
+        found.append(
+            arm if number == 1 else arm.model_copy(update={"name": f"{arm.name} #{number}"})
+        )
+    return found

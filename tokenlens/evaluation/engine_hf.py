@@ -1,0 +1,114 @@
+"""Hugging Face ``generate()`` for evaluations: big batches, left padding, one spec a row."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from tokenlens import assets
+from tokenlens.evaluation.arms import Sampling
+from tokenlens.evaluation.engines import EngineName
+from tokenlens.evaluation.records import Generated
+from tokenlens.hf import generate_kwargs, traces
+from tokenlens.spec import DecodingSpec
+
+
+class HuggingFace:
+    """A model of transformers, on the device there is: bfloat16 on a GPU, else float32."""
+
+    name: EngineName = "hf"
+
+    def __init__(self, model: str, *, dtype: str = "") -> None:
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        path = assets.path_of(model)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(path, padding_side="left")
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        chosen = dtype or ("bfloat16" if device == "cuda" else "float32")
+        network: Any = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, chosen))
+        self.model = network.eval().to(device)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        specs: Sequence[DecodingSpec],
+        sampling: Sampling,
+        *,
+        max_new_tokens: int,
+        seed: int,
+    ) -> list[Generated]:
+        """See :class:`tokenlens.evaluation.engines.Engine`."""
+        tokenizer = self.tokenizer
+        texts = list(prompts)
+        if tokenizer.chat_template:
+            texts = [
+                tokenizer.apply_chat_template(
+                    [{"role": "user", "content": prompt}],
+                    tokenize=False,
+                    add_generation_prompt=True,
+                )
+                for prompt in prompts
+            ]
+        inputs = tokenizer(
+            texts,
+            return_tensors="pt",
+            padding=True,
+            add_special_tokens=not tokenizer.chat_template,
+        )
+        inputs.pop("token_type_ids", None)
+        counted = [_with_counts(spec) for spec in specs]
+        kwargs = generate_kwargs(self.model, tokenizer, counted)
+        torch.manual_seed(seed)
+        output = self.model.generate(
+            **inputs.to(self.model.device),
+            **kwargs,
+            **_settings(sampling),
+            max_new_tokens=max_new_tokens,
+        )
+        new = output[:, inputs["input_ids"].shape[1] :].tolist()
+        found = []
+        for ids, trace in zip(new, traces(kwargs)):
+            assert trace is not None
+            counts = trace.counts
+            ids = ids[: counts.tokens]
+            found.append(
+                Generated(
+                    text=tokenizer.decode(ids),
+                    tokens=counts.tokens,
+                    thinking_tokens=counts.thinking_tokens,
+                    latent_steps=counts.latent_steps,
+                    forced_steps=counts.forced_steps,
+                    cold_stops=counts.cold_stops,
+                    finished=bool(ids) and ids[-1] in self._eos_ids(),
+                )
+            )
+        return found
+
+    def close(self) -> None:
+        """Nothing is held outside this object."""
+
+    def _eos_ids(self) -> list[int]:
+        eos = self.model.generation_config.eos_token_id
+        return eos if isinstance(eos, list) else [eos]
+
+
+def _settings(sampling: Sampling) -> dict[str, Any]:
+    if sampling.temperature == 0:
+        # A model's generation config may bring sampling settings of its own.
+        return {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None}
+    return {
+        "do_sample": True,
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "min_p": sampling.min_p or None,
+    }
+
+
+def _with_counts(spec: DecodingSpec) -> DecodingSpec:
+    # A row without methods is counted only if its steps are asked for: one of them will do.
+    update = {"level": "summary" if spec.methods else "full", "max_steps": 1, "max_entries": 1}
+    return spec.model_copy(update={"trace": spec.trace.model_copy(update=update)})

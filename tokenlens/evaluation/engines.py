@@ -1,0 +1,64 @@
+"""What an evaluation needs of an engine: answers to prompts, each with a spec of its own."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+from tokenlens.evaluation.arms import Sampling
+from tokenlens.evaluation.records import Generated
+from tokenlens.spec import DecodingSpec
+
+EngineName = Literal["hf", "vllm", "sglang"]
+
+
+class Engine(Protocol):
+    """An engine with a model.
+
+    ``generate`` must give the same answers to the same arguments: an evaluation that was killed
+    goes on with the next batch, and its numbers must be those of one that was not.
+    """
+
+    name: EngineName
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        specs: Sequence[DecodingSpec],
+        sampling: Sampling,
+        *,
+        max_new_tokens: int,
+        seed: int,
+    ) -> list[Generated]:
+        """Answers to user messages.
+
+        Parameters
+        ----------
+        seed
+            Of the engine's sampler, for the whole batch; a spec's seed is of its own noise.
+        """
+
+    def close(self) -> None:
+        """Let the model go."""
+
+
+def open_engine(name: str, model: str, **settings: Any) -> Engine:
+    """An engine by its name, with a model by a folder, a hub id, or an embedded model's name.
+
+    Raises
+    ------
+    ValueError
+        There is no such engine.
+    ImportError
+        It is not installed here.
+    """
+    if name not in ENGINES:
+        raise ValueError(f"engine: got {name!r}; allowed: {', '.join(ENGINES)}")
+    return ENGINES[name](model, settings)
+
+
+def _hf(model: str, settings: dict[str, Any]) -> Engine:
+    from tokenlens.evaluation.engine_hf import HuggingFace
+
+    return HuggingFace(model, **settings)
+
+
+ENGINES: dict[str, Callable[[str, dict[str, Any]], Engine]] = {"hf": _hf}

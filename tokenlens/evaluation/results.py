@@ -1,0 +1,103 @@
+"""Figures of an evaluation: a row an arm, and each spec beside its controls."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tokenlens.evaluation.records import Record
+from tokenlens.evaluation.run import Results
+from tokenlens.evaluation.statistics import (
+    Comparison,
+    Estimate,
+    compare,
+    holm,
+    interval,
+    pass_at_k,
+)
+
+
+class Row(NamedTuple):
+    """One arm. ``latent_share`` is of all tokens; ``seconds`` is wall time and not reproducible."""
+
+    arm: str
+    is_control: bool
+    accuracy: Estimate
+    pass_at: dict[int, float]
+    tokens: Estimate
+    thinking_tokens: float
+    latent_share: float
+    unfinished: float
+    seconds: float
+
+
+class Against(NamedTuple):
+    """A spec beside one of its controls; ``p_holm`` allows for all comparisons of the run."""
+
+    arm: str
+    control: str
+    accuracy: Comparison
+    p_holm: float
+    tokens: Comparison
+
+
+def rows(results: Results) -> list[Row]:
+    """A row for each arm."""
+    return [_row(results, arm.name, bool(arm.controls)) for arm in results.arms]
+
+
+def comparisons(results: Results) -> list[Against]:
+    """Each spec beside each of its controls, paired by question."""
+    pairs = [(of, arm.name) for arm in results.arms for of in arm.controls]
+    order = [arm.name for arm in results.arms]
+    pairs.sort(key=lambda pair: order.index(pair[0]))
+    found = []
+    for arm, control in pairs:
+        left, right = results.records(arm), results.records(control)
+        found.append(
+            (
+                compare(by_question(left), by_question(right)),
+                compare(by_question(left, "tokens"), by_question(right, "tokens")),
+            )
+        )
+    adjusted = holm([accuracy.p for accuracy, _ in found])
+    return [
+        Against(arm, control, accuracy, p, tokens)
+        for (arm, control), (accuracy, tokens), p in zip(pairs, found, adjusted)
+    ]
+
+
+def by_question(records: Sequence[Record], field: str = "correct") -> list[float]:
+    """Mean of a field over the samples of each question, in the questions' order."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for record in records:
+        values[record.question].append(float(getattr(record, field)))
+    return [sum(one) / len(one) for one in values.values()]
+
+
+def _row(results: Results, arm: str, is_control: bool) -> Row:
+    records = results.records(arm)
+    right: dict[str, list[bool]] = defaultdict(list)
+    for record in records:
+        right[record.question].append(record.correct)
+    samples = min((len(one) for one in right.values()), default=1)
+    tokens = sum(record.tokens for record in records)
+    return Row(
+        arm=arm,
+        is_control=is_control,
+        accuracy=interval(by_question(records)),
+        pass_at={
+            k: sum(pass_at_k(len(one), sum(one), k) for one in right.values()) / len(right)
+            for k in _ks(samples)
+        },
+        tokens=interval(by_question(records, "tokens")),
+        thinking_tokens=sum(r.thinking_tokens for r in records) / max(1, len(records)),
+        latent_share=sum(r.latent_steps for r in records) / max(1, tokens),
+        unfinished=sum(not r.finished for r in records) / max(1, len(records)),
+        seconds=results.seconds(arm),
+    )
+
+
+def _ks(samples: int) -> list[int]:
+    """1, 2, 4, ... and the number of samples."""
+    powers = [1 << i for i in range(samples.bit_length())]
+    return sorted({k for k in powers if k <= samples} | {samples})

@@ -28,6 +28,7 @@ SPECS = [
     [{"method": "no_thinking"}],
     [{"method": "cyclic_reflex", "words": ["a"], "windows": [[0, 3], [4, 9]]}],
     [SOFT, {"method": "tip", "words": ["a"]}, {"method": "nowait", "words": ["c"]}],
+    [SOFT, {"method": "edt"}, {"method": "min_p"}, {"method": "top_n_sigma"}, {"method": "top_h"}],
     [SOFT, {"method": "static_window", "words": ["b"], "profile": "published"}],
     [],
 ]

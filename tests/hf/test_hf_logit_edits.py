@@ -5,9 +5,10 @@ from importlib.resources import files
 import pytest
 import torch
 from test_hf_tiny_reasoner import QUESTIONS, ask
-from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor
+from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, generation
 
 from tokenlens.hf import generate_kwargs
+from tokenlens.methods import truncations
 
 FOLDER = str(files("tokenlens") / "assets" / "tiny-reasoner-small")
 THINK, END = 3, 4
@@ -81,3 +82,28 @@ def test_cyclic_reflex(reasoner, profile):
     found = run(reasoner, spec={"methods": [method]})
     same(found, run(reasoner, [ByHand(rule)]))
     assert not torch.equal(found.sequences, run(reasoner).sequences), "the wave changed nothing"
+
+
+@pytest.mark.parametrize("name", ["min_p", "top_h"])
+def test_truncations_are_transformers_own(name):
+    kinds = {"min_p": "MinPLogitsWarper", "top_h": "TopHLogitsWarper"}
+    warper = getattr(generation.logits_process, kinds[name], None)
+    if warper is None:
+        pytest.skip(f"this transformers has no {kinds[name]}")
+    # Rows of every sharpness but the one-hot, whose entropy float32 cannot sum.
+    logits = torch.randn(300, 500, generator=torch.Generator().manual_seed(0))
+    logits *= torch.linspace(0.2, 3, 300)[:, None]
+    for share in (0.1, 0.37, 0.8):
+        row, kind = torch.full((300,), share), torch.ones(300, dtype=torch.int64)
+        one = torch.ones(300)
+        ours = (
+            truncations.min_p_keep(logits, row, one, kind)
+            if name == "min_p"
+            else truncations.top_h_keep(logits, row, kind, one)
+        )
+        assert torch.equal(ours, warper(share)(None, logits).isfinite())
+
+
+def test_a_truncated_run_is_transformers_own(reasoner):
+    found = run(reasoner, spec={"methods": [{"method": "min_p", "min_p": 0.15}]})
+    same(found, run(reasoner, [generation.logits_process.MinPLogitsWarper(0.15)]))

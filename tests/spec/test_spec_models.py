@@ -133,6 +133,8 @@ WAVE = {"forms": "bare", "unknown_words": "skip", "counted": "output", "active":
 PUBLISHED = {
     "cyclic_reflex": WAVE,
     "static_window": WAVE,
+    "edt": {"floor": 1e-6},
+    "hapo": {"sign": "as_given", "floor": 1e-6},
     "nowait": {
         "match": "substring",
         "exclude": ("ohio", "butane", "button", "butterfly"),
@@ -149,7 +151,8 @@ PUBLISHED = {
 
 
 def _config(name, **settings):
-    required = {"after": 5} if name == "answer_now" else {}
+    statistics = {"median": 0.5, "std": 1.0, "scale_pos": 1.0, "scale_neg": -1.0}
+    required = {"answer_now": {"after": 5}, "hapo": statistics}.get(name, {})
     return METHOD_CONFIGS[name].model_validate({"method": name, **required, **settings})
 
 

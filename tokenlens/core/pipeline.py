@@ -269,6 +269,7 @@ class Core:
         if self.idle:
             return logits
         rows = self.table.gather(slots, self._live_traits)
+        rows.vocab_size = self.vocab_size
         methods = self._methods
         for method in methods:
             method.control(rows)

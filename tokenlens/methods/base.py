@@ -53,7 +53,11 @@ class Rows:
     traits
         What the live requests need (see :meth:`Method.traits`), known on the host: a hook skips
         what no row of the batch can need.
+    vocab_size
+        Columns of the logits that are tokens; the rest is padding. Known in ``step``'s hooks.
     """
+
+    vocab_size = 0
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ and leaves the rows and columns that it is not about bit for bit as they were.
 """
 
 import torch
-from tokenlens_kernels import logit_edit
+from tokenlens_kernels import logit_edit, signals_topk
 from torch import Tensor
 
 from tokenlens.methods.base import GENERATED, PROMPT_THINKING, THINKING_TOKENS, Rows
@@ -61,3 +61,67 @@ def counted(rows: Rows, output: Tensor, prompt: Tensor) -> Tensor:
     """
     tokens = torch.where(output, rows[GENERATED], rows[THINKING_TOKENS])
     return tokens + torch.where(prompt, rows[PROMPT_THINKING], 0)
+
+
+def entropy(logits: Tensor, due: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+    """Entropy of each row's softmax and whether the row can be used at all.
+
+    Parameters
+    ----------
+    due
+        ``[num_rows]`` bool: rows that are looked at.
+
+    Returns
+    -------
+    entropy, due
+        ``[num_rows]`` float32 in nats over the vocabulary without padding, and the rows of ``due``
+        that hold neither NaN nor +inf.
+    """
+    ones, zeros = torch.ones_like(rows[GENERATED]), torch.zeros_like(rows[GENERATED])
+    found = signals_topk(
+        logits,
+        active=due,
+        inverse_temperature=ones.float(),
+        top_k=zeros,
+        top_p=ones.float(),
+        min_p=zeros.float(),
+        max_entries=ones,
+        noise_temperature=zeros.float(),
+        seed=zeros,
+        position=zeros,
+        vocab_size=rows.vocab_size,
+        width=1,
+    )
+    return found[1], due & (found[0] == found[0])
+
+
+def retemper(logits: Tensor, due: Tensor, temperature: Tensor, engine: Tensor) -> Tensor:
+    """Rows divided by a temperature of ours, and multiplied by what the engine will divide by.
+
+    Parameters
+    ----------
+    due
+        ``[num_rows]`` bool.
+    temperature, engine
+        ``[num_rows]`` float.
+    """
+    factor = (engine.double() / temperature).float()[:, None]
+    return torch.where(due[:, None], (logits.float() * factor).to(logits.dtype), logits)
+
+
+def truncate(logits: Tensor, due: Tensor, keep: Tensor) -> Tensor:
+    """-inf where a row is due and a token is not kept, padding included.
+
+    Parameters
+    ----------
+    keep
+        ``[num_rows, vocab]`` bool.
+    """
+    padding = logits.shape[1] - keep.shape[1]
+    drop = torch.nn.functional.pad(~keep, (0, padding), value=True)
+    return logits.masked_fill(due[:, None] & drop, -torch.inf)
+
+
+def usable(logits: Tensor) -> Tensor:
+    """Rows with something finite and neither NaN nor +inf: ``[num_rows]`` bool."""
+    return logits.amax(dim=1).isfinite()

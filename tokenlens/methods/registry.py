@@ -4,13 +4,16 @@ from tokenlens.methods.answer_now import EndThinkingMethod
 from tokenlens.methods.base import Method
 from tokenlens.methods.cyclic_reflex import ScheduleMethod
 from tokenlens.methods.dirichlet_noise import DirichletNoiseMethod
+from tokenlens.methods.edt import EdtMethod
 from tokenlens.methods.gumbel_noise import GumbelNoiseMethod
+from tokenlens.methods.hapo import HapoMethod
 from tokenlens.methods.nowait import NoWaitMethod
 from tokenlens.methods.random_route import RandomRouteMethod
 from tokenlens.methods.soft_thinking import SoftThinkingMethod
 from tokenlens.methods.tip import TipMethod
 from tokenlens.methods.top1 import Top1Method
 from tokenlens.methods.trace import TraceMethod
+from tokenlens.methods.truncations import MinPMethod, TopHMethod, TopNSigmaMethod
 
 METHODS: tuple[Method, ...] = (
     EndThinkingMethod("no_thinking"),
@@ -19,6 +22,12 @@ METHODS: tuple[Method, ...] = (
     ScheduleMethod("static_window"),
     TipMethod(),
     NoWaitMethod(),
+    # The entropy is that of the edited logits, and a truncation cuts what the temperature left.
+    EdtMethod(),
+    HapoMethod(),
+    TopHMethod(),
+    TopNSigmaMethod(),
+    MinPMethod(),
     SoftThinkingMethod(),
     GumbelNoiseMethod(),
     DirichletNoiseMethod(),

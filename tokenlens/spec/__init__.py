@@ -9,6 +9,7 @@ from tokenlens.spec.noise import DirichletNoise, GumbelNoise
 from tokenlens.spec.penalties import NoWait, Tip
 from tokenlens.spec.presets import FAMILIES, RECIPES, preset, preset_names
 from tokenlens.spec.registry import METHOD_CONFIGS, MethodConfig
+from tokenlens.spec.samplers import Edt, Hapo, MinP, TopH, TopNSigma
 from tokenlens.spec.schedules import CyclicReflex, StaticWindow
 from tokenlens.spec.soft_thinking import ColdStop, SoftThinking
 from tokenlens.spec.vocabulary import Vocabulary
@@ -22,8 +23,11 @@ __all__ = [
     "CyclicReflex",
     "DecodingSpec",
     "DirichletNoise",
+    "Edt",
     "GumbelNoise",
+    "Hapo",
     "MethodConfig",
+    "MinP",
     "NoThinking",
     "NoWait",
     "PhaseConfig",
@@ -35,6 +39,8 @@ __all__ = [
     "Tip",
     "Tokenizer",
     "Top1",
+    "TopH",
+    "TopNSigma",
     "TraceConfig",
     "Vocabulary",
     "encode_text",

@@ -8,12 +8,13 @@ from tokenlens.spec.base import MethodBase
 from tokenlens.spec.controls import AnswerNow, NoThinking, RandomRoute, Top1
 from tokenlens.spec.noise import DirichletNoise, GumbelNoise
 from tokenlens.spec.penalties import NoWait, Tip
+from tokenlens.spec.samplers import Edt, Hapo, MinP, TopH, TopNSigma
 from tokenlens.spec.schedules import CyclicReflex, StaticWindow
 from tokenlens.spec.soft_thinking import SoftThinking
 
 AnyMethod = (
     SoftThinking | GumbelNoise | DirichletNoise | Top1 | RandomRoute | NoThinking | AnswerNow
-    | CyclicReflex | StaticWindow | Tip | NoWait
+    | CyclicReflex | StaticWindow | Tip | NoWait | Edt | Hapo | MinP | TopNSigma | TopH
 )  # fmt: skip
 MethodConfig = Annotated[AnyMethod, Field(discriminator="method")]
 
@@ -35,6 +36,7 @@ NEEDS_LATENT = {
 
 EXCLUSIVE = (
     ("gumbel_noise", "dirichlet_noise", "one kind of noise at a time"),
+    ("edt", "hapo", "one adaptive temperature at a time"),
     ("no_thinking", "answer_now", "both end thinking; answer_now with after=0 is no_thinking"),
 )
 """Pairs that cannot be in one spec, and why."""

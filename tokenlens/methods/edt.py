@@ -1,0 +1,60 @@
+"""EDT, entropy-based dynamic temperature (arXiv 2403.14541, section 3): ``T0 * base ** (theta/H)``.
+
+``H`` is the full vocabulary's entropy in nats at temperature 1, after the other logit edits. Near
+certainty the formula goes to 0, so that there is a floor: 0.05, or 1e-6 in the ``published``
+profile, the value of a third party's adapter (the authors' code has none and divides by zero).
+"""
+
+from collections.abc import Collection, Mapping
+
+from torch import Tensor
+
+from tokenlens.methods.base import PHASE, Admission, Field, Method, Phase, Rows, Value
+from tokenlens.methods.logits import entropy, retemper
+from tokenlens.spec.registry import AnyMethod
+from tokenlens.spec.samplers import Edt
+
+TEMPERATURE = Field("edt.temperature", "float", 1.0)
+BASE = Field("edt.base", "float", 1.0)
+THETA = Field("edt.theta", "float")
+FLOOR = Field("edt.floor", "float", 1.0)
+ENGINE = Field("edt.engine_temperature", "float", 1.0)
+ALWAYS = Field("edt.always", "bool", False)
+
+
+def edt_temperature(entropy: Tensor, temperature: Tensor, base: Tensor, theta: Tensor) -> Tensor:
+    """The temperature of each row, ``[num_rows]`` float64, without a floor.
+
+    Parameters
+    ----------
+    entropy, temperature, base, theta
+        ``[num_rows]`` float; the entropy in nats.
+    """
+    return temperature * base.double() ** (theta.double() / entropy.double())
+
+
+class EdtMethod(Method):
+    """Divides the logits by a temperature that falls with the entropy."""
+
+    def __init__(self) -> None:
+        super().__init__("edt", TEMPERATURE, BASE, THETA, FLOOR, ENGINE, ALWAYS)
+
+    def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
+        assert isinstance(config, Edt)
+        return {
+            TEMPERATURE: config.temperature,
+            BASE: config.base,
+            THETA: config.theta,
+            FLOOR: config.floor,
+            ENGINE: config.engine_temperature,
+            ALWAYS: config.active == "output",
+        }
+
+    def traits(self, config: AnyMethod) -> Collection[str]:
+        return ("edt.edit",)
+
+    def edit(self, logits: Tensor, rows: Rows) -> Tensor:
+        due = rows[self.on] & (rows[ALWAYS] | (rows[PHASE] == Phase.THINKING))
+        nats, due = entropy(logits, due, rows)
+        wanted = edt_temperature(nats, rows[TEMPERATURE], rows[BASE], rows[THETA])
+        return retemper(logits, due, wanted.nan_to_num(0.0).maximum(rows[FLOOR]), rows[ENGINE])

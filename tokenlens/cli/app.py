@@ -10,6 +10,7 @@ import yaml
 from rich.table import Table
 
 from tokenlens import __version__
+from tokenlens.cli import evaluate
 from tokenlens.cli import trace as trace_commands
 from tokenlens.cli.base import SPEC_HELP, console, fail, read_spec
 from tokenlens.spec import FAMILIES, RECIPES, DecodingSpec, SpecError, preset
@@ -21,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.add_typer(trace_commands.app, name="trace")
+app.command("eval")(evaluate.command)
 
 
 @app.command()

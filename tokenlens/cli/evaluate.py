@@ -1,0 +1,102 @@
+"""``tokenlens eval``: specs beside their controls, into a folder with a report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from tokenlens.cli.base import SPEC_HELP, console, fail, read_spec
+from tokenlens.spec import DecodingSpec, SpecError
+
+
+def command(
+    model: Annotated[str, typer.Option(help="a folder, a hub id, or an embedded model's name")],
+    specs: Annotated[list[str], typer.Option(help=f"{SPEC_HELP}; several may follow")],
+    more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    task: Annotated[
+        str, typer.Option(help="countdown, countdown-dev, math500, aime, gsm8k or gpqa")
+    ] = "countdown",
+    data: Annotated[
+        Path | None, typer.Option(help="the questions, JSON Lines; not for Countdown")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="hf, vllm or sglang")] = "hf",
+    out: Annotated[
+        Path, typer.Option(help="result folder; one that was interrupted is gone on with")
+    ] = Path("evaluation"),
+    limit: Annotated[int | None, typer.Option(min=1, help="how many questions")] = None,
+    samples: Annotated[int, typer.Option(min=1, max=10_000, help="answers a question")] = 1,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, max=100_000)] = 64,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=100, help="of what the engine samples; 0 = greedy")
+    ] = 0.6,
+    top_k: Annotated[int, typer.Option(min=0, help="0 = off")] = 0,
+    top_p: Annotated[float, typer.Option(min=0.001, max=1)] = 0.95,
+    controls: Annotated[
+        bool, typer.Option(help="add greedy, sampling, no_thinking, top1, random_route")
+    ] = True,
+) -> None:
+    """Measure specs on a task, beside the controls that they have to beat."""
+    from tokenlens.evaluation import Sampling, arms_of, evaluate, load_task, open_engine, rows
+
+    try:
+        named = _named([*specs, *(more or [])])
+        questions = load_task(task, data=data, limit=limit, seed=seed)
+        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+        arms = arms_of(named, sampling, controls)
+        with console.status("loading the model"):
+            running = open_engine(engine, model)
+        total = len(arms) * len(questions.questions) * samples
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+            bar = progress.add_task("evaluating", total=total)
+            done: dict[str, int] = {}
+
+            def advance(arm: str, answered: int, _: int) -> None:
+                done[arm] = answered
+                progress.update(bar, completed=sum(done.values()), description=arm)
+
+            try:
+                results = evaluate(
+                    running,
+                    questions,
+                    arms,
+                    out,
+                    model=model,
+                    samples=samples,
+                    seed=seed,
+                    batch_size=batch_size,
+                    max_new_tokens=max_new_tokens,
+                    progress=advance,
+                )
+            finally:
+                running.close()
+    except (SpecError, ValueError, OSError, ImportError, NotImplementedError) as error:
+        fail(error)
+    from tokenlens.evaluation import report
+
+    written = report.write(results, out)
+    for cells in (report.arm_table(rows(results)), report.comparison_table(results)):
+        if len(cells) > 1:
+            table = Table(*cells[0])
+            for row in cells[1:]:
+                table.add_row(*map(Text, row))
+            console.print(table)
+    console.print(Text(f"written: {', '.join(map(str, written))}", style="dim"))
+
+
+def _named(texts: list[str]) -> dict[str, DecodingSpec]:
+    """Specs by the names of their files or presets."""
+    found: dict[str, DecodingSpec] = {}
+    for number, text in enumerate(texts, 1):
+        path = Path(text)
+        is_json = text.lstrip().startswith("{")
+        name = f"spec {number}" if is_json else path.stem if path.suffix else text
+        if name in found:
+            raise ValueError(f"specs: got {name!r} twice; allowed: each name once, rename a file")
+        found[name] = read_spec(text)
+    return found

@@ -1,0 +1,78 @@
+"""Plots of evaluations with matplotlib: accuracy against what it costs."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from tokenlens.evaluation.results import Row
+from tokenlens.evaluation.statistics import Estimate
+from tokenlens.trace.plots import figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SPEC, CONTROL = "#7c3aed", "0.55"
+
+
+class Point(NamedTuple):
+    """One way to decode in a plot."""
+
+    label: str
+    x: Estimate
+    accuracy: Estimate
+    is_control: bool = False
+
+
+def against_tokens(rows: Sequence[Row]) -> "Figure":
+    """Accuracy against tokens an answer, intervals of 95 % on both."""
+    points = [Point(row.arm, row.tokens, row.accuracy, row.is_control) for row in rows]
+    return accuracy_plot(points, "tokens an answer")
+
+
+def against_latent_share(rows: Sequence[Row]) -> "Figure":
+    """Accuracy against the share of latent steps."""
+    return against_share(
+        [Point(row.arm, exactly(row.latent_share), row.accuracy, row.is_control) for row in rows],
+        "latent steps, share of all tokens",
+    )
+
+
+def against_share(points: Sequence[Point], label: str = "share of the large model") -> "Figure":
+    """Accuracy against a share, e.g. of the steps that a router sends to its large model."""
+    return accuracy_plot(points, label, (-0.03, 1.03))
+
+
+def accuracy_plot(
+    points: Sequence[Point], label: str, limits: tuple[float, float] | None = None
+) -> "Figure":
+    """Points with their intervals; specs are filled, controls hollow, numbers lead to the legend."""
+    drawing = figure(9.0, 4.0)
+    axes = drawing.subplots()
+    for number, point in enumerate(points, 1):
+        x, y = point.x, point.accuracy
+        colour = CONTROL if point.is_control else SPEC
+        axes.errorbar(
+            x.mean,
+            y.mean,
+            xerr=[[max(0.0, x.mean - x.low)], [max(0.0, x.high - x.mean)]],
+            yerr=[[max(0.0, y.mean - y.low)], [max(0.0, y.high - y.mean)]],
+            fmt="o",
+            mfc="none" if point.is_control else colour,
+            color=colour,
+            elinewidth=0.7,
+            label=f"{number}  {point.label}",
+        )
+        axes.annotate(
+            str(number),
+            (x.mean, y.mean),
+            textcoords="offset points",
+            xytext=(5, 4),
+            fontsize="small",
+        )
+    axes.set(xlabel=label, ylabel="accuracy, 95 % interval", ylim=(-0.02, 1.02), xlim=limits)
+    drawing.legend(loc="outside right upper", fontsize="x-small")
+    return drawing
+
+
+def exactly(value: float) -> Estimate:
+    """A figure that has no interval."""
+    return Estimate(value, value, value)

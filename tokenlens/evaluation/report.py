@@ -1,0 +1,159 @@
+"""The report of an evaluation, in Markdown and as one HTML page with its plots inside."""
+
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenlens.evaluation import plots
+from tokenlens.evaluation.results import Row, comparisons, rows
+from tokenlens.evaluation.run import Results
+from tokenlens.evaluation.statistics import Comparison, Estimate
+from tokenlens.trace.plots import svg
+
+Cells = list[list[str]]
+
+METHOD = (
+    "Intervals are of 95 %, over questions: Wilson where each question has one answer, else a"
+    " bootstrap. Differences are paired by question; p is of a sign-flip test (McNemar's exact test"
+    " for single answers), p (Holm) allows for all comparisons in the table. An answer that did not"
+    " end by itself counts as wrong. Wall time is of whole batches on this machine, shared or not."
+)
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #8884; }
+th:first-child, td:first-child, td.text { text-align: left; }
+svg { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
+pre { overflow: auto; background: #8881; padding: 1rem; border-radius: 6px; }
+.scroll { overflow-x: auto; }
+"""
+
+
+def write(results: Results, folder: Path) -> tuple[Path, Path]:
+    """Write ``report.md`` and ``report.html``; returns their paths."""
+    as_markdown, as_html = folder / "report.md", folder / "report.html"
+    as_markdown.write_text(markdown(results), encoding="utf-8")
+    as_html.write_text(page(results), encoding="utf-8")
+    return as_markdown, as_html
+
+
+def markdown(results: Results) -> str:
+    """The report as Markdown."""
+    parts = [f"# {_title(results)}", _about(results), _markdown_table(arm_table(rows(results)))]
+    against = comparison_table(results)
+    if len(against) > 1:
+        parts += ["## Specs beside their controls", _markdown_table(against)]
+    return "\n\n".join([*parts, METHOD]) + "\n"
+
+
+def page(results: Results) -> str:
+    """The report as one HTML page that needs nothing else."""
+    found = rows(results)
+    body = [f"<h1>{html.escape(_title(results))}</h1>", f"<p>{html.escape(_about(results))}</p>"]
+    body.append(_html_table(arm_table(found)))
+    against = comparison_table(results)
+    if len(against) > 1:
+        body += ["<h2>Specs beside their controls</h2>", _html_table(against)]
+    body.append(f"<p>{html.escape(METHOD)}</p>")
+    try:
+        drawn = [svg(plots.against_tokens(found)), svg(plots.against_latent_share(found))]
+    except ImportError as error:
+        drawn = [f"<p>{html.escape(str(error))}</p>"]
+    body += ["<h2>Accuracy against what it costs</h2>", *drawn, "<h2>Settings</h2>"]
+    settings = json.dumps(results.settings, indent=1, ensure_ascii=False)
+    body.append(f"<details><summary>specs, versions</summary><pre>{html.escape(settings)}</pre>")
+    body.append("</details>")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>{html.escape(_title(results))}</title><style>{STYLE}</style></head>\n<body>"
+        + "\n".join(body)
+        + "</body></html>\n"
+    )
+
+
+def arm_table(found: Sequence[Row]) -> Cells:
+    """A header, and a row an arm: per cent, tokens, seconds."""
+    ks = [k for k in found[0].pass_at if k > 1] if found else []
+    table = [
+        [
+            *("decoding", "accuracy %", *(f"pass@{k} %" for k in ks), "tokens", "thinking"),
+            *("latent steps %", "unfinished %", "wall s"),
+        ]
+    ]
+    for row in found:
+        name = f"control: {row.arm}" if row.is_control else row.arm
+        table.append(
+            [
+                name,
+                _percent(row.accuracy),
+                *(f"{100 * row.pass_at[k]:.1f}" for k in ks),
+                f"{row.tokens.mean:.0f} [{row.tokens.low:.0f}, {row.tokens.high:.0f}]",
+                f"{row.thinking_tokens:.0f}",
+                f"{100 * row.latent_share:.0f}",
+                f"{100 * row.unfinished:.1f}",
+                f"{row.seconds:.0f}",
+            ]
+        )
+    return table
+
+
+def comparison_table(results: Results) -> Cells:
+    """A header, and a row for each spec and control: differences in points and tokens."""
+    table = [["spec", "beside", "accuracy, points", "p", "p (Holm)", "tokens"]]
+    for one in comparisons(results):
+        table.append(
+            [
+                one.arm,
+                one.control,
+                _signed(one.accuracy, 100, 1),
+                f"{one.accuracy.p:.2g}",
+                f"{one.p_holm:.2g}",
+                _signed(one.tokens, 1, 0),
+            ]
+        )
+    return table
+
+
+def _title(results: Results) -> str:
+    settings = results.settings
+    return f"{settings['task']}: {settings['model'] or 'a model'} on {settings['engine']}"
+
+
+def _about(results: Results) -> str:
+    s = results.settings
+    versions = ", ".join(f"{name} {version}" for name, version in s["versions"].items())
+    return (
+        f"{s['questions']} questions, {s['samples']} answers to each, seed {s['seed']}, at most"
+        f" {s['max_new_tokens']} new tokens, batches of {s['batch_size']}. {versions}."
+    )
+
+
+def _percent(estimate: Estimate) -> str:
+    low, high = 100 * estimate.low, 100 * estimate.high
+    return f"{100 * estimate.mean:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _signed(one: Comparison, scale: float, digits: int) -> str:
+    mean, low, high = (f"{scale * value:+.{digits}f}" for value in one[:3])
+    return f"{mean} [{low}, {high}]"
+
+
+def _markdown_table(cells: Cells) -> str:
+    head, *body = [[cell.replace("|", "\\|") for cell in row] for row in cells]
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
+
+
+def _html_table(cells: Cells) -> str:
+    head, *body = [[html.escape(cell) for cell in row] for row in cells]
+    rows_ = ["".join(f"<td>{cell}</td>" for cell in row) for row in body]
+    return (
+        '<div class="scroll"><table><tr>'
+        + "".join(f"<th>{cell}</th>" for cell in head)
+        + "</tr>"
+        + "".join(f"<tr>{row}</tr>" for row in rows_)
+        + "</table></div>"
+    )

@@ -44,7 +44,7 @@ def against_share(points: Sequence[Point], label: str = "share of the large mode
 def accuracy_plot(
     points: Sequence[Point], label: str, limits: tuple[float, float] | None = None
 ) -> "Figure":
-    """Points with their intervals; specs are filled, controls hollow, numbers lead to the legend."""
+    """Points with their intervals; specs are filled, controls hollow; numbers are the legend's."""
     drawing = figure(9.0, 4.0)
     axes = drawing.subplots()
     for number, point in enumerate(points, 1):

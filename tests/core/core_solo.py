@@ -71,10 +71,7 @@ class Solo:
 
     def column(self, field):
         """A column of the request's state, as Python numbers."""
-        table = self.core.table
-        if field.size > 1:
-            return table.ints[0, table.columns[field]].tolist()
-        return table.column(field)[0].item()
+        return self.core.table.column(field)[0].tolist()
 
     @property
     def latent(self):

@@ -45,6 +45,7 @@ def step(core, slot, number):
         feed.weights[slot].tolist(),
         core.table.ints[slot].tolist(),
         core.table.floats[slot].tolist(),
+        {column.name: values[slot].tolist() for column, values in core.table.wide.items()},
     )
 
 

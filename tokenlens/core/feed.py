@@ -18,9 +18,13 @@ class FeedPlan:
     """
 
     def __init__(self, max_slots: int, width: int, device: torch.device) -> None:
-        self.latent = torch.zeros(max_slots + 1, dtype=torch.bool, device=device)
-        self.weights = torch.zeros(max_slots + 1, width, dtype=torch.float32, device=device)
-        self.ids = torch.zeros(max_slots + 1, width, dtype=torch.int64, device=device)
+        # One row more than anybody reads, for what is not kept.
+        self._all = (
+            torch.zeros(max_slots + 2, dtype=torch.bool, device=device),
+            torch.zeros(max_slots + 2, width, dtype=torch.float32, device=device),
+            torch.zeros(max_slots + 2, width, dtype=torch.int64, device=device),
+        )
+        self.latent, self.weights, self.ids = (table[:-1] for table in self._all)
 
         # [1, width]: one entry that has all the weight
         self._alone = torch.zeros(1, width, dtype=torch.float32, device=device)
@@ -38,6 +42,10 @@ class FeedPlan:
         # already 1 up to rounding, and exactly 1 for a single entry.
         weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-30)
         mask = latent[:, None]
-        self.latent.index_copy_(0, slots, latent)
-        self.weights.index_copy_(0, slots, torch.where(mask, weights, self._alone))
-        self.ids.index_copy_(0, slots, torch.where(mask, ids, sampled[:, None]))
+        rows = (
+            latent,
+            torch.where(mask, weights, self._alone),
+            torch.where(mask, ids, sampled[:, None]),
+        )
+        for table, values in zip(self._all, rows, strict=True):
+            table.index_copy_(0, slots, values)

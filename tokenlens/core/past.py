@@ -3,6 +3,7 @@
 Knows nothing of methods or tokens: it copies rows of the slot tables on the device.
 """
 
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from tokenlens.core.request import Request
 from tokenlens.core.slots import SlotTable
-from tokenlens.methods.base import GENERATED
+from tokenlens.methods.base import GENERATED, Field
 
 
 class State(NamedTuple):
@@ -18,6 +19,7 @@ class State(NamedTuple):
 
     ints: Tensor
     floats: Tensor
+    wide: Mapping[Field, Tensor]
 
 
 class Parked(NamedTuple):
@@ -25,19 +27,29 @@ class Parked(NamedTuple):
 
     request: Request
     state: State
-    pending: State
     past: State | None
 
 
 def copy_of(table: SlotTable, slot: int) -> State:
     """A copy of one slot's row."""
-    return State(table.ints[slot].clone(), table.floats[slot].clone())
+    return _copy(State(table.ints, table.floats, table.wide), slice(slot, slot + 1))
 
 
 def paste(table: SlotTable, slot: int, state: State) -> None:
     """Write a copy back, into any slot."""
-    table.ints[slot].copy_(state.ints)
-    table.floats[slot].copy_(state.floats)
+    _paste(State(table.ints, table.floats, table.wide), slice(slot, slot + 1), state)
+
+
+def _copy(of: State, rows: slice) -> State:
+    wide = {column: table[rows].clone() for column, table in of.wide.items()}
+    return State(of.ints[rows].clone(), of.floats[rows].clone(), wide)
+
+
+def _paste(to: State, rows: slice, state: State) -> None:
+    to.ints[rows].copy_(state.ints)
+    to.floats[rows].copy_(state.floats)
+    for column, values in state.wide.items():
+        to.wide[column][rows].copy_(values)
 
 
 class Past:
@@ -46,30 +58,44 @@ class Past:
     def __init__(self, table: SlotTable, steps: int) -> None:
         self.steps = steps
         self._generated = table.columns[GENERATED].start
-        # [(max_slots + 1) * steps, columns]
-        self.ints = table.ints.repeat_interleave(steps, dim=0)
-        self.floats = table.floats.repeat_interleave(steps, dim=0)
+        # [(max_slots + 2) * steps, columns]; what hooks cannot change needs no past.
+        self.state = State(
+            table.ints.repeat_interleave(steps, dim=0),
+            table.floats.repeat_interleave(steps, dim=0),
+            {
+                column: values.repeat_interleave(steps, dim=0)
+                for column, values in table.wide.items()
+                if not column.fixed
+            },
+        )
 
-    def record(self, slots: Tensor, table: SlotTable) -> None:
-        """Remember the slots' states before a token is committed. ``slots``: ``[num_rows]``."""
+    def record(self, slots: Tensor, table: SlotTable, live: Collection[Field]) -> None:
+        """Remember the slots' states before a token is committed.
+
+        Parameters
+        ----------
+        slots
+            ``[num_rows]``.
+        live
+            The wide fields that a live request may change.
+        """
         ints = table.ints.index_select(0, slots)
         place = slots * self.steps + torch.remainder(ints[:, self._generated], self.steps)
-        self.ints.index_copy_(0, place, ints)
-        self.floats.index_copy_(0, place, table.floats.index_select(0, slots))
+        self.state.ints.index_copy_(0, place, ints)
+        self.state.floats.index_copy_(0, place, table.floats.index_select(0, slots))
+        for column in live:
+            values = table.wide[column].index_select(0, slots)
+            self.state.wide[column].index_copy_(0, place, values)
 
-    def restore(self, slot: int, generated: int, *tables: SlotTable) -> None:
+    def restore(self, slot: int, generated: int, table: SlotTable) -> None:
         """Put the state with so many generated tokens back."""
         place = slot * self.steps + generated % self.steps
-        for table in tables:
-            paste(table, slot, State(self.ints[place], self.floats[place]))
+        paste(table, slot, _copy(self.state, slice(place, place + 1)))
 
     def copy_of(self, slot: int) -> State:
         """A copy of one slot's ring."""
-        ring = slice(slot * self.steps, (slot + 1) * self.steps)
-        return State(self.ints[ring].clone(), self.floats[ring].clone())
+        return _copy(self.state, slice(slot * self.steps, (slot + 1) * self.steps))
 
     def paste(self, slot: int, state: State) -> None:
         """Write a ring back, into any slot."""
-        ring = slice(slot * self.steps, (slot + 1) * self.steps)
-        self.ints[ring].copy_(state.ints)
-        self.floats[ring].copy_(state.floats)
+        _paste(self.state, slice(slot * self.steps, (slot + 1) * self.steps), state)

@@ -14,8 +14,9 @@ from tokenlens.spec.decoding import MAX_MARKER_TOKENS
 from tokenlens.spec.markers import MAX_SPELLINGS
 
 RECENT = Field("phase.recent", "int", -1, size=MAX_MARKER_TOKENS)  # newest last
-START_MARKERS = Field("phase.start_markers", "int", -1, size=MAX_SPELLINGS * MAX_MARKER_TOKENS)
-END_MARKERS = Field("phase.end_markers", "int", -1, size=MAX_SPELLINGS * MAX_MARKER_TOKENS)
+_MARKERS = MAX_SPELLINGS * MAX_MARKER_TOKENS
+START_MARKERS = Field("phase.start_markers", "int", -1, size=_MARKERS, fixed=True)
+END_MARKERS = Field("phase.end_markers", "int", -1, size=_MARKERS, fixed=True)
 FIELDS = (RECENT, START_MARKERS, END_MARKERS)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tokenlens.core import phases
 from tokenlens.core.feed import FeedPlan
+from tokenlens.core.intents import Intent, Intents
 from tokenlens.core.past import Parked, Past, copy_of, paste
 from tokenlens.core.request import Request
 from tokenlens.core.slots import SlotTable
@@ -29,6 +30,7 @@ from tokenlens.methods.base import (
     FORCED_LOGIT,
     FORCES,
     GENERATED,
+    HOOKS,
     INVERSE_TEMPERATURE,
     MAX_ENTRIES,
     MIN_P,
@@ -48,38 +50,23 @@ from tokenlens.methods.base import (
     Rows,
     Signals,
     is_eos,
+    overrides,
 )
 from tokenlens.methods.registry import METHODS
 from tokenlens.spec import SpecError
 from tokenlens.spec import base as spec_base
 
-LATENT = Field("proposal.latent", "bool", False)
-FORCED = Field("proposal.forced", "bool", False)
-RECORDED = Field("proposal.recorded", "int")
 FINISHED = Field("finished", "bool", False)  # an end-of-text token has been committed
-VALID = Field("proposal.valid", "bool", True)
-ENTROPY = Field("proposal.entropy", "float")
-MAX_PROBABILITY = Field("proposal.max_probability", "float")
 LATENT_STEPS = Field("count.latent_steps", "int")
 FORCED_STEPS = Field("count.forced_steps", "int")
 INVALID_STEPS = Field("count.invalid_steps", "int")
 
 COMMON_FIELDS: Final = (
-    *(
-        PHASE,
-        POSITION,
-        GENERATED,
-        THINKING_TOKENS,
-        PROMPT_THINKING,
-        SEED,
-        EOS_IDS,
-        END_IDS,
-        END_LENGTH,
-    ),
+    *(PHASE, POSITION, GENERATED, THINKING_TOKENS, PROMPT_THINKING),
+    *(SEED, EOS_IDS, END_IDS, END_LENGTH),
     *(FORCE_IDS, FORCE_LENGTH, FORCE_AT),
     *(INVERSE_TEMPERATURE, TOP_K, TOP_P, MIN_P, MAX_ENTRIES, NOISE_TEMPERATURE),
-    *(FINISHED, LATENT, FORCED, RECORDED, VALID, ENTROPY, MAX_PROBABILITY),
-    *(LATENT_STEPS, FORCED_STEPS, INVALID_STEPS),
+    *(FINISHED, LATENT_STEPS, FORCED_STEPS, INVALID_STEPS),
     *phases.FIELDS,
 )
 
@@ -147,17 +134,16 @@ class Core:
         fields = (*COMMON_FIELDS, *(column for method in METHODS for column in method.fields))
         self.table = SlotTable(max_slots, fields, self.device)
         # What `step` intends; becomes the state when a token is committed.
-        self._pending = SlotTable(max_slots, fields, self.device)
-        self._pending_weights = torch.zeros(max_slots + 1, self.width, device=self.device)
-        self._pending_ids = torch.zeros(
-            max_slots + 1, self.width, dtype=torch.int64, device=self.device
-        )
+        self._intents = Intents(self.table, self.width)
         self.feed = FeedPlan(max_slots, self.width, self.device)
         self._past = Past(self.table, rewind_steps) if rewind_steps > 0 else None
         self._request_of: dict[int, Request] = {}
         self._live: Counter[str] = Counter()
         self._traits: Counter[str] = Counter()
-        self._methods: list[Method] = []
+        self._hooks: dict[str, list[Method]] = {hook: [] for hook in HOOKS}
+        self._any_method = False
+        # Wide columns that live methods may change
+        self._changing: list[Field] = []
         self._live_traits: frozenset[str] = frozenset()
 
     def add(
@@ -185,7 +171,7 @@ class Core:
                 )
         self.remove(slot)
         self.table.write(slot, values)
-        self._pending.write(slot, values)
+        self._intents.forget(slot)
         self._enter(slot, request)
 
     def remove(self, slot: int) -> None:
@@ -197,7 +183,7 @@ class Core:
         self._traits.subtract(request.traits)
         self._notice_live()
         self.table.write(slot, {})
-        self._pending.write(slot, {})
+        self._intents.forget(slot)
         self.feed.clear(slot)
 
     def rewind(self, slot: int, generated: int) -> None:
@@ -207,7 +193,8 @@ class Core:
         """
         if self._past is None:
             raise RuntimeError("rewind: got a core with rewind_steps=0; allowed: at least 1")
-        self._past.restore(slot, generated, self.table, self._pending)
+        self._intents.forget(slot)
+        self._past.restore(slot, generated, self.table)
         self.feed.clear(slot)
 
     def park(self, slot: int) -> Parked:
@@ -215,7 +202,6 @@ class Core:
         parked = Parked(
             self._request_of[slot],
             copy_of(self.table, slot),
-            copy_of(self._pending, slot),
             None if self._past is None else self._past.copy_of(slot),
         )
         self.remove(slot)
@@ -225,7 +211,7 @@ class Core:
         """Put a parked request into a slot; what it was fed last is the engine's to remember."""
         self.remove(slot)
         paste(self.table, slot, parked.state)
-        paste(self._pending, slot, parked.pending)
+        self._intents.forget(slot)
         if self._past is not None and parked.past is not None:
             self._past.paste(slot, parked.past)
         self._enter(slot, parked.request)
@@ -239,7 +225,7 @@ class Core:
     @property
     def idle(self) -> bool:
         """No live request has a method: every step is a no-op."""
-        return not self._methods
+        return not self._any_method
 
     @property
     def may_be_latent(self) -> bool:
@@ -247,8 +233,16 @@ class Core:
         return self._live["soft_thinking"] > 0
 
     def _notice_live(self) -> None:
-        self._methods = [method for method in METHODS if self._live[method.name] > 0]
+        live = [method for method in METHODS if self._live[method.name] > 0]
+        self._any_method = bool(live)
         self._live_traits = frozenset(name for name, count in self._traits.items() if count > 0)
+        # A step costs what its small calls cost, so it calls only the hooks that do anything.
+        self._hooks = {hook: [m for m in live if overrides(m, hook)] for hook in HOOKS}
+        self._hooks["edit"] = [
+            m for m in self._hooks["edit"] if f"{m.name}.edit" in self._live_traits
+        ]
+        fields = (*COMMON_FIELDS, *(column for method in live for column in method.fields))
+        self._changing = [column for column in fields if column.size > 1 and not column.fixed]
 
     def step(self, logits: Tensor, slots: Tensor) -> Tensor:
         """Decide what each row intends, and return the logits that the engine samples from.
@@ -268,41 +262,40 @@ class Core:
         """
         if self.idle:
             return logits
+        with torch.inference_mode():
+            edited, intent = self._decide(logits, slots)
+        # What leaves is an ordinary tensor, which the engine may change in place.
+        with torch.no_grad():
+            return _force(edited, intent.forced, intent.recorded)
+
+    def _decide(self, logits: Tensor, slots: Tensor) -> tuple[Tensor, Intent]:
+        hooks = self._hooks
         rows = self.table.gather(slots, self._live_traits)
         rows.vocab_size = self.vocab_size
-        methods = self._methods
-        for method in methods:
+        for method in hooks["control"]:
             method.control(rows)
-        edited = logits
-        for method in methods:
-            if f"{method.name}.edit" in self._live_traits:
-                edited = method.edit(edited, rows)
-        signals, proposal = self._observe(edited, rows, methods)
-        for method in methods:
+        for method in hooks["edit"]:
+            logits = method.edit(logits, rows)
+        signals, proposal = self._observe(logits, rows)
+        for method in hooks["reweigh"]:
             method.reweigh(rows, signals, proposal)
-        for method in methods:
+        for method in hooks["propose"]:
             method.propose(rows, signals, proposal)
-        for method in methods:
+        for method in hooks["gate"]:
             method.gate(rows, signals, proposal)
         if FORCES in self._live_traits:
             _continue_forcing(rows, proposal)
-        rows[LATENT], rows[FORCED], rows[RECORDED] = (
-            proposal.latent,
-            proposal.forced,
-            proposal.recorded,
+        intent = Intent(
+            *(proposal.latent, proposal.forced, proposal.recorded),
+            *(signals.valid, signals.entropy, signals.max_probability),
+            *(proposal.weights, proposal.ids),
         )
-        rows[VALID], rows[ENTROPY] = signals.valid, signals.entropy
-        rows[MAX_PROBABILITY] = signals.max_probability
-        self._pending.scatter(slots, rows)
-        self._pending_weights.index_copy_(0, slots, proposal.weights)
-        self._pending_ids.index_copy_(0, slots, proposal.ids)
-        return _force(edited, proposal.forced, proposal.recorded)
+        self._intents.put(slots, rows, intent)
+        return logits, intent
 
-    def _observe(
-        self, logits: Tensor, rows: Rows, methods: Sequence[Method]
-    ) -> tuple[Signals, Proposal]:
+    def _observe(self, logits: Tensor, rows: Rows) -> tuple[Signals, Proposal]:
         ask = Ask.of(rows)
-        for method in methods:
+        for method in self._hooks["ask"]:
             method.ask(rows, ask)
         found = self._signals(
             logits,
@@ -335,11 +328,11 @@ class Core:
         sampled
             ``[num_rows]`` int64.
         slots
-            ``[num_rows]`` int64, the slots in the order of ``sampled``: it may differ from that of
-            ``step``.
+            ``[num_rows]`` int64, the slots in the order of ``sampled``. The very tensor that was
+            given to ``step`` is the fast way; another may have another order.
         advance
-            ``[num_rows]`` bool; False for rows that were not sampled (a chunk of a prompt).
-            ``None`` means all.
+            ``[num_rows]`` bool; False for rows that were not sampled (a chunk of a prompt), whose
+            intent is dropped. ``None`` means all.
 
         Returns
         -------
@@ -348,46 +341,43 @@ class Core:
         """
         if self.idle:
             return None
+        with torch.inference_mode():
+            return self._commit(sampled, slots, advance)
+
+    def _commit(self, sampled: Tensor, slots: Tensor, advance: Tensor | None) -> Step:
+        rows, intent = self._intents.take(slots, self._live_traits)
         # Engines pad a batch's finished rows; those tokens belong to nobody.
-        finished = self.table.column(FINISHED).index_select(0, slots) != 0
-        advance = ~finished if advance is None else advance & ~finished
-        slots = torch.where(advance, slots, self.table.null_slot)
+        going = ~rows[FINISHED]
+        advance = going if advance is None else advance & going
+        slots = torch.where(advance, slots, self.table.scratch_slot)
         if self._past is not None:
-            self._past.record(slots, self.table)
-        rows = self._pending.gather(slots, self._live_traits)
+            self._past.record(slots, self.table, self._changing)
         before, position = rows[PHASE], rows[POSITION]
-        recorded, valid = rows[RECORDED], rows[VALID]
-        as_recorded = sampled == recorded
+        as_recorded = sampled == intent.recorded
         rows[PHASE] = phases.advance(rows, before, sampled)
         rows.add(POSITION, 1)
         rows.add(GENERATED, 1)
         rows.add(THINKING_TOKENS, before == Phase.THINKING)
         if FORCES in self._live_traits:
-            # What `step` began to force becomes state with the token.
-            rows[FORCE_IDS] = rows[FORCE_IDS]
             # A token that the engine put in the place of a forced one breaks the sequence in two,
             # and half an end marker ends nothing: it begins again.
             forcing = rows[FORCE_LENGTH] > 0
             rows.choose(FORCE_AT, forcing, torch.where(as_recorded, rows[FORCE_AT] + 1, 0))
             rows.choose(FORCE_LENGTH, forcing & (rows[FORCE_AT] >= rows[FORCE_LENGTH]), 0)
-        for method in self._methods:
+        for method in self._hooks["commit"]:
             method.commit(rows, before, sampled)
         ended = is_eos(rows, sampled)
-        latent = rows[LATENT] & as_recorded & (rows[PHASE] == Phase.THINKING) & ~ended
-        forced = rows[FORCED] & as_recorded
-        weights = self._pending_weights.index_select(0, slots)
-        ids = self._pending_ids.index_select(0, slots)
+        latent = intent.latent & as_recorded & (rows[PHASE] == Phase.THINKING) & ~ended
+        forced = intent.forced & as_recorded
         rows[FINISHED] = ended
         rows.add(LATENT_STEPS, latent)
         rows.add(FORCED_STEPS, forced)
-        rows.add(INVALID_STEPS, ~valid)
-        self.feed.write(slots, latent, weights, ids, sampled)
+        rows.add(INVALID_STEPS, ~intent.valid)
+        self.feed.write(slots, latent, intent.weights, intent.ids, sampled)
         self.table.scatter(slots, rows)
-        # What is pending and what is are the same until the next step intends something.
-        self._pending.scatter(slots, rows)
         return Step(
-            position, before, sampled, latent, forced, valid, advance,
-            rows[ENTROPY], rows[MAX_PROBABILITY], weights, ids,
+            position, before, sampled, latent, forced, intent.valid, advance,
+            intent.entropy, intent.max_probability, intent.weights, intent.ids,
         )  # fmt: skip
 
 

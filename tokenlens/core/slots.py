@@ -1,15 +1,16 @@
-"""The slot table: every live request's state as columns of two tensors, and the row-to-slot map.
+"""The slot table: every live request's state as columns of tensors, and the row-to-slot map.
 
 A slot keeps its index for as long as its request lives; rows are reordered at every step. The last
-slot is nobody's: rows without a request point at it, and it stays as it was made.
+two slots are nobody's: rows without a request point at the null slot, which stays as it was made,
+and what must not be kept is written to the scratch slot, which nobody reads.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor
 
-from tokenlens.methods.base import Field, Rows, Value, columns_of
+from tokenlens.methods.base import Field, Rows, Value
 
 
 class SlotTable:
@@ -21,60 +22,119 @@ class SlotTable:
         Requests that can be live at once.
     fields
         The columns. A bool is kept as an int.
+
+    Attributes
+    ----------
+    ints, floats
+        ``[max_slots + 2, columns]`` int64 and float32: the fields of one number, at ``columns``.
+    wide
+        ``[max_slots + 2, size]`` for each field of several.
     """
 
     def __init__(self, max_slots: int, fields: tuple[Field, ...], device: torch.device) -> None:
         self.max_slots = max_slots
         self.fields = fields
-        self.columns, self._scalars, widths = columns_of(fields)
+        self.device = device
+        self.columns: dict[Field, slice] = {}
         # One row on the host: what an unused slot holds.
-        self._ints = torch.zeros(widths["int"], dtype=torch.int64)
-        self._floats = torch.zeros(widths["float"], dtype=torch.float32)
-        for column in fields:
-            table = self._floats if column.kind == "float" else self._ints
-            table[self.columns[column]] = column.default
-        # [max_slots + 1, columns]
-        self.ints = self._ints.repeat(max_slots + 1, 1).to(device)
-        self.floats = self._floats.repeat(max_slots + 1, 1).to(device)
+        self._ints, self._floats = (
+            torch.tensor(self._place([f for f in fields if is_float(f) == floats]), dtype=dtype)
+            for floats, dtype in ((False, torch.int64), (True, torch.float32))
+        )
+        self.ints = self._ints.repeat(max_slots + 2, 1).to(device)
+        self.floats = self._floats.repeat(max_slots + 2, 1).to(device)
+        self.wide = {
+            column: torch.full((max_slots + 2, column.size), column.default, dtype=dtype_of(column))
+            .to(device)
+            for column in fields
+            if column.size > 1
+        }  # fmt: skip
+        self._places: dict[tuple[Field, ...], Tensor] = {}
+
+    def _place(self, fields: Iterable[Field]) -> list[float | int]:
+        """Give the fields of one number their columns; returns their defaults."""
+        single = [column for column in fields if column.size == 1]
+        self.columns.update((column, slice(i, i + 1)) for i, column in enumerate(single))
+        return [column.default for column in single]
 
     @property
     def null_slot(self) -> int:
         """The slot of rows that have no request."""
         return self.max_slots
 
+    @property
+    def scratch_slot(self) -> int:
+        """The slot for what is not kept."""
+        return self.max_slots + 1
+
     def write(self, slot: int, values: Mapping[Field, Value]) -> None:
         """Overwrite a whole slot: the given values, and the defaults of all other columns."""
         ints, floats = self._ints.clone(), self._floats.clone()
         for column, value in values.items():
-            table = floats if column.kind == "float" else ints
-            place = self.columns[column]
-            if isinstance(value, (int, float)):
-                table[place] = value
-            else:
-                stop = place.start + len(value)
-                table[place.start : stop] = torch.tensor(value, dtype=table.dtype)
+            if column.size == 1:
+                assert isinstance(value, (int, float))
+                (floats if is_float(column) else ints)[self.columns[column]] = value
         self.ints[slot].copy_(ints, non_blocking=True)
         self.floats[slot].copy_(floats, non_blocking=True)
+        for column, table in self.wide.items():
+            row = torch.full((column.size,), column.default, dtype=table.dtype)
+            given = values.get(column, ())
+            if isinstance(given, (int, float)):
+                row.fill_(given)
+            elif len(given):
+                row[: len(given)] = torch.tensor(given, dtype=table.dtype)
+            table[slot].copy_(row, non_blocking=True)
 
     def column(self, column: Field) -> Tensor:
-        """A single-number column of all slots, ``[max_slots + 1]``, not a copy."""
-        table = self.floats if column.kind == "float" else self.ints
+        """A column of all slots, ``[max_slots + 2]`` or ``[max_slots + 2, size]``, not a copy."""
+        if column.size > 1:
+            return self.wide[column]
+        table = self.floats if is_float(column) else self.ints
         return table[:, self.columns[column].start]
 
     def gather(self, slots: Tensor, traits: Collection[str] = ()) -> Rows:
-        """A copy of the given slots as rows. ``slots``: ``[num_rows]`` int64."""
+        """A copy of the given slots as rows. ``slots``: ``[num_rows]`` int64.
+
+        Wide fields are copied when they are looked at, which must be before the table changes.
+        """
         return Rows(
             self.columns,
-            self._scalars,
             self.ints.index_select(0, slots),
             self.floats.index_select(0, slots),
+            lambda column: self.wide[column].index_select(0, slots),
             traits,
         )
 
     def scatter(self, slots: Tensor, rows: Rows) -> None:
-        """Write rows back into their slots: all single numbers, and wide fields if assigned."""
-        for kind, table in (("int", self.ints), ("float", self.floats)):
-            values = rows.table(kind)
-            table[:, : values.shape[1]].index_copy_(0, slots, values)
-        for column, values in rows.written_wide():
-            self.ints[:, self.columns[column]].index_copy_(0, slots, values)
+        """Write the columns that were assigned back into their slots."""
+        for table, floats in ((self.ints, False), (self.floats, True)):
+            fields = tuple(f for f in rows.written if f.size == 1 and is_float(f) == floats)
+            if fields:
+                # [fields, num_rows]
+                values = torch.stack([rows[column] for column in fields]).to(table.dtype)
+                table.index_put_((slots, self._places_of(fields)), values)
+        for column in rows.written:
+            if column.size > 1:
+                table = self.wide[column]
+                table.index_copy_(0, slots, rows[column].to(table.dtype))
+
+    def _places_of(self, fields: tuple[Field, ...]) -> Tensor:
+        """``[fields, 1]`` column numbers; a handful of tuples occur."""
+        places = self._places.get(fields)
+        if places is None:
+            numbers = [[self.columns[column].start] for column in fields]
+            # A normal tensor, also where the first step runs in inference mode.
+            with torch.inference_mode(False):
+                places = torch.tensor(numbers, device=self.device)
+            self._places[fields] = places
+        return places
+
+
+def is_float(column: Field) -> bool:
+    """Whether a field is kept as float32; all others are int64."""
+    return column.kind == "float"
+
+
+def dtype_of(column: Field) -> torch.dtype:
+    """What a field is kept as."""
+    return torch.float32 if is_float(column) else torch.int64

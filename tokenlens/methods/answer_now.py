@@ -28,7 +28,7 @@ class EndThinkingMethod(Method):
 
     def __init__(self, name: str) -> None:
         self.after = Field(f"{name}.after", "int")
-        self.text = Field(f"{name}.text", "int", -1, size=MAX_FORCED_TOKENS)
+        self.text = Field(f"{name}.text", "int", -1, size=MAX_FORCED_TOKENS, fixed=True)
         self.length = Field(f"{name}.length", "int")
         self.done = Field(f"{name}.done", "bool", False)
         super().__init__(name, self.after, self.text, self.length, self.done)

@@ -3,7 +3,7 @@
 Knows neither slots nor engines: a hook sees one step's rows and changes them in place.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal, NamedTuple
@@ -34,12 +34,17 @@ Value = float | int | bool | Sequence[int]
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """One named column (or run of columns) of the state, the same for every slot."""
+    """One named column (or run of columns) of the state, the same for every slot.
+
+    A wide field lies in a table of its own, which a step reads only if a hook asks for it.
+    ``fixed`` promises that hooks do not assign it: it is what the request came with.
+    """
 
     name: str
     kind: Literal["int", "float", "bool"]
     default: float | int | bool = 0
     size: int = 1
+    fixed: bool = False
 
 
 class Rows:
@@ -55,6 +60,8 @@ class Rows:
         what no row of the batch can need.
     vocab_size
         Columns of the logits that are tokens; the rest is padding. Known in ``step``'s hooks.
+    written
+        Columns that were assigned, in that order.
     """
 
     vocab_size = 0
@@ -62,41 +69,39 @@ class Rows:
     def __init__(
         self,
         columns: Mapping[Field, slice],
-        scalars: Mapping[str, Sequence[Field]],
         ints: Tensor,
         floats: Tensor,
+        wide: Callable[[Field], Tensor],
         traits: Collection[str] = (),
+        written: Iterable[Field] = (),
     ) -> None:
         self.columns = columns
         self.traits = traits
-        # [num_rows, columns] int64 and float32, the columns of one number first
-        self._tables = {"int": ints, "float": floats}
-        self._scalars = scalars
+        # [num_rows, columns] int64 and float32, as they were
+        self.ints, self.floats = ints, floats
+        self._wide = wide
+        # What was looked at: a step costs what its small calls cost, so nothing else is viewed.
         self._values: dict[Field, Tensor] = {}
-        self._written: set[Field] = set()
-        # One call makes the views of all columns: a step costs what its small calls cost.
-        for kind, fields in scalars.items():
-            views = self._tables[kind][:, : len(fields)].unbind(1)
-            self._values.update(zip(fields, views))
-        self._flags: dict[Field, Tensor] = {}
+        self.written = dict.fromkeys(written)
 
     def __getitem__(self, column: Field) -> Tensor:
-        if column.kind == "bool":
-            flag = self._flags.get(column)
-            if flag is None:
-                flag = self._flags[column] = self._values[column] != 0
-            return flag
         values = self._values.get(column)
         if values is None:
-            table = self._tables["float" if column.kind == "float" else "int"]
-            values = self._values[column] = table[:, self.columns[column]]
+            if column.size > 1:
+                values = self._wide(column)
+            else:
+                table = self.floats if column.kind == "float" else self.ints
+                values = table.select(1, self.columns[column].start)
+            if column.kind == "bool":
+                values = values != 0
+            self._values[column] = values
         return values
 
     def __setitem__(self, column: Field, values: Tensor) -> None:
-        if column.kind == "bool":
-            self._flags[column] = values
+        if column.fixed:
+            raise TypeError(f"{column.name}: got an assignment; allowed: none, the field is fixed")
         self._values[column] = values
-        self._written.add(column)
+        self.written[column] = None
 
     def choose(self, column: Field, where: Tensor, values: Tensor | float | int | bool) -> None:
         """Set a column where the mask holds."""
@@ -108,17 +113,6 @@ class Rows:
         """Add to a column, e.g. a mask to a counter."""
         self[column] = self[column] + amount
 
-    def table(self, kind: str) -> Tensor:
-        """The scalar columns of one kind as ``[num_rows, fields]``, with what was written."""
-        fields = self._scalars[kind]
-        if not self._written.intersection(fields):
-            return self._tables[kind][:, : len(fields)]
-        return torch.stack([self._values[column] for column in fields], dim=1)
-
-    def written_wide(self) -> list[tuple[Field, Tensor]]:
-        """The wide columns that were assigned."""
-        return [(column, self._values[column]) for column in self._written if column.size > 1]
-
 
 # The columns that are not any single method's.
 PHASE = Field("phase", "int", Phase.PROMPT)
@@ -127,8 +121,9 @@ GENERATED = Field("generated", "int")
 THINKING_TOKENS = Field("thinking_tokens", "int")
 PROMPT_THINKING = Field("prompt_thinking", "int")  # thinking tokens that the prompt holds
 SEED = Field("seed", "int")
-EOS_IDS = Field("eos_ids", "int", -1, size=8)
-END_IDS = Field("end_ids", "int", -1, size=MAX_FORCED_TOKENS)  # the canonical end of thinking
+EOS_IDS = Field("eos_ids", "int", -1, size=8, fixed=True)
+# the canonical end of thinking
+END_IDS = Field("end_ids", "int", -1, size=MAX_FORCED_TOKENS, fixed=True)
 END_LENGTH = Field("end_length", "int")
 FORCE_IDS = Field("force_ids", "int", -1, size=MAX_FORCED_TOKENS)
 FORCE_LENGTH = Field("force_length", "int")  # 0 = nothing is being forced
@@ -280,24 +275,9 @@ class Method:
         """
 
 
-def columns_of(
-    fields: Iterable[Field],
-) -> tuple[dict[Field, slice], dict[str, list[Field]], dict[str, int]]:
-    """Place every field in the int or the float table, single numbers before wide fields.
+HOOKS = ("control", "edit", "ask", "reweigh", "propose", "gate", "commit")
 
-    Returns
-    -------
-    columns, scalars, widths
-        The place of each field, the single-number fields of each table in order, and how many
-        columns each table has.
-    """
-    columns: dict[Field, slice] = {}
-    scalars: dict[str, list[Field]] = {"int": [], "float": []}
-    widths = {"int": 0, "float": 0}
-    for column in sorted(fields, key=lambda column: column.size > 1):
-        kind = "float" if column.kind == "float" else "int"
-        columns[column] = slice(widths[kind], widths[kind] + column.size)
-        widths[kind] += column.size
-        if column.size == 1:
-            scalars[kind].append(column)
-    return columns, scalars, widths
+
+def overrides(method: Method, hook: str) -> bool:
+    """Whether a method does anything in a hook."""
+    return getattr(type(method), hook) is not getattr(Method, hook)

@@ -1,0 +1,141 @@
+"""What rows intend between a step and its commit.
+
+An engine that commits the rows of the last step, in their order, gets them back as they were. One
+that commits in another order, or later, finds them filed by slot. Knows no methods.
+"""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tokenlens.core.slots import SlotTable
+from tokenlens.methods.base import Field, Rows
+
+
+class Intent(NamedTuple):
+    """What a step decided, per row, beside the rows' own columns."""
+
+    # [num_rows] bool: the next input is a mixture if the recorded token is the one sampled
+    latent: Tensor
+    # [num_rows] bool: the token is decided here, not by the engine's sampler
+    forced: Tensor
+    # [num_rows] int64: the token, where forced
+    recorded: Tensor
+    # [num_rows] bool: the logits could be used
+    valid: Tensor
+    # [num_rows] float32
+    entropy: Tensor
+    max_probability: Tensor
+    # [num_rows, width] float32 and int64: the concept token
+    weights: Tensor
+    ids: Tensor
+
+
+class Intents:
+    """The intents of the slots that were stepped and not committed."""
+
+    def __init__(self, table: SlotTable, width: int) -> None:
+        self._table, self._width = table, width
+        self._last: tuple[Tensor, Rows, Intent] | None = None
+        # Made when it is first needed: many engines never do.
+        self._made: _Files | None = None
+
+    def put(self, slots: Tensor, rows: Rows, intent: Intent) -> None:
+        """Keep the intents of a step."""
+        self.file()
+        self._last = (slots, rows, intent)
+
+    def take(self, slots: Tensor, traits: Collection[str]) -> tuple[Rows, Intent]:
+        """What the slots intend, for the last time; slots that were not stepped intend nothing."""
+        if self._last is not None and self._last[0] is slots:
+            _, rows, intent = self._last
+            self._last = None
+            if self._made is not None:
+                self._made.filed.index_fill_(0, slots, False)
+            return rows, intent
+        self.file()
+        files, now = self._files(), self._table
+        filed, table = files.filed.index_select(0, slots), files.table
+
+        def either(file: Tensor, state: Tensor) -> Tensor:
+            there, here = file.index_select(0, slots), state.index_select(0, slots)
+            return torch.where(filed if there.dim() == 1 else filed[:, None], there, here)
+
+        def wide(column: Field) -> Tensor:
+            if column not in files.columns:
+                return now.wide[column].index_select(0, slots)
+            return either(table.wide[column], now.wide[column])
+
+        rows = Rows(
+            now.columns,
+            either(table.ints, now.ints),
+            either(table.floats, now.floats),
+            wide,
+            traits,
+            files.columns,
+        )
+        intent = Intent(*(file.index_select(0, slots) for file in files.intent))
+        intent = intent._replace(
+            latent=intent.latent & filed, forced=intent.forced & filed, valid=intent.valid | ~filed
+        )
+        files.filed.index_fill_(0, slots, False)
+        return rows, intent
+
+    def file(self) -> None:
+        """Write the last step's intents down by slot: they will not be committed as they came."""
+        if self._last is None:
+            return
+        slots, rows, intent = self._last
+        self._last = None
+        files = self._files()
+        files.table.ints.index_copy_(0, slots, rows.ints)
+        files.table.floats.index_copy_(0, slots, rows.floats)
+        # What earlier steps wrote and this one did not is filed too: it may have changed since.
+        files.columns.update(rows.written)
+        for column in [column for column in files.columns if column not in rows.written]:
+            rows[column] = rows[column]
+        files.table.scatter(slots, rows)
+        for file, values in zip(files.intent, intent, strict=True):
+            file.index_copy_(0, slots, values)
+        files.filed.index_fill_(0, slots, True)
+
+    def forget(self, slot: int) -> None:
+        """Drop what a slot intends."""
+        self.file()
+        if self._made is not None:
+            self._made.filed[slot] = False
+
+    def _files(self) -> "_Files":
+        if self._made is None:
+            # Normal tensors, also where the step runs in inference mode.
+            with torch.inference_mode(False):
+                self._made = _Files(self._table, self._width)
+        return self._made
+
+
+class _Files:
+    """Intents by slot."""
+
+    def __init__(self, table: SlotTable, width: int) -> None:
+        slots, device = table.max_slots + 2, table.device
+
+        def zeros(dtype: torch.dtype, *shape: int) -> Tensor:
+            return torch.zeros(slots, *shape, dtype=dtype, device=device)
+
+        self.table = SlotTable(table.max_slots, table.fields, device)
+        # Those that a step has written since the files were made
+        self.columns: dict[Field, None] = {}
+        # [max_slots + 2] bool: the slot has an intent on file
+        self.filed = zeros(torch.bool)
+        self.intent = Intent(
+            zeros(torch.bool),
+            zeros(torch.bool),
+            zeros(torch.int64),
+            zeros(torch.bool),
+            zeros(torch.float32),
+            zeros(torch.float32),
+            zeros(torch.float32, width),
+            zeros(torch.int64, width),
+        )

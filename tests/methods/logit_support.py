@@ -70,8 +70,7 @@ class Bench:
         self.vocab, self.rows = vocab, rows
 
     def set(self, field, values):
-        for table in (self.core.table, self.core._pending):
-            table.column(field)[: self.rows] = torch.as_tensor(values)
+        self.core.table.column(field)[: self.rows] = torch.as_tensor(values)
 
     def at(self, positions):
         """Pretend that so many tokens were generated, all of them thinking."""

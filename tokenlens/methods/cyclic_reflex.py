@@ -48,13 +48,13 @@ class ScheduleMethod(Method):
     """Adds a waveform to the logits of a request's words."""
 
     def __init__(self, name: str) -> None:
-        self.ids = Field(f"{name}.ids", "int", -1, size=MAX_WORD_IDS)
+        self.ids = Field(f"{name}.ids", "int", -1, size=MAX_WORD_IDS, fixed=True)
         self.wave = Field(f"{name}.wave", "int")
         self.amplitude = Field(f"{name}.amplitude", "float")
         self.period = Field(f"{name}.period", "float", 1.0)
         self.shift = Field(f"{name}.shift", "float")
         # start and stop of each window in turn; -1 = not given
-        self.windows = Field(f"{name}.windows", "int", -1, size=2 * MAX_WINDOWS)
+        self.windows = Field(f"{name}.windows", "int", -1, size=2 * MAX_WINDOWS, fixed=True)
         self.output = Field(f"{name}.output", "bool", False)
         self.prompt = Field(f"{name}.prompt", "bool", False)
         self.until_end = Field(f"{name}.until_end", "bool", False)

@@ -27,7 +27,7 @@ from tokenlens.spec.registry import AnyMethod
 BAN = -1e10
 """Below every logit; not -inf, so that a row in which nothing else is left stays a distribution."""
 
-IDS = Field("nowait.ids", "int", -1, size=MAX_SET_IDS)
+IDS = Field("nowait.ids", "int", -1, size=MAX_SET_IDS, fixed=True)
 ALWAYS = Field("nowait.always", "bool", False)
 
 

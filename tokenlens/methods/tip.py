@@ -26,7 +26,7 @@ from tokenlens.methods.logits import MAX_WORD_IDS, add, contains
 from tokenlens.spec.penalties import Tip
 from tokenlens.spec.registry import AnyMethod
 
-IDS = Field("tip.ids", "int", -1, size=MAX_WORD_IDS)
+IDS = Field("tip.ids", "int", -1, size=MAX_WORD_IDS, fixed=True)
 PENALTY = Field("tip.penalty", "float")
 DURATION = Field("tip.duration", "int")
 THOUGHT_START = Field("tip.thought_start", "int")  # thinking tokens before the current thought

@@ -29,6 +29,17 @@ SPECS = [
     [{"method": "cyclic_reflex", "words": ["a"], "windows": [[0, 3], [4, 9]]}],
     [SOFT, {"method": "tip", "words": ["a"]}, {"method": "nowait", "words": ["c"]}],
     [SOFT, {"method": "edt"}, {"method": "min_p"}, {"method": "top_n_sigma"}, {"method": "top_h"}],
+    [{"method": "thinking_budget", "budget": 2, "stop": "step", "step_end": "b", "ramp": 0.5}],
+    [SOFT, {"method": "s1", "text": "a", "temperature": 0.5}],
+    [
+        {
+            "method": "alpha_one",
+            "average_thinking": 3,
+            "text": "a",
+            "words": ["a"],
+            "step_ends": ["b"],
+        }
+    ],
     [SOFT, {"method": "static_window", "words": ["b"], "profile": "published"}],
     [],
 ]

@@ -6,7 +6,8 @@ import pytest
 import torch
 from logit_support import END, PIECES, START, VOCAB, Bench, Pieces
 
-from tokenlens.methods.nowait import BAN, pattern_of
+from tokenlens.methods.logits import BAN
+from tokenlens.methods.nowait import pattern_of
 from tokenlens.methods.tip import THOUGHT_START
 from tokenlens.spec import NoWait, SpecError, Tip
 from tokenlens.spec.penalties import NOWAIT_WORDS

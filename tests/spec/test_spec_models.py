@@ -21,6 +21,7 @@ from tokenlens.spec import (
     TraceConfig,
     preset_names,
 )
+from tokenlens.spec.budgets import ALPHA_ONE_STEP_ENDS
 
 SPECS = {
     "empty": DecodingSpec(),
@@ -134,6 +135,13 @@ PUBLISHED = {
     "cyclic_reflex": WAVE,
     "static_window": WAVE,
     "edt": {"floor": 1e-6},
+    "alpha_one": {
+        "words": ("Wait",),
+        "forms": "bare",
+        "counted": "output",
+        "step_ends": ALPHA_ONE_STEP_ENDS,
+        "step_match": "encoded",
+    },
     "hapo": {"sign": "as_given", "floor": 1e-6},
     "nowait": {
         "match": "substring",
@@ -152,7 +160,12 @@ PUBLISHED = {
 
 def _config(name, **settings):
     statistics = {"median": 0.5, "std": 1.0, "scale_pos": 1.0, "scale_neg": -1.0}
-    required = {"answer_now": {"after": 5}, "hapo": statistics}.get(name, {})
+    required = {
+        "answer_now": {"after": 5},
+        "hapo": statistics,
+        "thinking_budget": {"budget": 9},
+        "alpha_one": {"average_thinking": 100},
+    }.get(name, {})
     return METHOD_CONFIGS[name].model_validate({"method": name, **required, **settings})
 
 

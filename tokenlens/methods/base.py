@@ -197,12 +197,14 @@ class Proposal:
         self.recorded = torch.where(where, ids, self.recorded)
 
 
-def start_forcing(rows: Rows, where: Tensor, ids: Tensor, length: Tensor) -> None:
-    """Begin a forced sequence in rows that are not already in one."""
+def start_forcing(
+    rows: Rows, where: Tensor, ids: Tensor, length: Tensor, at: Tensor | int = 0
+) -> None:
+    """Begin a forced sequence, or go on with its token ``at``, in rows that are not in one."""
     where = where & (rows[FORCE_LENGTH] == 0) & (length > 0)
     rows.choose(FORCE_IDS, where, ids)
     rows.choose(FORCE_LENGTH, where, length)
-    rows.choose(FORCE_AT, where, 0)
+    rows.choose(FORCE_AT, where, at)
 
 
 def is_eos(rows: Rows, ids: Tensor) -> Tensor:

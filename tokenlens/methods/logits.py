@@ -8,8 +8,16 @@ import torch
 from tokenlens_kernels import logit_edit, signals_topk
 from torch import Tensor
 
-from tokenlens.methods.base import GENERATED, PROMPT_THINKING, THINKING_TOKENS, Rows
+from tokenlens.methods.base import (
+    GENERATED,
+    INVERSE_TEMPERATURE,
+    PROMPT_THINKING,
+    THINKING_TOKENS,
+    Rows,
+)
 
+BAN = -1e10
+"""Below every logit; not -inf, so that a row in which nothing else is left stays a distribution."""
 MAX_WORD_IDS = 128
 """The most token ids that a method's words may have."""
 MAX_SET_IDS = 1024
@@ -63,36 +71,47 @@ def counted(rows: Rows, output: Tensor, prompt: Tensor) -> Tensor:
     return tokens + torch.where(prompt, rows[PROMPT_THINKING], 0)
 
 
-def entropy(logits: Tensor, due: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-    """Entropy of each row's softmax and whether the row can be used at all.
+def facts(
+    logits: Tensor, due: Tensor, inverse_temperature: Tensor, rows: Rows
+) -> tuple[Tensor, Tensor]:
+    """Log-sum-exp and entropy of each row's tempered logits, in one pass.
 
     Parameters
     ----------
     due
         ``[num_rows]`` bool: rows that are looked at.
+    inverse_temperature
+        ``[num_rows]`` float32.
 
     Returns
     -------
-    entropy, due
-        ``[num_rows]`` float32 in nats over the vocabulary without padding, and the rows of ``due``
-        that hold neither NaN nor +inf.
+    logsumexp, entropy
+        ``[num_rows]`` float32 over the vocabulary without padding, nats. The first is NaN in a row
+        of ``due`` that cannot be used: with NaN, +inf, or nothing finite.
     """
-    ones, zeros = torch.ones_like(rows[GENERATED]), torch.zeros_like(rows[GENERATED])
+    zeros = torch.zeros_like(rows[GENERATED])
+    ones, off = zeros + 1, torch.zeros_like(inverse_temperature)
     found = signals_topk(
         logits,
         active=due,
-        inverse_temperature=ones.float(),
+        inverse_temperature=inverse_temperature,
         top_k=zeros,
-        top_p=ones.float(),
-        min_p=zeros.float(),
+        top_p=off + 1,
+        min_p=off,
         max_entries=ones,
-        noise_temperature=zeros.float(),
+        noise_temperature=off,
         seed=zeros,
         position=zeros,
         vocab_size=rows.vocab_size,
         width=1,
     )
-    return found[1], due & (found[0] == found[0])
+    return found.logsumexp, found.entropy
+
+
+def entropy(logits: Tensor, due: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+    """Entropy of each row's softmax in nats, and the rows of ``due`` that can be used."""
+    logsumexp, nats = facts(logits, due, torch.ones_like(rows[INVERSE_TEMPERATURE]), rows)
+    return nats, due & (logsumexp == logsumexp)
 
 
 def retemper(logits: Tensor, due: Tensor, temperature: Tensor, engine: Tensor) -> Tensor:

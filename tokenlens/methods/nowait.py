@@ -20,12 +20,9 @@ import torch
 from torch import Tensor
 
 from tokenlens.methods.base import PHASE, Admission, Field, Method, Phase, Rows, Value
-from tokenlens.methods.logits import MAX_SET_IDS, add
+from tokenlens.methods.logits import BAN, MAX_SET_IDS, add
 from tokenlens.spec.penalties import NoWait
 from tokenlens.spec.registry import AnyMethod
-
-BAN = -1e10
-"""Below every logit; not -inf, so that a row in which nothing else is left stays a distribution."""
 
 IDS = Field("nowait.ids", "int", -1, size=MAX_SET_IDS, fixed=True)
 ALWAYS = Field("nowait.always", "bool", False)

@@ -1,5 +1,6 @@
 """Every method, in the order in which their hooks run. A new method adds one line here."""
 
+from tokenlens.methods.alpha_one import AlphaOneMethod
 from tokenlens.methods.answer_now import EndThinkingMethod
 from tokenlens.methods.base import Method
 from tokenlens.methods.cyclic_reflex import ScheduleMethod
@@ -9,7 +10,9 @@ from tokenlens.methods.gumbel_noise import GumbelNoiseMethod
 from tokenlens.methods.hapo import HapoMethod
 from tokenlens.methods.nowait import NoWaitMethod
 from tokenlens.methods.random_route import RandomRouteMethod
+from tokenlens.methods.s1 import S1Method
 from tokenlens.methods.soft_thinking import SoftThinkingMethod
+from tokenlens.methods.thinking_budget import ThinkingBudgetMethod
 from tokenlens.methods.tip import TipMethod
 from tokenlens.methods.top1 import Top1Method
 from tokenlens.methods.trace import TraceMethod
@@ -18,10 +21,14 @@ from tokenlens.methods.truncations import MinPMethod, TopHMethod, TopNSigmaMetho
 METHODS: tuple[Method, ...] = (
     EndThinkingMethod("no_thinking"),
     EndThinkingMethod("answer_now"),
+    ThinkingBudgetMethod(),
     ScheduleMethod("cyclic_reflex"),
     ScheduleMethod("static_window"),
     TipMethod(),
     NoWaitMethod(),
+    # After the biases: whether a token would be sampled depends on them.
+    S1Method(),
+    AlphaOneMethod(),
     # The entropy is that of the edited logits, and a truncation cuts what the temperature left.
     EdtMethod(),
     HapoMethod(),

@@ -1,5 +1,6 @@
 """What a request asks for: pydantic models, presets, JSON Schema. Knows no tensors, no engine."""
 
+from tokenlens.spec.budgets import S1, AlphaOne, ThinkingBudget
 from tokenlens.spec.controls import AnswerNow, NoThinking, RandomRoute, Top1
 from tokenlens.spec.decoding import DecodingSpec, PhaseConfig, TraceConfig
 from tokenlens.spec.errors import SpecError, SpecProblem
@@ -18,6 +19,8 @@ __all__ = [
     "FAMILIES",
     "METHOD_CONFIGS",
     "RECIPES",
+    "S1",
+    "AlphaOne",
     "AnswerNow",
     "ColdStop",
     "CyclicReflex",
@@ -36,6 +39,7 @@ __all__ = [
     "SpecError",
     "SpecProblem",
     "StaticWindow",
+    "ThinkingBudget",
     "Tip",
     "Tokenizer",
     "Top1",

@@ -28,6 +28,11 @@ class MethodBase(StrictModel):
 
     profile: Profile = "default"
 
+    @property
+    def is_budget(self) -> bool:
+        """Ends thinking after a number of tokens; a spec has one such method."""
+        return False
+
     @model_validator(mode="before")
     @classmethod
     def _fill_profile(cls, data: Any) -> Any:

@@ -28,6 +28,11 @@ class NoThinking(MethodBase):
         None, min_length=1, max_length=256, description="forced text; null = the end marker"
     )
 
+    @property
+    def is_budget(self) -> bool:
+        """Ends thinking after a number of tokens."""
+        return True
+
 
 class AnswerNow(MethodBase):
     """End thinking after a number of thinking tokens, if the model has not ended it itself."""
@@ -37,3 +42,8 @@ class AnswerNow(MethodBase):
     text: str | None = Field(
         None, min_length=1, max_length=256, description="forced text; null = the end marker"
     )
+
+    @property
+    def is_budget(self) -> bool:
+        """Ends thinking after a number of tokens."""
+        return True

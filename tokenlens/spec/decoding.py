@@ -93,6 +93,9 @@ class DecodingSpec(StrictModel):
         for first, second, reason in EXCLUSIVE:
             if first in names and second in names:
                 raise _problem(f"{first} and {second}", f"one of the two: {reason}")
+        budgets = [config.method for config in self.methods if config.is_budget]
+        if len(budgets) > 1:
+            raise _problem(" and ".join(budgets), "one of them: each ends thinking")
         latent = next((c for c in self.methods if c.method == "soft_thinking"), None)
         if latent is not None and "dirichlet_noise" in names and latent.top_k == 0:
             raise _problem(

@@ -5,6 +5,7 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from tokenlens.spec.base import MethodBase
+from tokenlens.spec.budgets import S1, AlphaOne, ThinkingBudget
 from tokenlens.spec.controls import AnswerNow, NoThinking, RandomRoute, Top1
 from tokenlens.spec.noise import DirichletNoise, GumbelNoise
 from tokenlens.spec.penalties import NoWait, Tip
@@ -15,6 +16,7 @@ from tokenlens.spec.soft_thinking import SoftThinking
 AnyMethod = (
     SoftThinking | GumbelNoise | DirichletNoise | Top1 | RandomRoute | NoThinking | AnswerNow
     | CyclicReflex | StaticWindow | Tip | NoWait | Edt | Hapo | MinP | TopNSigma | TopH
+    | ThinkingBudget | S1 | AlphaOne
 )  # fmt: skip
 MethodConfig = Annotated[AnyMethod, Field(discriminator="method")]
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from tokenlens.spec.errors import SpecError
-from tokenlens.spec.markers import Tokenizer
+from tokenlens.spec.markers import Tokenizer, encode_text
 
 _KEPT: "weakref.WeakKeyDictionary[Tokenizer, dict[int, Vocabulary]]" = weakref.WeakKeyDictionary()
 
@@ -113,6 +113,8 @@ class Vocabulary:
         SpecError
             No token does, or more than ``limit``.
         """
+        if self._tokenizer is None:
+            raise SpecError.of(field, got, "nothing, because no tokenizer was given")
         key = ("matching", pattern)
         if key not in self._found:
             search = re.compile(pattern).search
@@ -122,9 +124,24 @@ class Vocabulary:
             raise SpecError.of(field, got, "what some token of this tokenizer holds")
         return self._at_most(found, field, got, limit)
 
+    def ending_in(self, texts: Sequence[str], field: str, *, limit: int) -> tuple[int, ...]:
+        """Ids of the tokens whose text ends with one of the texts; errors as in `matching`."""
+        pattern = rf"(?:{'|'.join(map(re.escape, texts))})\Z"
+        return self.matching(pattern, field, list(texts), limit=limit)
+
+    def text(self, text: str, field: str, *, limit: int) -> tuple[int, ...]:
+        """The tokens of a text that is to be written, or a SpecError that names the field."""
+        if self._tokenizer is None:
+            raise SpecError.of(field, text, "nothing, because no tokenizer was given")
+        ids = encode_text(self._tokenizer, text, field)
+        if len(ids) > limit or max(ids) >= self.vocab_size:
+            raise SpecError.of(field, text, f"a text of at most {limit} tokens of this vocabulary")
+        return tuple(ids)
+
     def encoded(self, texts: Sequence[str]) -> tuple[int, ...]:
         """Every token of the texts' encodings, once."""
-        assert self._tokenizer is not None
+        if self._tokenizer is None:
+            return ()
         ids = [i for text in texts for i in self._tokenizer.encode(text, add_special_tokens=False)]
         return tuple(dict.fromkeys(int(i) for i in ids if i < self.vocab_size))
 

@@ -1,0 +1,125 @@
+"""A thinking budget: a soft ramp on the end marker, then a stop, at once or at the end of a step.
+
+The stop is a forced sequence, the end marker or a text that holds it. Where the model has just
+begun to write that sequence itself, it is only completed: nothing is written twice.
+
+It composes with an engine's own budget (vLLM's ``thinking_token_budget``): both count, the smaller
+one ends thinking, and after that neither does anything. Where both strike at the same step the
+engine's text wins, because it edits the logits last.
+
+Like vLLM and SGLang, and unlike budgets that count the whole output, it counts thinking tokens, and
+those that the prompt already holds (``count_prompt``). A second thinking block of one output is not
+counted again: thinking is over once it has ended.
+"""
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from tokenlens.methods.base import (
+    END_IDS,
+    END_LENGTH,
+    FORCES,
+    MAX_FORCED_TOKENS,
+    PHASE,
+    Admission,
+    Field,
+    Method,
+    Phase,
+    Rows,
+    Value,
+    start_forcing,
+)
+from tokenlens.methods.endings import written
+from tokenlens.methods.logits import MAX_SET_IDS, add, contains, counted
+from tokenlens.spec import SpecError
+from tokenlens.spec.budgets import ThinkingBudget
+from tokenlens.spec.registry import AnyMethod
+
+RAMPS, STEPS = "thinking_budget.edit", "thinking_budget.steps"
+"""Traits: the end marker's logit is raised; a step's end is waited for."""
+
+BUDGET = Field("thinking_budget.budget", "int")
+LATEST = Field("thinking_budget.latest", "int")  # the budget and its grace
+OUTPUT = Field("thinking_budget.output", "bool", False)
+PROMPT = Field("thinking_budget.prompt", "bool", False)
+RAMP_START = Field("thinking_budget.ramp_start", "int")
+STRENGTH = Field("thinking_budget.strength", "float")
+TEXT = Field("thinking_budget.text", "int", -1, size=MAX_FORCED_TOKENS, fixed=True)
+LENGTH = Field("thinking_budget.length", "int")
+TEXT_AT = Field("thinking_budget.text_at", "int")
+END_AT = Field("thinking_budget.end_at", "int")
+STEP_ENDS = Field("thinking_budget.step_ends", "int", -1, size=MAX_SET_IDS, fixed=True)
+STEP_ENDED = Field("thinking_budget.step_ended", "bool", False)
+
+
+def ramp(count: Tensor, start: Tensor, budget: Tensor) -> Tensor:
+    """From 0 where the ramp starts to 1 at the budget, ``[num_rows]`` float64."""
+    return ((count - start).double() / (budget - start).clamp_min(1)).clamp(0, 1)
+
+
+class ThinkingBudgetMethod(Method):
+    """Ends thinking when it has had its tokens."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "thinking_budget",
+            *(BUDGET, LATEST, OUTPUT, PROMPT, RAMP_START, STRENGTH),
+            *(TEXT, LENGTH, TEXT_AT, END_AT, STEP_ENDS, STEP_ENDED),
+        )
+
+    def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
+        assert isinstance(config, ThinkingBudget)
+        end = admission.end_ids
+        text = admission.forced_texts.get(self.name, end)
+        if not any(text[i : i + len(end)] == end for i in range(len(text))):
+            raise SpecError.of(
+                f"{self.name}.text", config.text, "a text with the end marker, which ends thinking"
+            )
+        steps: tuple[int, ...] = ()
+        if config.stop == "step":
+            steps = admission.vocabulary.ending_in(
+                (config.step_end,), f"{self.name}.step_end", limit=MAX_SET_IDS
+            )
+        return {
+            BUDGET: config.budget,
+            LATEST: config.budget + (config.grace if config.stop == "step" else 0),
+            OUTPUT: config.counted == "output",
+            PROMPT: config.count_prompt,
+            RAMP_START: round(config.budget * (1 - config.ramp)),
+            STRENGTH: config.ramp_strength if config.ramp else 0.0,
+            TEXT: text,
+            LENGTH: len(text),
+            STEP_ENDS: steps,
+            STEP_ENDED: config.stop == "hard",
+        }
+
+    def traits(self, config: AnyMethod) -> Collection[str]:
+        assert isinstance(config, ThinkingBudget)
+        found = [FORCES]
+        if config.ramp:
+            found.append(RAMPS)
+        if config.stop == "step":
+            found.append(STEPS)
+        return found
+
+    def control(self, rows: Rows) -> None:
+        count = counted(rows, rows[OUTPUT], rows[PROMPT])
+        spent = ((count >= rows[BUDGET]) & rows[STEP_ENDED]) | (count >= rows[LATEST])
+        due = rows[self.on] & (rows[PHASE] == Phase.THINKING) & spent
+        start_forcing(rows, due, rows[TEXT], rows[LENGTH], rows[TEXT_AT])
+
+    def edit(self, logits: Tensor, rows: Rows) -> Tensor:
+        count = counted(rows, rows[OUTPUT], rows[PROMPT])
+        bonus = rows[STRENGTH] * ramp(count, rows[RAMP_START], rows[BUDGET])
+        acts = rows[self.on] & (rows[PHASE] == Phase.THINKING)
+        next_of_end = rows[END_IDS].gather(1, rows[END_AT][:, None])
+        return add(logits, next_of_end, torch.where(acts, bonus, 0.0))
+
+    def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:
+        rows[TEXT_AT] = written(rows[TEXT_AT], rows[TEXT], rows[LENGTH], sampled)
+        rows[END_AT] = written(rows[END_AT], rows[END_IDS], rows[END_LENGTH], sampled)
+        if STEPS in rows.traits:
+            waits = rows[STEP_ENDS][:, 0] >= 0
+            rows.choose(STEP_ENDED, waits, contains(rows[STEP_ENDS], sampled))

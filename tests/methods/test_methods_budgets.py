@@ -258,8 +258,7 @@ def test_alpha_ones_published_words_and_steps():
     out = decode(method, favourite=lambda at: {5: 6, 6: WAIT}.get(at, OTHER))
     assert (out[5], out[6]) == (6, END)
     bench = Bench(AlphaOne(profile="published", average_thinking=1000))
-    columns = bench.core.table.columns[alpha_one.STEP_ENDS]
-    ids = set(bench.core.table.ints[0, columns].tolist()) - {-1}
+    ids = set(bench.core.table.column(alpha_one.STEP_ENDS)[0].tolist()) - {-1}
     # "," and the brackets are no tokens of their own here and become the unknown token.
     assert ids == {0, BREAK, 13}
 

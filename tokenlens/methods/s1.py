@@ -42,7 +42,9 @@ LEFT = Field("s1.left", "int")  # ends that are still to be replaced
 TEXT = Field("s1.text", "int", -1, size=MAX_FORCED_TOKENS, fixed=True)
 LENGTH = Field("s1.length", "int")
 LIMIT = Field("s1.limit", "int", -1)  # thinking tokens; -1 = none
-FINAL = Field("s1.final", "int", -1, size=MAX_FORCED_TOKENS, fixed=True)  # the end and the answer's prefix
+FINAL = Field(
+    "s1.final", "int", -1, size=MAX_FORCED_TOKENS, fixed=True
+)  # the end and the answer's prefix
 FINAL_LENGTH = Field("s1.final_length", "int")
 TEMPERATURE = Field("s1.temperature", "float")
 END_AT = Field("s1.end_at", "int")

@@ -2,11 +2,15 @@
 
 import csv
 import json
+import threading
+import urllib.error
+import urllib.request
 
 import pytest
 from typer.testing import CliRunner
 
 from tokenlens.cli import app
+from tokenlens.cli.serve import server
 
 SMALL = "tiny-reasoner-small"
 
@@ -94,3 +98,35 @@ def test_a_run_that_fails_leaves_its_steps(monkeypatch, tmp_path):
     assert code == 1
     assert "ends before trace 0 does" in output
     assert "0 (cut off)" in output
+
+
+def test_view_writes_one_page(files, tmp_path):
+    out = tmp_path / "v.html"
+    code, output = command("trace", "view", *files, "-o", out)
+    assert code == 0
+    assert "2 traces" in output
+    text = out.read_text()
+    assert text.count("<html") == 1
+    assert "make 24 using 3,5,7,2" in text
+    cut = tmp_path / "cut.jsonl"
+    cut.write_bytes(files[0].read_bytes()[:-700])
+    assert command("trace", "view", cut)[0] == 1
+    assert "cut in the middle of line" in (tmp_path / "cut.html").read_text()
+
+
+def test_the_page_is_served_on_this_machine_only():
+    running = server("<p>page ä</p>", 0)
+    thread = threading.Thread(target=running.serve_forever)
+    thread.start()
+    try:
+        address = f"http://127.0.0.1:{running.server_port}"
+        with urllib.request.urlopen(f"{address}/") as answer:
+            assert answer.read().decode() == "<p>page ä</p>"
+        with pytest.raises(urllib.error.HTTPError, match="404") as caught:
+            urllib.request.urlopen(f"{address}/../etc/passwd")
+        caught.value.close()
+        assert running.server_address[0] == "127.0.0.1"
+    finally:
+        running.shutdown()
+        thread.join()
+        running.server_close()

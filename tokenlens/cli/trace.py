@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenlens.cli.base import complain, console, fail
+from tokenlens.cli.serve import serve_page
 from tokenlens.trace import Recording, Summary, differences, read_what_is_there, summarize
 from tokenlens.trace.compare import csv_rows
 
@@ -25,6 +26,12 @@ SHOWN_DIFFERENCES = 20
 
 def load(file: Path) -> tuple[tuple[Recording, ...], bool]:
     """The traces of a file up to its first fault, and whether there was none."""
+    recordings, fault = load_with_fault(file)
+    return recordings, not fault
+
+
+def load_with_fault(file: Path) -> tuple[tuple[Recording, ...], str]:
+    """The traces of a file up to its first fault, and the fault, which is shown too."""
     try:
         found = read_what_is_there(file)
     except OSError as error:
@@ -33,7 +40,7 @@ def load(file: Path) -> tuple[tuple[Recording, ...], bool]:
         complain(found.error)
         if not found.recordings:
             raise typer.Exit(2)
-    return found.recordings, found.error is None
+    return found.recordings, "" if found.error is None else str(found.error)
 
 
 def pick(recordings: tuple[Recording, ...], index: int) -> Recording:
@@ -112,3 +119,30 @@ def export(
     if stream is not sys.stdout:
         stream.close()
     raise typer.Exit(0 if whole else 1)
+
+
+@app.command()
+def view(
+    file: FileArgument,
+    other: Annotated[Path | None, typer.Argument(help="a second file, to compare")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="the page; default: FILE with .html")
+    ] = None,
+    serve: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="serve it on this port; 0 = any")
+    ] = None,
+) -> None:
+    """Write one HTML page that shows the traces, and perhaps serve it on this machine."""
+    from tokenlens.trace.viewer import page
+
+    found = [load_with_fault(one) for one in (file, other) if one is not None]
+    recordings = [one for records, _ in found for one in records]
+    fault = " ".join(message for _, message in found if message)
+    title = " and ".join(one.name for one in (file, other) if one is not None)
+    target = out or file.with_suffix(".html")
+    text = page(recordings, title=title, fault=fault)
+    target.write_text(text, encoding="utf-8")
+    console.print(Text(f"{len(recordings)} traces in {target}", style="dim"))
+    if serve is not None:
+        serve_page(text, serve)
+    raise typer.Exit(1 if fault else 0)

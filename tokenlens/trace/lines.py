@@ -87,6 +87,12 @@ class Recording(StrictModel):
         """A token's text, or its id where the text is not known."""
         return self.texts.get(token, f"⟨{token}⟩")
 
+    def _repr_html_(self) -> str:
+        # Imported here: the viewer shows recordings.
+        from tokenlens.trace.viewer import frame
+
+        return frame(self)
+
 
 def token_ids(step: TraceStep) -> list[int]:
     """Every token that a step mentions."""

@@ -82,10 +82,12 @@ def _translate(schema: Mapping[str, Any], line: Mapping[str, Any]) -> SpecProble
         return SpecProblem(field, "nothing", _allowed(schema, node))
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         got = repr(context.get("tag", "no method name"))
+        discriminator = _resolve(schema, node).get("discriminator", {})
         tags = str(context.get("expected_tags", "")) or ", ".join(
-            sorted(_resolve(schema, node).get("discriminator", {}).get("mapping", {}))
+            sorted(discriminator.get("mapping", {}))
         )
-        return SpecProblem(f"{field}.method", got, f"one of {tags}")
+        name = str(context.get("discriminator", "'method'")).strip("'")
+        return SpecProblem(f"{field}.{name}", got, f"one of {tags}")
     if kind == "not_allowed":
         return SpecProblem(field, shorten(line["input"]), context["allowed"])
     return SpecProblem(field or "spec", shorten(line["input"]), _allowed(schema, node))

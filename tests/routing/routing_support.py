@@ -1,0 +1,92 @@
+"""What the routing tests share: the tiny reasoners, and a model that writes a script."""
+
+import functools
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tokenlens.assets import path_of
+from tokenlens.evaluation.countdown import problems, prompt
+from tokenlens.routing import Chunk, Signals, Vocabulary
+
+EOS_IDS = (2, 0)
+MAX_TOKENS = 320
+
+
+@functools.cache
+def tokenizer():
+    """The tiny reasoners'."""
+    return AutoTokenizer.from_pretrained(path_of("tiny-reasoner-small"))
+
+
+@functools.cache
+def vocabulary():
+    """The same as routing sees it."""
+    return Vocabulary(tokenizer(), EOS_IDS)
+
+
+@functools.cache
+def model(role):
+    """A tiny reasoner in float32."""
+    torch.set_num_threads(1)
+    path = path_of(f"tiny-reasoner-{role}")
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+
+
+@functools.cache
+def prompts(count=8):
+    """Prompts of held-out problems, as ids."""
+    chosen = [*problems("dev", 3, count // 4), *problems("dev", 4, count - count // 4)]
+    return [tuple(vocabulary().chat([{"role": "user", "content": prompt(one)}])) for one in chosen]
+
+
+@functools.cache
+def alone(role, ids, max_new_tokens=MAX_TOKENS):
+    """What stock ``generate()`` of one model writes, greedily."""
+    inputs = torch.tensor([ids])
+    output = model(role).generate(
+        inputs,
+        attention_mask=torch.ones_like(inputs),
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+    )
+    return output[0, len(ids) :].tolist()
+
+
+class Scripted:
+    """A backend that writes what it is told to, token for token; a loop needs no real model.
+
+    ``script`` maps what has been generated so far (text) to what comes next (text).
+    """
+
+    gives_full_entropy = True
+
+    def __init__(self, script, entropy=0.0, prompt_length=1):
+        self.script, self.entropy, self.start = script, entropy, prompt_length
+        self.asked = []
+
+    async def generate(self, ask):
+        words = vocabulary()
+        self.asked.append(ask)
+        before = words.decode(ask.context[self.start :])
+        ids = words.encode(self.script(before))
+        entropy = self.entropy(before) if callable(self.entropy) else self.entropy
+        facts = Signals(((words.piece(ids[0]), -0.1),), entropy) if ids else None
+        made = []
+        for token in ids[: ask.max_tokens]:
+            made.append(token)
+            end = ask.matcher.push(token)
+            if end is not None:
+                finish = "eos" if end == "eos" else "stop"
+                yield Chunk(tuple(made), "", len(made), facts, finish)
+                return
+        yield Chunk(tuple(made), "", len(made), facts, "length")
+
+    async def log_probs(self, session, context, ids):
+        return [-0.01] * len(ids)
+
+    async def release(self, session):
+        self.released = session
+
+    async def close(self):
+        pass

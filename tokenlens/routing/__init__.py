@@ -1,0 +1,48 @@
+"""Step-level routing between a small and a large model.
+
+The step loop (:class:`Router`) knows neither policies nor engines; backends for Hugging Face, for
+OpenAI-compatible servers and for vLLM in this process are imported from their own modules.
+"""
+
+from tokenlens.routing.backend import Ask, Backend, BackendError, Chunk, Context
+from tokenlens.routing.router import Routed, Router
+from tokenlens.routing.settings import (
+    POLICIES,
+    AlwaysLarge,
+    AlwaysSmall,
+    GlimpRouter,
+    RandomShare,
+    RoutingSpec,
+    Sampling,
+    SpecReason,
+    SpeculativeThinking,
+    parse_routing,
+)
+from tokenlens.routing.signals import Signals
+from tokenlens.routing.trace import RouteStep, RouteTrace
+from tokenlens.routing.vocabulary import Vocabulary, same_vocabulary
+
+__all__ = [
+    "POLICIES",
+    "AlwaysLarge",
+    "AlwaysSmall",
+    "Ask",
+    "Backend",
+    "BackendError",
+    "Chunk",
+    "Context",
+    "GlimpRouter",
+    "RandomShare",
+    "RouteStep",
+    "RouteTrace",
+    "Routed",
+    "Router",
+    "RoutingSpec",
+    "Sampling",
+    "Signals",
+    "SpecReason",
+    "SpeculativeThinking",
+    "Vocabulary",
+    "parse_routing",
+    "same_vocabulary",
+]

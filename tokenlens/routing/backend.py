@@ -1,0 +1,113 @@
+"""What the step loop asks of a model, whoever runs it."""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Literal, Protocol
+
+from tokenlens.routing.settings import Role, Sampling
+from tokenlens.routing.signals import Signals
+from tokenlens.routing.vocabulary import End, Ends, Matcher
+
+Context = tuple[int, ...] | str
+"""What has been written so far: ids where the router has the model's tokenizer, text otherwise."""
+
+Finish = Literal["stop", "eos", "length"]
+
+
+class BackendError(RuntimeError):
+    """A model that did not answer, or not sensibly.
+
+    Attributes
+    ----------
+    kind
+        ``unreachable``, ``timeout``, ``refused`` (its 4xx, with ``status``), ``overloaded``,
+        ``failed`` (5xx), ``truncated``, ``malformed``, ``open`` (not asked: circuit breaker).
+    """
+
+    def __init__(self, role: Role, kind: str, message: str, status: int | None = None) -> None:
+        super().__init__(f"the {role} model: {kind}: {message}")
+        self.role, self.kind, self.status = role, kind, status
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One call: continue a context.
+
+    Attributes
+    ----------
+    session
+        The request, so that an engine can keep its cache.
+    ends
+        Stop with the token that ends the step; ``None`` = only at the end of the text.
+    matcher
+        The same for engines that look at ids; it knows what the step holds already.
+    signals
+        Whether the first token's signals are wanted.
+    stream
+        Whether chunks should come as they are made; otherwise one at the end will do.
+    """
+
+    session: str
+    context: Context
+    max_tokens: int
+    sampling: Sampling
+    ends: Ends | None = None
+    matcher: Matcher | None = None
+    signals: bool = False
+    stream: bool = False
+
+    @property
+    def engine_seed(self) -> int:
+        """A seed for engines that begin a stream of noise with every call."""
+        text = f"{self.sampling.seed}:{len(self.context)}".encode()
+        return int.from_bytes(blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of what a model wrote; the last one has ``finish``.
+
+    ``ids`` may be empty where the backend gives only text; then ``tokens`` counts them.
+    """
+
+    ids: tuple[int, ...] = ()
+    text: str = ""
+    tokens: int = 0
+    signals: Signals | None = None
+    finish: Finish | None = None
+
+
+@dataclass
+class Draft:
+    """What a model wrote and nobody has taken yet."""
+
+    role: Role
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
+    tokens: int = 0
+    end: End | None = None
+    signals: Signals | None = None
+
+
+class Backend(Protocol):
+    """A model that continues contexts; any number of calls at once."""
+
+    @property
+    def gives_full_entropy(self) -> bool:
+        """Whether ``Signals.entropy`` is of the full vocabulary."""
+
+    def generate(self, ask: Ask) -> AsyncGenerator[Chunk]:
+        """Continue a context. Closing the iterator stops the engine."""
+
+    async def log_probs(self, session: str, context: Context, ids: Sequence[int]) -> list[float]:
+        """Natural logarithms of the probabilities of ``ids`` after the context, at temperature 1.
+
+        Raises NotImplementedError where the engine does not tell.
+        """
+
+    async def release(self, session: str) -> None:
+        """The request is over."""
+
+    async def close(self) -> None:
+        """No call will follow."""

@@ -44,7 +44,7 @@ class _Job:
 
     session: str
     ids: list[int]
-    deliver: Callable[[Any], None]
+    deliver: Callable[[Any], object]
     ask: Ask | None = None
     # ids whose log-probabilities are wanted; then nothing is generated
     scored: tuple[int, ...] = ()
@@ -230,7 +230,9 @@ class HFBackend:
         """One forward pass for rows that read one token, and one for those that read more."""
         for job in [job for job in self._running if job.is_cancelled]:
             self._end(job)
-        short, long, scored = [], [], []
+        short: list[_Job] = []
+        long: list[_Job] = []
+        scored: list[_Job] = []
         for job in self._running:
             assert job.slot is not None
             unread = len(job.ids) - len(job.slot.ids)
@@ -275,9 +277,9 @@ class HFBackend:
         tokens = hf_sampling.sample(logits, how, [len(job.ids) for job in jobs])
         curious = [row for row, job in enumerate(jobs) if asks[row].signals and job.made == 0]
         if curious:
-            for row, *facts in zip(curious, *hf_sampling.signals(logits[curious])):
-                entropy, ids, values = facts
-                texts = (self._vocabulary.piece(token) for token in ids)
+            facts = hf_sampling.signals(logits[curious])
+            for row, entropy, ids, values in zip(curious, *facts):
+                texts = [self._vocabulary.piece(token) for token in ids]
                 jobs[row].signals = Signals(tuple(zip(texts, values)), entropy)
         # The loop over steps ends on the host: this is the one read of a step.
         for job, ask, token in zip(jobs, asks, tokens.tolist()):

@@ -85,7 +85,8 @@ class GlimpRouter(MethodBase):
     @classmethod
     def _is_number(cls, value: float) -> float:
         if math.isnan(value):
-            raise PydanticCustomError("threshold", "a number, inf or -inf")
+            allowed = {"allowed": "a number, inf or -inf"}
+            raise PydanticCustomError("not_allowed", "allowed: {allowed}", allowed)
         return value
 
     @property

@@ -46,13 +46,13 @@ install: $(VENV)/.ready ## make .venv with everything pinned, CPU only
 demo: $(VENV)/.ready ## two problems solved on the tiny reasoner, discrete and with concept tokens
 	@$(VENV)/bin/tokenlens demo
 
-test: $(VENV)/.ready test-hf4 ## every test that runs on this machine's processor
+test: $(VENV)/.ready test-hf4 test-vllm ## every test that runs on this machine's processor
 	$(PY) -m pytest tests --ignore=tests/vllm --ignore=tests/conformance
 
 test-hf4: $(VENV_HF4)/.ready ## the Hugging Face tests on the oldest supported transformers
 	$(VENV_HF4)/bin/python -m pytest tests/hf
 
-test-vllm: $(VENV_VLLM)/.ready ## the vLLM tests, both model runners; not part of `make test` yet
+test-vllm: $(VENV_VLLM)/.ready ## the vLLM tests: both model runners, the server
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest tests/vllm
 
 check: $(VENV)/.ready ## formatting, lint, types

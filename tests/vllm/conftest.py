@@ -23,7 +23,7 @@ def tokenizer():
     """The tiny reasoner's."""
     import transformers
 
-    return transformers.AutoTokenizer.from_pretrained(models.REASONER)
+    return transformers.AutoTokenizer.from_pretrained(models.REASONER_PATH)
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def reference(checkpoints):
     """Hugging Face's ids of the table's greedy scenarios, by model."""
     found = {name: models.references(path) for name, path in checkpoints.items()}
     thinks = models.reasoner_scenarios(tokenizer())
-    found["reasoner"] = models.references(str(models.REASONER), tokenizer(), {}, thinks)
+    found["reasoner"] = models.references(str(models.REASONER_PATH), tokenizer(), {}, thinks)
     return found
 
 
@@ -45,6 +45,10 @@ def first_runner(checkpoints, tmp_path_factory):
         "sync": jobs.table_job(qwen3, trace="full"),
         "async": jobs.table_job(qwen3, {"async": True}),
         "llama": jobs.table_job(checkpoints["llama-tied"]),
+        "gemma": jobs.table_job(checkpoints["gemma"]),
+        "features": jobs.features_job(tokenizer()),
+        "two-ranks": jobs.table_job(qwen3, **jobs.TWO_RANKS),
+        "compiled": jobs.table_job(qwen3, enforce_eager=False),
         "preempted": jobs.preempted_job(qwen3),
         "preempted-async": jobs.preempted_job(qwen3, {"async": True}),
         "no-replay": jobs.table_job(qwen3, {"no_replay": True}, **jobs.SMALL_CACHE),
@@ -66,6 +70,7 @@ def second_runner(checkpoints, tmp_path_factory):
     qwen3 = checkpoints["qwen3"]
     work = {
         "sync": jobs.table_job(qwen3),
+        "features": jobs.features_job(tokenizer()),
         "async": jobs.table_job(qwen3, {"async": True}),
         "preempted": jobs.preempted_job(qwen3),
         "no-replay": jobs.table_job(qwen3, {"no_replay": True}, **jobs.SMALL_CACHE),

@@ -165,6 +165,35 @@ def test_requests_that_cannot_be_carried_out():
     check_request(DecodingSpec(), SimpleNamespace(structured_outputs=object()), Settings())
 
 
+@pytest.mark.parametrize(
+    ("config", "word"),
+    [
+        ('{"target_modules": ["q_proj", "embed_tokens"]}', "q_proj, embed_tokens"),
+        ('{"target_modules": ".*embed.*"}', "embed"),
+        ('{"target_modules": "all-linear"}', None),
+        ('{"target_modules": ["q_proj", "v_proj"]}', None),
+        ('{"r": 4}', "adapter_config.json"),
+        ("{", "adapter_config.json"),
+        (None, "adapter_config.json"),
+    ],
+)
+def test_an_adapter_of_the_embedding_is_refused(tmp_path, config, word):
+    if config is not None:
+        (tmp_path / "adapter_config.json").write_text(config)
+    params = SimpleNamespace(structured_outputs=None)
+    request = SimpleNamespace(
+        lora_request=SimpleNamespace(lora_name="mine", lora_path=str(tmp_path))
+    )
+    # Methods that feed no mixtures do not mind.
+    check_request(preset("tiny-no-thinking"), params, Settings(), request)
+    if word is None:
+        check_request(preset("qwen3-soft"), params, Settings(), request)
+        return
+    with pytest.raises(SpecError, match="lora_request: got 'mine'") as caught:
+        check_request(preset("qwen3-soft"), params, Settings(), request)
+    assert word in str(caught.value)
+
+
 def test_our_class_is_recognised_without_being_imported():
     assert names_tokenlens("tokenlens.vllm:TokenLens")
     assert names_tokenlens("tokenlens.vllm.processor:TokenLens")
@@ -179,7 +208,9 @@ def test_a_recorder_keeps_the_newest_totals_and_bounds_its_steps():
     recorder = Recorder(spec)
     step = [4, 1, 9, True, True, True, 0.5, 0.75, [9, 8], [0.75, 0.25]]
     assert recorder.add([[1, 1, 1, 1, 0, 0, 1], [1, 1], step]) == [1, 1, 1, 1, 0, 0]
+    assert recorder.switches == 0
     assert recorder.add([[2, 2, 1, 1, 0, 1, 1], [1, 1], step]) == [1, 1, 0, 0, 0, 1]
+    assert recorder.switches == 1
     recorder.add([[3, 2, 1, 1, 0, 1, 2], [1, 1], step])
     found = recorder.trace()
     assert (found.counts.tokens, found.counts.cold_stops, found.final_phase) == (3, 1, "answer")

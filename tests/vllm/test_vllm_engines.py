@@ -1,11 +1,12 @@
 """The table of scenarios through vLLM's two model runners, and what could make it go wrong."""
 
 import pytest
-from conformance_table import SCENARIOS
+from conformance_table import hosted
 from vllm_support import needs_vllm
 
 pytestmark = [needs_vllm, pytest.mark.slow, pytest.mark.timeout(1800)]
 
+SCENARIOS = hosted("vllm")
 GREEDY = [scenario.name for scenario in SCENARIOS if scenario.greedy]
 LATENT = [
     scenario.name
@@ -54,9 +55,22 @@ def test_the_tiny_reasoner(first_runner, reference):
     assert outputs["soft-2"]["trace"]["counts"]["thinking_tokens"] > 0
 
 
-def test_tied_embeddings(first_runner, reference):
-    assert differing(first_runner["llama"], reference["llama-tied"]) == []
-    assert_clean(first_runner["llama"])
+@pytest.mark.parametrize(("name", "model"), [("llama", "llama-tied"), ("gemma", "gemma")])
+def test_tied_and_scaled_embeddings(first_runner, reference, name, model):
+    assert differing(first_runner[name], reference[model]) == []
+    assert_clean(first_runner[name])
+
+
+def test_inside_a_compiled_forward(first_runner, reference):
+    assert differing(first_runner["compiled"], reference["qwen3"]) == []
+    assert_clean(first_runner["compiled"])
+
+
+def test_two_tensor_parallel_ranks(first_runner, reference):
+    job = first_runner["two-ranks"]
+    assert job["runner"] == "vllm.v1.executor.multiproc_executor"
+    assert differing(job, reference["qwen3"]) == []
+    assert len(job["runs"][0]["outputs"]) == len(SCENARIOS)
 
 
 @pytest.mark.parametrize("name", ["sync", "async", "preempted"])

@@ -1,6 +1,10 @@
-"""The OpenAI-compatible server, started for real and driven with the ``openai`` client."""
+"""The OpenAI-compatible server, started for real and driven with the ``openai`` client.
+
+It is the server of ``examples/vllm_serve.sh``, and the example's client asks it too.
+"""
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -15,12 +19,19 @@ from vllm_support import environment, needs_vllm
 
 pytestmark = [needs_vllm, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-MODEL = Path(__file__).parents[2] / "tokenlens" / "assets" / "tiny-reasoner-small"
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "tokenlens" / "assets" / "tiny-reasoner-small"
 START_SECONDS = 900
-MESSAGES = [{"role": "user", "content": "Use 3 5 7 to make 22."}]
-OPENED = "<|im_start|>user\nUse 3 5 7 to make 22.<|im_end|>\n<|im_start|>assistant\n<think>\n"
+MESSAGES = [{"role": "user", "content": "make 24 using 3,5,7,2"}]
+OPENED = "<|im_start|>user\nmake 24 using 3,5,7,2<|im_end|>\n<|im_start|>assistant\n<think>\n"
 """A prompt whose template has opened the thinking."""
 SOFT = {"tokenlens_preset": "tiny-soft"}
+
+
+def surroundings():
+    """The environment of processes that find ``python`` by its name."""
+    folder = str(Path(sys.executable).parent)
+    return {**environment(), "PATH": folder + os.pathsep + os.environ["PATH"]}
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +41,15 @@ def server(tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log"
-    limits = {"tokenlens": {"max_entries": 32, "max_trace_steps": 20}}
     command = [
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(MODEL)),
+        *("sh", str(ROOT / "examples" / "vllm_serve.sh"), str(MODEL)),
         *("--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)),
-        *("--logits-processors", "tokenlens.vllm:TokenLens"),
-        *("--additional-config", json.dumps(limits)),
         *("--enforce-eager", "--dtype", "float32", "--max-model-len", "512"),
         *("--kv-cache-memory-bytes", str(32 << 20), "--max-num-seqs", "32"),
         *("--generation-config", "vllm"),
     ]
     with log.open("w") as out:
-        process = subprocess.Popen(command, env=environment(), stdout=out, stderr=out)
+        process = subprocess.Popen(command, env=surroundings(), stdout=out, stderr=out)
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + START_SECONDS
@@ -140,6 +148,7 @@ def test_completions_and_full_traces(client):
         ({**SOFT, "tokenlens_soft_thinking.top_k": -3}, ["top_k", "-3", "at least 0"]),
         ({**SOFT, "tokenlens_soft_thinking.max_entries": 33}, ["max_entries", "at most 32"]),
         ({**SOFT, "tokenlens_phase.think_end": "<never>"}, ["phase.think_end"]),
+        ({"tokenlens": "tiny-answer-now"}, ["methods[0].method", "on this server"]),
         ({"tokenlens_nothing.x": 1}, ["tokenlens_nothing.x"]),
     ],
 )
@@ -167,6 +176,22 @@ def test_structured_output_and_beams_are_refused(client):
             max_tokens=4,
             extra_body={"vllm_xargs": SOFT, "use_beam_search": True, "n": 2},
         )
+
+
+def test_the_example_s_client(server):
+    done = subprocess.run(
+        ["python", str(ROOT / "examples" / "vllm_client.py"), server + "/v1", "tiny-soft"],
+        env=surroundings(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=True,
+    )
+    text, counts, refused = done.stdout.rstrip().rsplit("\n", 2)
+    assert "</think>" in text
+    assert json.loads(counts.replace("'", '"'))["latent_steps"] > 0
+    assert refused.startswith("refused:")
+    assert "methods[0].top_k: got -1" in refused
 
 
 def test_streaming_gives_the_same_text(client):
@@ -219,3 +244,9 @@ def test_32_at_once_with_an_abort_and_nothing_is_left(client, server):
     assert found["tokenlens_slots_in_use"] == 1
     assert found["tokenlens_history_pages_in_use"] == 1
     assert found["tokenlens_latent_total"] > 100
+    assert found["tokenlens_switches_total"] > 10
+    assert (
+        found["tokenlens_tokens_total"]
+        == found["tokenlens_latent_total"] + found["tokenlens_discrete_total"]
+    )
+    assert found["tokenlens_forced_total"] > 0

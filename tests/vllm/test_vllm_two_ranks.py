@@ -1,4 +1,4 @@
-"""Tensor parallel: the mixture is taken on each rank's part of the table and summed once."""
+"""The embedding alone, on two ranks: mixtures of a sharded table, and tables that are refused."""
 
 import socket
 import subprocess

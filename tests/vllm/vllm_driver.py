@@ -29,8 +29,11 @@ NAMED = ["tokenlens.vllm:TokenLens"]
 
 
 def room_of(llm):
-    """The runner's room in this process, None without tokenlens."""
-    worker = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
+    """The runner's room in this process, None without tokenlens or with workers elsewhere."""
+    executor = llm.llm_engine.engine_core.engine_core.model_executor
+    if not hasattr(executor, "driver_worker"):
+        return None, executor
+    worker = executor.driver_worker.worker
     return vars(worker.model_runner).get("_tokenlens"), worker.model_runner
 
 
@@ -42,6 +45,8 @@ def sampling(request):
     from tokenlens.vllm import extra_args
 
     values = dict(request.get("sampling", {}))
+    if "logit_bias" in values:  # JSON's keys are texts
+        values["logit_bias"] = {int(k): v for k, v in values["logit_bias"].items()}
     if request.get("spec") is not None:
         values["extra_args"] = extra_args(request["spec"])
     # As `LLM.generate` does: all samples of a prompt come together, at the end.
@@ -141,6 +146,10 @@ def main(jobs_file, out_file):
     for job in json.loads(Path(jobs_file).read_text()):
         torch.manual_seed(0)
         kwargs = {**ENGINE, **job.get("engine", {})}
+        if "reasoning" in kwargs:
+            from vllm.config import ReasoningConfig
+
+            kwargs["reasoning_config"] = ReasoningConfig(**kwargs.pop("reasoning"))
         if job.get("tokenlens", True):
             kwargs["logits_processors"] = NAMED
             if job.get("by_class"):

@@ -1,10 +1,13 @@
 """Jobs of the driver: what each engine of the tests is given to do."""
 
 import conformance_models as models
-from conformance_table import LONG, MARKERS, SCENARIOS, START, Scenario, soft
+from conformance_table import LONG, MARKERS, START, Scenario, hosted, soft
 
 SMALL_CACHE = {"num_gpu_blocks_override": 6, "block_size": 32, "max_model_len": 128}
 """Room for five blocks, of which most requests of the table (there are eighteen) need two."""
+
+
+TWO_RANKS = {"tensor_parallel_size": 2, "distributed_executor_backend": "mp"}
 
 
 def preempted_job(path, rig=None):
@@ -13,9 +16,9 @@ def preempted_job(path, rig=None):
     return {**job, "runs": job["runs"] * 3}
 
 
-def table_job(path, rig=None, trace="summary", scenarios=None, **engine):
+def table_job(path, rig=None, trace="summary", **engine):
     """The whole table on one engine, in chunks of a prompt and staggered."""
-    rows = models.requests(trace=trace, scenarios=scenarios or SCENARIOS)
+    rows = models.requests(trace=trace, scenarios=hosted("vllm"))
     return {
         "model": path,
         "engine": {"skip_tokenizer_init": True, "max_num_batched_tokens": 32, **engine},
@@ -27,9 +30,46 @@ def table_job(path, rig=None, trace="summary", scenarios=None, **engine):
 def reasoner_job(scenarios):
     """The tiny reasoner, whose tokenizer finds the markers."""
     return {
-        "model": str(models.REASONER),
+        "model": str(models.REASONER_PATH),
         "engine": {"max_num_batched_tokens": 32, "max_num_seqs": 8},
         "runs": [{"requests": models.requests({}, scenarios=scenarios)}],
+    }
+
+
+def features_job(tokenizer):
+    """A spec beside what vLLM offers itself: a thinking budget, log-probabilities, masks."""
+    question = [{"role": "user", "content": models.QUESTIONS[0]}]
+    text = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
+    prompt = tokenizer.encode(text)
+    soften, end = {"method": "soft_thinking"}, {"method": "answer_now", "after": 12}
+    # Never its own end of thinking, so that somebody else has to end it.
+    endless = {"logit_bias": {str(tokenizer.convert_tokens_to_ids("</think>")): -100.0}}
+    stop = {"stop_token_ids": [tokenizer.encode("=")[0]]}
+    requests = {
+        "soft": ([soften], {"logprobs": 2}),
+        "plain": (None, {"logprobs": 2}),
+        "budget": ([soften], {"thinking_token_budget": 12}),
+        "same-as-budget": ([soften, end], {}),
+        "endless": ([soften], {"thinking_token_budget": 12, **endless}),
+        "stopped": ([soften], stop),
+        "bad-words": ([soften], {"bad_words": ["="]}),
+        "text": ([soften], {"stop": ["="], "detokenize": True}),
+    }
+    rows = [
+        {
+            "name": name,
+            "prompt": prompt,
+            "spec": None if methods is None else {"methods": methods, "trace": {"level": "full"}},
+            "sampling": {"max_tokens": 40, **extra},
+            "arrive": row,
+        }
+        for row, (name, (methods, extra)) in enumerate(requests.items())
+    ]
+    marks = {"reasoning_start_str": "<think>", "reasoning_end_str": "</think>"}
+    return {
+        "model": str(models.REASONER_PATH),
+        "engine": {"max_num_batched_tokens": 64, "reasoning": marks},
+        "runs": [{"requests": rows}],
     }
 
 
@@ -126,7 +166,7 @@ def admission_job(path):
     noisy = {**noisy, "methods": [*noisy["methods"], {"method": "gumbel_noise"}], "seed": 3}
     for name, n in (("samples", 3), ("one-sample", 1)):
         # vLLM takes several samples only with a temperature; thinking tokens are not its to draw.
-        many = {"max_tokens": 6, "n": n, "temperature": 1.0}
+        many = {"max_tokens": 24, "n": n, "temperature": 1.0}
         rows.append({"name": name, "prompt": [1, 6, 12], "spec": noisy, "sampling": many})
     aborted = {"spec": latent(max_entries=16), "sampling": {"max_tokens": 200}}
     rows.append({"name": "aborted", "prompt": [1, 6, 13], **aborted})

@@ -23,6 +23,8 @@ def environment(second_runner=False):
         **os.environ,
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
+        # Two workers of one machine: nobody binds threads to a node of memory of its own.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "TOKENIZERS_PARALLELISM": "false",
@@ -43,7 +45,7 @@ def run_jobs(work, folder, second_runner=False):
     done = subprocess.run(
         [sys.executable, str(HERE / "vllm_driver.py"), "jobs.json", "results.json"],
         cwd=folder,
-        env=environment(second_runner),
+        env={**environment(second_runner), "VLLM_CACHE_ROOT": str(folder / "cache")},
         capture_output=True,
         text=True,
         timeout=TIMEOUT,

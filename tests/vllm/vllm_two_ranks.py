@@ -3,8 +3,29 @@
 import os
 import sys
 
+import pytest
 import torch
 from torch import nn
+
+
+def refuse_quantised(model):
+    """Rows of a quantised table cannot be mixed: neither its method nor its type is taken."""
+    from tokenlens.vllm.embedding import EmbeddingError, find_input_embedding
+
+    table = model.embed_tokens
+    assert find_input_embedding(model)[1] is table
+    method, weight = table.quant_method, table.weight
+    quantised = type("GGUFEmbeddingMethod", (), {})()
+    packed = nn.Parameter(torch.zeros(100, 16, dtype=torch.uint8), requires_grad=False)
+    for change, word in (
+        ({"quant_method": quantised}, "GGUFEmbeddingMethod"),
+        ({"weight": packed}, "torch.uint8"),
+    ):
+        for name, value in {"quant_method": method, "weight": weight, **change}.items():
+            setattr(table, name, value)
+        with pytest.raises(EmbeddingError, match=f"{word}.*not quantised"):
+            find_input_embedding(model)
+    table.quant_method, table.weight = method, weight
 
 
 def main(rank, port):
@@ -47,6 +68,7 @@ def main(rank, port):
         expected = (weights[:, :, None].double() * table[entries].double()).sum(dim=1)
         assert torch.allclose(out[places].double(), expected, atol=1e-6), "mixtures"
         assert torch.equal(out[places[2]], table[entries[2, 0]]), "a single token of weight 1"
+        refuse_quantised(model)
     print("fine")
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tokenlens import __version__, capabilities
+from tokenlens.vllm import doctor as vllm
 
 PACKAGES = {
     "torch": ("torch",),
@@ -39,6 +40,8 @@ def run(console: Console, markdown: bool) -> None:
         engine = next((k for k, v in capabilities.ENGINES.items() if v in label), "")
         found.add_row(label, installed(names) or "[dim]no[/]", capabilities.TESTED.get(engine, ""))
     found.add_row("accelerator", accelerator(), "")
+    for name, fact in vllm.facts()[1:]:
+        found.add_row(f"vLLM: {name}", fact, "")
     console.print(found)
     styles = {"yes": "green", "refused": "yellow", "planned": "dim"}
     table = Table("", *capabilities.ENGINES.values(), "why", title="what works where")

@@ -134,7 +134,9 @@ def _process_outputs(original: Any, self: Any, outputs: Any, *args: Any, **kwarg
         state = self.request_states.get(one.request_id)
         recorder = None if state is None else vars(state).get(RECORDER)
         if recorder is not None:
-            metrics.observe(recorder.add(report), report[1])
+            before = recorder.switches
+            grown = recorder.add(report)
+            metrics.observe(grown, report[1], recorder.switches - before)
     return original(self, outputs, *args, **kwargs)
 
 

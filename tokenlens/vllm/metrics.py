@@ -5,6 +5,8 @@ from typing import Any
 NAMES = {
     "tokens": "Tokens of requests with a spec",
     "latent": "Tokens that were fed as a mixture",
+    "discrete": "Tokens that were fed as themselves",
+    "switches": "Changes between mixtures and tokens, in either direction",
     "forced": "Tokens that a method decided",
     "invalid": "Steps whose logits could not be used",
     "cold_stops": "Ends of thinking that Cold Stop forced",
@@ -49,10 +51,11 @@ def _gauge(name: str) -> Any:
     return _GAUGES[name]
 
 
-def observe(grown: list[int], usage: list[int]) -> None:
+def observe(grown: list[int], usage: list[int], switches: int) -> None:
     """Add what one report added to its request's totals, in the order of ``traces.COUNTS``.
 
-    ``usage`` is how many slots and pages the worker had taken, in the order of ``GAUGES``.
+    ``usage`` is how many slots and pages the worker had taken, in the order of ``GAUGES``;
+    ``switches`` how often the request changed between mixtures and tokens.
     """
     for gauge, amount in zip(map(_gauge, GAUGES), usage):
         if gauge is not None:
@@ -61,6 +64,8 @@ def observe(grown: list[int], usage: list[int]) -> None:
     for name, amount in (
         ("tokens", tokens),
         ("latent", latent),
+        ("discrete", tokens - latent),
+        ("switches", switches),
         ("forced", forced),
         ("invalid", invalid),
         ("cold_stops", cold_stops),

@@ -1,6 +1,8 @@
 """What an engine or a request cannot host, and why. Reads vLLM's configuration, imports no vLLM."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tokenlens.spec import DecodingSpec, SpecError
@@ -149,6 +151,37 @@ def check_request(
             "resumable",
             True,
             "false beside a spec: outputs that become prompts lose their mixtures",
+        )
+    adapter = _get(engine_request, "lora_request")
+    if adapter is not None and is_latent(spec):
+        _check_adapter(adapter)
+
+
+def _check_adapter(adapter: Any) -> None:
+    """Refuse an adapter that changes the embedding, which mixtures are taken of."""
+    folder = Path(adapter.lora_path).expanduser()
+    if not folder.is_dir():
+        from vllm.lora.utils import get_adapter_absolute_path
+
+        folder = Path(get_adapter_absolute_path(adapter.lora_path))
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        targets = config["target_modules"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise SpecError.of(
+            "lora_request",
+            adapter.lora_name,
+            "an adapter whose adapter_config.json names its target_modules, beside a latent"
+            " method: it must be known that the embedding is not one of them",
+        ) from None
+    # A pattern is a text, a list of names is what it says.
+    found = [targets] if isinstance(targets, str) else list(targets or ())
+    if any("embed" in str(target) for target in found):
+        raise SpecError.of(
+            "lora_request",
+            adapter.lora_name,
+            "an adapter that leaves the embedding alone, beside a latent method: the adapter's"
+            f" part of a mixture would be that of one token. Its targets: {', '.join(found)}",
         )
 
 

@@ -26,12 +26,18 @@ class Recorder:
         self.counts = [0] * len(COUNTS)
         self.phase = 0
         self.steps: list[TraceStep] = []
+        self.switches = 0
+        self._latent: bool | None = None
 
     def add(self, report: list[Any]) -> list[int]:
         """Take one report (totals, the worker's usage, perhaps a step); returns what was added."""
         counts, self.phase = report[0][: len(COUNTS)], report[0][len(COUNTS)]
         grown = [new - old for new, old in zip(counts, self.counts)]
         self.counts = counts
+        if grown[0] > 0:
+            latent = grown[2] > 0
+            self.switches += self._latent is not None and self._latent != latent
+            self._latent = latent
         if len(report) > 2 and len(self.steps) < self.spec.trace.max_steps:
             position, phase, token, latent, forced, valid, entropy, top, ids, weights = report[2]
             entries = tuple((i, w) for i, w in zip(ids, weights) if w > 0)

@@ -61,6 +61,21 @@ METHODS: dict[str, tuple[dict[str, Any], ...]] = {
         soft(cold_stop={"entropy_threshold": 4.0, "patience": 7}),
         {"method": "gumbel_noise", "temperature": 0.7},
     ),
+    "soft-edt": (soft(), {"method": "edt"}),
+    "soft-hapo": (
+        soft(),
+        {
+            "method": "hapo",
+            "median": -1.0,
+            "std": 1.0,
+            "scale_pos": 1.0,
+            "scale_neg": -1.0,
+            "strength": 0.3,
+        },
+    ),
+    "soft-min-p-edit": (soft(), {"method": "min_p", "min_p": 0.2}),
+    "soft-top-n-sigma": (soft(), {"method": "top_n_sigma"}),
+    "soft-top-h": (soft(), {"method": "top_h"}),
 }
 """Specs by name, the methods only: each becomes a row of the random models and of the reasoner.
 
@@ -72,6 +87,8 @@ WORD_METHODS: dict[str, tuple[dict[str, Any], ...]] = {
     "cyclic-reflex": (
         {"method": "cyclic_reflex", "amplitude": 20.0, "period": 40.0, "words": ["wait"]},
     ),
+    "tip": ({"method": "tip", "words": ["wait"], "penalty": 20.0},),
+    "nowait": ({"method": "nowait", "words": ["wait"]},),
     "soft-static-window": (
         soft(),
         {"method": "static_window", "amplitude": 15.0, "words": ["wait"], "windows": [[4, 9]]},

@@ -1,5 +1,6 @@
 """The offline example as a user runs it: a multi-process engine, our class by its name."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 from vllm_support import environment, needs_vllm
 
 pytestmark = [needs_vllm, pytest.mark.slow, pytest.mark.timeout(1200)]
+
+FOOTER = re.compile(r"^\[(\d+) of (\d+) tokens fed as mixtures\]$", re.MULTILINE)
 
 
 def test_offline():
@@ -24,5 +27,5 @@ def test_offline():
     plain, soft, noisy = done.stdout.split("--- ")[1:]
     assert "fed as mixtures" not in plain
     for text in (soft, noisy):
-        latent, tokens = text.splitlines()[-1].strip("[").split(" tokens")[0].split(" of ")
-        assert 0 < int(latent) <= int(tokens)
+        latent, tokens = map(int, FOOTER.search(text).groups())
+        assert 0 < latent <= tokens

@@ -188,7 +188,8 @@ def test_the_example_s_client(server):
         check=True,
     )
     text, counts, refused = done.stdout.rstrip().rsplit("\n", 2)
-    assert "</think>" in text
+    assert text.startswith("<think>")
+    assert len(text) > 100
     assert json.loads(counts.replace("'", '"'))["latent_steps"] > 0
     assert refused.startswith("refused:")
     assert "methods[0].top_k: got -1" in refused

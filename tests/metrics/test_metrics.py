@@ -1,0 +1,103 @@
+"""The collector's figures are a trace's, and the dashboard asks for nothing that is not there."""
+
+import json
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from tokenlens.hf import generate_kwargs, traces
+from tokenlens.metrics import COUNTERS, GAUGES, ROUTED, Collector, Grown
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def registry():
+    return CollectorRegistry()
+
+
+@pytest.fixture(scope="module")
+def found():
+    """Full traces of a real run."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from tokenlens.assets import path_of
+
+    path = path_of("tiny-reasoner-small")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = AutoModelForCausalLM.from_pretrained(path).eval()
+    spec = {"methods": [{"method": "soft_thinking"}, {"method": "random_route"}]}
+    kwargs = generate_kwargs(model, tokenizer, spec | {"trace": {"level": "full"}})
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "make 24 using 3,5,7,2"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
+    model.generate(**prompt, **kwargs, do_sample=False, max_new_tokens=80)
+    return traces(kwargs)
+
+
+def test_a_trace_s_totals_are_counted(registry, found):
+    collector = Collector("hf", registry)
+    for trace in found:
+        collector.trace(trace)
+    counts, steps = found[0].counts, found[0].steps
+    value = registry.get_sample_value
+    assert value("tokenlens_tokens_total") == counts.tokens == 80
+    assert value("tokenlens_latent_total") == counts.latent_steps > 5
+    assert value("tokenlens_discrete_total") == counts.tokens - counts.latent_steps
+    assert value("tokenlens_forced_total") == counts.forced_steps
+    assert value("tokenlens_switches_total") > 5
+    assert value("tokenlens_entropy_nats_count") == len(steps)
+    assert value("tokenlens_entropy_nats_sum") == pytest.approx(sum(s.entropy for s in steps))
+    assert value("tokenlens_latent_run_tokens_sum") == counts.latent_steps
+    assert value("tokenlens_build_info", {"engine": "hf", "version": "0.1.0"}) == 1
+
+
+def test_steps_and_routes(registry):
+    collector = Collector("router", registry)
+    collector.add(Grown(tokens=5, latent=2, cold_stops=1))
+    collector.count("routed_tokens", 7, model="large")
+    collector.count("refusals")
+    collector.set("slots_in_use", 3)
+    value = registry.get_sample_value
+    assert value("tokenlens_discrete_total") == 3
+    assert value("tokenlens_cold_stops_total") == 1
+    assert value("tokenlens_routed_tokens_total", {"model": "large"}) == 7
+    assert value("tokenlens_refusals_total") == 1
+    assert value("tokenlens_slots_in_use") == 3
+
+
+def test_the_dashboard_asks_for_what_there_is(registry):
+    collector = Collector("vllm", registry)
+    for name in ROUTED:
+        collector.count(name, model="small")
+    text = generate_latest(registry).decode()
+    dashboard = (ROOT / "examples/grafana/tokenlens.json").read_text()
+    assert len({panel["id"] for panel in json.loads(dashboard)["panels"]}) == 12
+    asked = set(re.findall(r"tokenlens_[a-z_]+", dashboard))
+    exported = set(re.findall(r"^(tokenlens_[a-z_]+)", text, re.MULTILINE))
+    assert asked <= exported
+    # ... and shows everything that is counted.
+    for name in (*COUNTERS, *ROUTED):
+        assert f"tokenlens_{name}_total" in asked
+    for name in GAUGES:
+        assert f"tokenlens_{name}" in asked
+
+
+def test_without_prometheus_client_nothing_happens():
+    code = textwrap.dedent("""
+        import sys
+        sys.modules["prometheus_client"] = None
+        from tokenlens.metrics import Grown, collector
+        collector("hf").count("refusals")
+        collector("hf").add(Grown(tokens=1))
+        collector("hf").set("slots_in_use", 1)
+    """)
+    subprocess.run([sys.executable, "-c", code], check=True)

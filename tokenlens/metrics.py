@@ -1,0 +1,135 @@
+"""One Prometheus collector for every engine and the router, where prometheus_client is installed.
+
+An engine's own endpoint shows it, as all metrics of a process share a registry; without
+prometheus_client every call does nothing. Knows no engine: rooms report what happened in numbers.
+"""
+
+from functools import cache
+from itertools import groupby, pairwise
+from typing import Any, NamedTuple
+
+from tokenlens import __version__
+from tokenlens.trace import Trace
+
+COUNTERS = {
+    "tokens": "Tokens of requests with a spec",
+    "latent": "Tokens that were fed as a mixture",
+    "discrete": "Tokens that were fed as themselves",
+    "switches": "Changes between mixtures and tokens, in either direction",
+    "forced": "Tokens that a method decided",
+    "invalid": "Steps whose logits could not be used",
+    "cold_stops": "Ends of thinking that Cold Stop forced",
+    "refusals": "Requests refused because of their spec",
+    "route_fallbacks": "Failures of a routed model that put the other one in",
+}
+ROUTED = {
+    "routed_tokens": "Tokens that a router's model wrote into the text",
+    "routed_discarded_tokens": "Probes and drafts of a router's model that were thrown away",
+    "routed_steps": "Steps that a router gave to a model",
+}
+"""Counters with the model's role, small or large, as a label."""
+
+GAUGES = {
+    "slots_in_use": "Requests with a spec that have a slot, as of the last step",
+    "history_pages_in_use": "Pages of concept tokens kept for a replay, as of the last step",
+}
+HISTOGRAMS = {
+    "entropy_nats": ("Entropy of the steps of full traces", (0.01, 0.1, 0.3, 0.6, 1, 1.5, 2, 3, 5)),
+    "latent_run_tokens": ("Latent steps in a row, in full traces", (1, 2, 4, 8, 16, 64, 256, 1024)),
+}
+
+
+class Grown(NamedTuple):
+    """What was added to a request's totals since it was looked at last."""
+
+    tokens: int = 0
+    latent: int = 0
+    switches: int = 0
+    forced: int = 0
+    invalid: int = 0
+    cold_stops: int = 0
+
+
+class Collector:
+    """The metrics of one process.
+
+    Parameters
+    ----------
+    engine
+        ``hf``, ``vllm``, ``sglang`` or ``router``; a label of ``tokenlens_build_info``.
+    registry
+        A ``prometheus_client`` registry; ``None`` is the process's own.
+    """
+
+    def __init__(self, engine: str, registry: Any = None) -> None:
+        self._found: dict[str, Any] = {}
+        try:
+            import prometheus_client as client
+        except ImportError:
+            return
+        into = {} if registry is None else {"registry": registry}
+        found = self._found
+        for name, text in COUNTERS.items():
+            found[name] = client.Counter(f"tokenlens_{name}", text, **into)
+        for name, text in ROUTED.items():
+            found[name] = client.Counter(f"tokenlens_{name}", text, ["model"], **into)
+        for name, text in GAUGES.items():
+            found[name] = client.Gauge(f"tokenlens_{name}", text, **into)
+        for name, (text, buckets) in HISTOGRAMS.items():
+            found[name] = client.Histogram(f"tokenlens_{name}", text, buckets=buckets, **into)
+        info = client.Info("tokenlens_build", "What runs here", **into)
+        info.info({"engine": engine, "version": __version__})
+
+    def count(self, name: str, amount: int = 1, *, model: str | None = None) -> None:
+        """Add to a counter of :data:`COUNTERS`, or with a ``model`` to one of :data:`ROUTED`."""
+        counter = self._found.get(name)
+        if counter is not None and amount > 0:
+            (counter if model is None else counter.labels(model)).inc(amount)
+
+    def set(self, name: str, amount: float) -> None:
+        """Set one of :data:`GAUGES`."""
+        gauge = self._found.get(name)
+        if gauge is not None:
+            gauge.set(amount)
+
+    def add(self, grown: Grown) -> None:
+        """Add what a step, or several, added to a request's totals."""
+        for name, amount in grown._asdict().items():
+            self.count(name, amount)
+        self.count("discrete", grown.tokens - grown.latent)
+
+    def trace(self, trace: Trace) -> None:
+        """Add a finished trace: its totals, and its steps to the histograms.
+
+        Where an engine reports while it decodes, only the steps: :meth:`steps`.
+        """
+        counts = trace.counts
+        thinking = [step.latent for step in trace.steps if step.phase == "thinking"]
+        self.add(
+            Grown(
+                tokens=counts.tokens,
+                latent=counts.latent_steps,
+                switches=sum(a != b for a, b in pairwise(thinking)),
+                forced=counts.forced_steps,
+                invalid=counts.invalid_steps,
+                cold_stops=counts.cold_stops,
+            )
+        )
+        self.steps(trace)
+
+    def steps(self, trace: Trace) -> None:
+        """Add the steps of a full trace to the histograms."""
+        entropy, runs = self._found.get("entropy_nats"), self._found.get("latent_run_tokens")
+        if entropy is None or runs is None:
+            return
+        for step in trace.steps:
+            entropy.observe(step.entropy)
+        for latent, run in groupby(trace.steps, key=lambda step: step.latent):
+            if latent:
+                runs.observe(sum(1 for _ in run))
+
+
+@cache
+def collector(engine: str) -> Collector:
+    """The process's collector; made at the first call."""
+    return Collector(engine)

@@ -288,7 +288,7 @@ class Batch:
 
     def _compare(self, step, records, places, order):
         shown = [order[place] for place in places]
-        for name in step._fields:
+        for name in (name for name in step._fields if name in records[0] or name == "advanced"):
             found = getattr(step, name)[places]
             if name == "advanced":
                 wanted = torch.ones(len(places), dtype=torch.bool)

@@ -64,7 +64,7 @@ WRONG = {
     "a method twice": (
         methods("soft_thinking", "soft_thinking"), "methods", "soft_thinking twice", "remove one"),
     "17 methods": ({"methods": [SOFT] * 17}, "methods", "[{" [1:], "length at most 16"),
-    "top1 alone": (methods("top1"), "methods", "top1 alone", "['soft_thinking']"),
+    "top1 alone": (methods("top1"), "methods", "top1 alone", "'soft_thinking'"),
     "random_route alone": (methods("random_route"), "methods", "random_route alone", "beside"),
     "gumbel alone": (methods("gumbel_noise"), "methods", "gumbel_noise alone", "beside"),
     "dirichlet alone": (methods("dirichlet_noise"), "methods", "dirichlet_noise alone", "beside"),

@@ -10,13 +10,16 @@ from tokenlens import DecodingSpec, load_spec, parse_spec, preset
 from tokenlens.spec import (
     METHOD_CONFIGS,
     AnswerNow,
+    Blend,
     ColdStop,
     DirichletNoise,
+    Gate,
     GumbelNoise,
     NoThinking,
     PhaseConfig,
     RandomRoute,
     SoftThinking,
+    SwitchControl,
     Top1,
     TraceConfig,
     preset_names,
@@ -131,6 +134,19 @@ def test_the_json_schema_has_no_dangling_reference():
 
 # What each published profile changes, as the docstrings' tables say it.
 WAVE = {"forms": "bare", "unknown_words": "skip", "counted": "output", "active": "until_end"}
+CONCEPT = {
+    "start": "first_token",
+    "forced_end": "last_token",
+    "greedy_answer": True,
+    "abort_answer_on_low_entropy": True,
+}
+SWITCHING = {
+    "mixture": "full",
+    "start": "first_token",
+    "goes_on_in_answer": True,
+    "injected_end_locks": False,
+    "rearms": True,
+}
 PUBLISHED = {
     "cyclic_reflex": WAVE,
     "static_window": WAVE,
@@ -148,13 +164,32 @@ PUBLISHED = {
         "exclude": ("ohio", "butane", "button", "butterfly"),
         "active": "output",
     },
-    "soft_thinking": {
-        "start": "first_token",
-        "forced_end": "last_token",
-        "greedy_answer": True,
-        "abort_answer_on_low_entropy": True,
-    },
+    "soft_thinking": CONCEPT,
+    "think_router": CONCEPT,
     "dirichlet_noise": {"probability_floor": 1e-7},
+    "soft_grpo_noise": {"log_probability_of": "draw"},
+    "latent_grpo": {"forced_end": "first_token", "greedy_answer": True},
+    "soft_tokens": {"mixture": "full"},
+    "latent_mas": {"realign": False},
+    "selar": {"start": "first_token", "goes_on_in_answer": True},
+    "swi_reasoning": {**SWITCHING, "first": Blend(tokens=("\\n",), keep=0.9)},
+    "lead": {
+        **SWITCHING,
+        "gate": Gate(
+            of="raw",
+            trend=True,
+            enter=1.0,
+            leave=0.2,
+            enter_at_bound=False,
+            first="latent",
+            dwell_discrete=256,
+            exempt="math",
+        ),
+        "first": Blend(tokens=("\n",), keep=0.9),
+        "enter": Blend(tokens=("<|image_pad|>",), keep=0.6, moves=True),
+        "leave": Blend(tokens="think_end", keep=0.7, moves=True),
+        "switch_control": SwitchControl(after=5),
+    },
 }
 
 

@@ -1,7 +1,10 @@
 """The feed plan: what each slot's next input is. Engines read it where they embed tokens."""
 
 import torch
+from tokenlens_kernels import philox
 from torch import Tensor
+
+from tokenlens.methods.base import MAX_ANCHORS
 
 
 class FeedPlan:
@@ -13,9 +16,22 @@ class FeedPlan:
         ``[max_slots + 1]`` bool: the next input is a mixture. False: the sampled token's own
         embedding, which the engine looks up as it always does.
     weights, ids
-        ``[max_slots + 1, width]`` float32 and int64. Weights sum to 1; dead entries have weight 0
-        and the id of entry 0. A discrete slot has its sampled token with weight 1.
+        ``[max_slots + 1, width]`` float32 and int64. With ``base_weight`` they sum to 1; dead
+        entries have weight 0 and the id of entry 0. A discrete slot has its sampled token with
+        weight 1.
+    base, base_weight
+        ``[max_slots + 1, hidden]`` and ``[max_slots + 1]`` float32: a vector of the engine's own
+        that the mixture is added to, and its weight. ``None`` where the engine lends none.
+    noise_scale, noise_seed, noise_position
+        ``[max_slots + 1]`` each: Gaussian noise on what is fed, in units of the embedding's root
+        mean square, of a coordinate or, negative, of a row. ``None`` where the engine cannot.
     """
+
+    base: Tensor | None = None
+    base_weight: Tensor | None = None
+    noise_scale: Tensor | None = None
+    noise_seed: Tensor | None = None
+    noise_position: Tensor | None = None
 
     def __init__(self, max_slots: int, width: int, device: torch.device) -> None:
         # One row more than anybody reads, for what is not kept.
@@ -29,18 +45,44 @@ class FeedPlan:
         # [1, width]: one entry that has all the weight
         self._alone = torch.zeros(1, width, dtype=torch.float32, device=device)
         self._alone[:, 0] = 1
+        self._anchors = torch.arange(width, device=device) >= width - MAX_ANCHORS
+
+    def extend(self, hidden_size: int) -> None:
+        """Make room for an engine's vectors and for noise."""
+        size, device = len(self._all[0]), self.latent.device
+        scalar = (torch.float32, torch.float32, torch.int64, torch.int64)
+        self._lent = (
+            torch.zeros(size, hidden_size, device=device),
+            *(torch.zeros(size, dtype=dtype, device=device) for dtype in scalar),
+        )
+        self.base, self.base_weight, *noise = (table[:-1] for table in self._lent)
+        self.noise_scale, self.noise_seed, self.noise_position = noise
 
     def clear(self, slot: int) -> None:
         """Make a slot discrete."""
         self.latent[slot] = False
 
     def write(
-        self, slots: Tensor, latent: Tensor, weights: Tensor, ids: Tensor, sampled: Tensor
+        self,
+        slots: Tensor,
+        latent: Tensor,
+        weights: Tensor,
+        ids: Tensor,
+        sampled: Tensor,
+        base_weight: Tensor | None = None,
     ) -> None:
         """Set the next input of the given slots from this step's concept tokens."""
+        if base_weight is not None:
+            # A vector of the engine's stands in for all entries but the anchors.
+            lent = base_weight[:, None]
+            out = ((lent > 0) & ~self._anchors) | (lent >= 1)
+            weights = torch.where(out, 0.0, weights)
         # The reference divides by the sum again where it embeds; after a cut and noise the sum is
         # already 1 up to rounding, and exactly 1 for a single entry.
-        weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-30)
+        total = weights.sum(dim=1, keepdim=True)
+        if base_weight is not None:
+            total = total + base_weight[:, None]
+        weights = weights / total.clamp(min=1e-30)
         mask = latent[:, None]
         rows = (
             latent,
@@ -49,3 +91,30 @@ class FeedPlan:
         )
         for table, values in zip(self._all, rows, strict=True):
             table.index_copy_(0, slots, values)
+
+    def write_base(self, slots: Tensor, base: Tensor, base_weight: Tensor) -> None:
+        """Set the engine's vectors of the given slots."""
+        for table, values in zip(self._lent[:2], (base, base_weight), strict=True):
+            table.index_copy_(0, slots, values)
+
+    def write_noise(self, slots: Tensor, scale: Tensor, seed: Tensor, position: Tensor) -> None:
+        """Set the noise of the given slots."""
+        for table, values in zip(self._lent[2:], (scale, seed, position), strict=True):
+            table.index_copy_(0, slots, values)
+
+    def noise(self, num_rows: int, hidden_size: int) -> Tensor:
+        """``[num_rows, hidden]`` normal draws of the first slots, times their scale."""
+        assert self.noise_scale is not None
+        assert self.noise_seed is not None
+        assert self.noise_position is not None
+        draws = gaussian(self.noise_seed[:num_rows], self.noise_position[:num_rows], hidden_size)
+        scale = self.noise_scale[:num_rows, None]
+        # Negative: of a row's norm, the root of the width times that of a coordinate.
+        return draws * torch.where(scale < 0, -scale * hidden_size**0.5, scale)
+
+
+def gaussian(seed: Tensor, position: Tensor, hidden_size: int) -> Tensor:
+    """Standard normal draws ``[n, hidden]``, a function of seed and position alone."""
+    index = torch.arange(hidden_size, device=seed.device)
+    place = philox.offset(position[:, None], index, philox.NORMAL)
+    return philox.normal(seed[:, None], place)

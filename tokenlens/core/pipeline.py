@@ -16,11 +16,17 @@ from torch import Tensor
 
 from tokenlens.core import phases
 from tokenlens.core.feed import FeedPlan
+from tokenlens.core.host import Host, base_vectors
 from tokenlens.core.intents import Intent, Intents
 from tokenlens.core.past import Parked, Past, copy_of, paste
 from tokenlens.core.request import Request
 from tokenlens.core.slots import SlotTable
 from tokenlens.methods.base import (
+    ANYWHERE,
+    BASE,
+    BASE_WEIGHT,
+    BLENDS,
+    DENSE,
     END_IDS,
     END_LENGTH,
     EOS_IDS,
@@ -32,12 +38,20 @@ from tokenlens.methods.base import (
     GENERATED,
     HOOKS,
     INVERSE_TEMPERATURE,
+    LATENT_TRAIT,
+    LOG_PROBABILITY,
+    MAX_ANCHORS,
     MAX_ENTRIES,
     MIN_P,
+    NOISE,
+    NOISE_SCALE,
     NOISE_TEMPERATURE,
     PHASE,
     POSITION,
     PROMPT_THINKING,
+    QUIRKS,
+    RAW_SIGNALS,
+    SCORES,
     SEED,
     THINKING_TOKENS,
     TOP_K,
@@ -53,7 +67,7 @@ from tokenlens.methods.base import (
     overrides,
 )
 from tokenlens.methods.registry import METHODS
-from tokenlens.spec import SpecError
+from tokenlens.spec import SpecError, refuse_needs
 from tokenlens.spec import base as spec_base
 
 FINISHED = Field("finished", "bool", False)  # an end-of-text token has been committed
@@ -67,6 +81,7 @@ COMMON_FIELDS: Final = (
     *(FORCE_IDS, FORCE_LENGTH, FORCE_AT),
     *(INVERSE_TEMPERATURE, TOP_K, TOP_P, MIN_P, MAX_ENTRIES, NOISE_TEMPERATURE),
     *(FINISHED, LATENT_STEPS, FORCED_STEPS, INVALID_STEPS),
+    *(ANYWHERE, DENSE, BASE_WEIGHT, NOISE_SCALE, LOG_PROBABILITY),
     *phases.FIELDS,
 )
 
@@ -94,6 +109,10 @@ class Step(NamedTuple):
     # [num_rows, width] float32 and int64; meaningful where latent
     weights: Tensor
     ids: Tensor
+    # [num_rows] float32: of the step's noise, for trainers
+    log_probability: Tensor
+    # [num_rows, width] float32, or [num_rows, 0] where no live request has any
+    scores: Tensor
 
 
 class Core:
@@ -110,6 +129,10 @@ class Core:
         sampled ahead of their scheduler. 0 keeps nothing.
     signals
         The signals op; tests script it.
+    host
+        What the engine lends to methods that need more than concept tokens; ``None``: nothing.
+    engine
+        Its name, for the refusal of what it does not lend.
 
     Notes
     -----
@@ -126,6 +149,8 @@ class Core:
         width: int = spec_base.MAX_ENTRIES,
         rewind_steps: int = 0,
         signals: Callable[..., tuple[Tensor, ...]] = signals_topk,
+        host: Host | None = None,
+        engine: str = "this engine",
     ) -> None:
         self.device = torch.device(device)
         self.vocab_size = vocab_size
@@ -136,6 +161,13 @@ class Core:
         # What `step` intends; becomes the state when a token is committed.
         self._intents = Intents(self.table, self.width)
         self.feed = FeedPlan(max_slots, self.width, self.device)
+        self._host, self._engine = host, engine
+        # [max_slots + 2, hidden] and [max_slots + 2, width]: of the rows that were stepped
+        self._base = torch.zeros(0, device=self.device)
+        self._scores = torch.zeros(0, self.width, device=self.device)
+        if host is not None:
+            self.feed.extend(host.hidden_size)
+            self._base = torch.zeros(max_slots + 2, host.hidden_size, device=self.device)
         self._past = Past(self.table, rewind_steps) if rewind_steps > 0 else None
         self._request_of: dict[int, Request] = {}
         self._live: Counter[str] = Counter()
@@ -169,6 +201,14 @@ class Core:
                     values[column],
                     f"at most the {self.width} entries that this core was made for",
                 )
+        refuse_needs(request.spec, self._engine, self._host.hosts if self._host else ())
+        if BLENDS in request.traits:
+            if self.width <= MAX_ANCHORS:
+                raise SpecError.of("width", self.width, f"more than {MAX_ANCHORS}, for blends")
+            limit = self.width - MAX_ANCHORS
+            values[MAX_ENTRIES] = min(int(values[MAX_ENTRIES]), limit)  # type: ignore[arg-type]
+        if SCORES in request.traits and len(self._scores) == 0:
+            self._scores = torch.zeros(self.table.max_slots + 2, self.width, device=self.device)
         self.remove(slot)
         self.table.write(slot, values)
         self._intents.forget(slot)
@@ -230,7 +270,7 @@ class Core:
     @property
     def may_be_latent(self) -> bool:
         """A live request has a method that feeds mixtures."""
-        return self._live["soft_thinking"] > 0
+        return LATENT_TRAIT in self._live_traits
 
     def _notice_live(self) -> None:
         live = [method for method in METHODS if self._live[method.name] > 0]
@@ -291,6 +331,12 @@ class Core:
             *(proposal.weights, proposal.ids),
         )
         self._intents.put(slots, rows, intent)
+        if BASE in self._live_traits:
+            assert self._host is not None
+            base = base_vectors(self._host, logits, rows, proposal)
+            self._base.index_copy_(0, slots, base)
+        if proposal.scores is not None:
+            self._scores.index_copy_(0, slots, proposal.scores)
         return logits, intent
 
     def _observe(self, logits: Tensor, rows: Rows) -> tuple[Signals, Proposal]:
@@ -315,10 +361,31 @@ class Core:
         # The op marks unusable rows with NaN.
         valid = logsumexp == logsumexp
         signals = Signals(entropy, max_probability, valid, probabilities, ids)
+        if RAW_SIGNALS in self._live_traits:
+            signals = signals._replace(**self._raw_signals(logits, ask, rows))
         nothing = torch.zeros_like(valid)
         return signals, Proposal(
             nothing, nothing, torch.zeros_like(rows[POSITION]), weights, weight_ids
         )
+
+    def _raw_signals(self, logits: Tensor, ask: Ask, rows: Rows) -> dict[str, Tensor]:
+        """Entropy and maximum probability at temperature 1: a second look at the logits."""
+        one = torch.ones_like(ask.top_k)
+        found = self._signals(
+            logits,
+            active=ask.active,
+            inverse_temperature=torch.ones_like(ask.inverse_temperature),
+            top_k=one,
+            top_p=torch.ones_like(ask.top_p),
+            min_p=torch.zeros_like(ask.min_p),
+            max_entries=one,
+            noise_temperature=torch.zeros_like(ask.noise_temperature),
+            seed=rows[SEED],
+            position=rows[POSITION],
+            vocab_size=self.vocab_size,
+            width=1,
+        )
+        return {"raw_entropy": found[1], "raw_max_probability": found[2]}
 
     def commit(self, sampled: Tensor, slots: Tensor, advance: Tensor | None = None) -> Step | None:
         """Move requests on by the tokens that were sampled, and write their next inputs.
@@ -364,20 +431,35 @@ class Core:
             forcing = rows[FORCE_LENGTH] > 0
             rows.choose(FORCE_AT, forcing, torch.where(as_recorded, rows[FORCE_AT] + 1, 0))
             rows.choose(FORCE_LENGTH, forcing & (rows[FORCE_AT] >= rows[FORCE_LENGTH]), 0)
+        rows.latent, rows.forced = intent.latent, intent.forced
         for method in self._hooks["commit"]:
             method.commit(rows, before, sampled)
         ended = is_eos(rows, sampled)
-        latent = intent.latent & as_recorded & (rows[PHASE] == Phase.THINKING) & ~ended
+        inside = rows[PHASE] == Phase.THINKING
+        if QUIRKS in self._live_traits:
+            inside = inside | rows[ANYWHERE]
+        latent = rows.latent & (as_recorded | ~intent.forced) & inside & ~ended
         forced = intent.forced & as_recorded
         rows[FINISHED] = ended
         rows.add(LATENT_STEPS, latent)
         rows.add(FORCED_STEPS, forced)
         rows.add(INVALID_STEPS, ~intent.valid)
-        self.feed.write(slots, latent, intent.weights, intent.ids, sampled)
+        base_weight = None
+        if BASE in self._live_traits:
+            base_weight = torch.where(latent, rows[BASE_WEIGHT], 0.0)
+            self.feed.write_base(slots, self._base.index_select(0, slots), base_weight)
+        self.feed.write(slots, latent, intent.weights, intent.ids, sampled, base_weight)
+        if NOISE in self._live_traits:
+            scale = torch.where(latent, rows[NOISE_SCALE], 0.0)
+            self.feed.write_noise(slots, scale, rows[SEED], position)
+        scores = intent.weights[:, :0]
+        if SCORES in self._live_traits:
+            scores = self._scores.index_select(0, slots)
         self.table.scatter(slots, rows)
         return Step(
             position, before, sampled, latent, forced, intent.valid, advance,
             intent.entropy, intent.max_probability, intent.weights, intent.ids,
+            rows[LOG_PROBABILITY], scores,
         )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from tokenlens.methods.base import (
     END_IDS,
     END_LENGTH,
     EOS_IDS,
+    LATENT_TRAIT,
     MAX_FORCED_TOKENS,
     PHASE,
     POSITION,
@@ -29,7 +30,7 @@ from tokenlens.spec import (
     encode_text,
     resolve_marker,
 )
-from tokenlens.spec.soft_thinking import SoftThinking
+from tokenlens.spec.registry import LATENT_METHODS
 
 MAX_EOS_IDS = EOS_IDS.size
 
@@ -125,9 +126,10 @@ def bind(
             raise
         # Nothing but a trace was asked for: a model that does not think has one too.
         starts, ends = [], []
-    soft = next((c for c in spec.methods if isinstance(c, SoftThinking)), None)
-    if soft is not None and soft.forced_end == "last_token" and ends:
-        ends = [ends[0][-1:]]
+    latent = next((c for c in spec.methods if c.method in LATENT_METHODS), None)
+    forced_end = getattr(latent, "forced_end", "marker")
+    if forced_end != "marker" and ends:
+        ends = [ends[0][-1:] if forced_end == "last_token" else ends[0][:1]]
     for field, markers in (("phase.think_start", starts), ("phase.think_end", ends)):
         for token in (token for marker in markers for token in marker):
             if token >= vocab_size:
@@ -137,23 +139,42 @@ def bind(
     if any(not 0 <= token < vocab_size for token in eos_ids):
         allowed = f"token ids below the vocabulary's {vocab_size}"
         raise SpecError.of("eos_token_id", list(eos_ids), allowed)
+
+    def encode(text: str, field: str) -> tuple[int, ...]:
+        if tokenizer is None:
+            raise SpecError.of(field, text, "nothing, because no tokenizer was given")
+        ids = encode_text(tokenizer, text, field)
+        if len(ids) > MAX_FORCED_TOKENS:
+            raise SpecError.of(field, text, f"a text of at most {MAX_FORCED_TOKENS} tokens")
+        if max(ids) >= vocab_size:
+            allowed = f"a text of token ids below the vocabulary's {vocab_size}"
+            raise SpecError.of(field, text, allowed)
+        return tuple(ids)
+
+    def single_tokens(wanted: Sequence[str]) -> tuple[int, ...]:
+        if tokenizer is None:
+            return ()
+        found = [tokenizer.encode(text, add_special_tokens=False) for text in wanted]
+        return tuple(sorted({ids[0] for ids in found if len(ids) == 1 and ids[0] < vocab_size}))
+
     texts: dict[str, tuple[int, ...]] = {}
     for config in spec.methods:
         text = getattr(config, "text", None)
         if text is not None:
-            field = f"{config.method}.text"
-            if tokenizer is None:
-                raise SpecError.of(field, text, "nothing, because no tokenizer was given")
-            ids = encode_text(tokenizer, text, field)
-            if len(ids) > MAX_FORCED_TOKENS:
-                raise SpecError.of(field, text, f"a text of at most {MAX_FORCED_TOKENS} tokens")
-            if max(ids) >= vocab_size:
-                allowed = f"a text of token ids below the vocabulary's {vocab_size}"
-                raise SpecError.of(field, text, allowed)
-            texts[config.method] = tuple(ids)
+            texts[config.method] = encode(text, f"{config.method}.text")
     end = ends[0] if ends else []
     vocabulary = Vocabulary.of(tokenizer, vocab_size)
-    admission = Admission(spec, tuple(end), tuple(eos_ids), vocab_size, vocabulary, texts)
+    admission = Admission(
+        spec,
+        tuple(starts[0]) if starts else (),
+        tuple(end),
+        tuple(eos_ids),
+        vocab_size,
+        vocabulary,
+        texts,
+        encode,
+        single_tokens,
+    )
     columns: dict[Field, Value] = {
         SEED: spec.seed,
         EOS_IDS: list(eos_ids),
@@ -162,19 +183,22 @@ def bind(
         phases.START_MARKERS: phases.pack_markers(starts),
         phases.END_MARKERS: phases.pack_markers(ends),
     }
-    configs = {config.method: config for config in spec.methods}
+    traits = {LATENT_TRAIT} if latent is not None else set()
     for method in METHODS:
+        for config in spec.methods:
+            if method.serves(config):
+                names.add(method.name)
+                columns.update(method.admit(config, admission))
+                traits.update(method.traits(config))
         if method.name in names:
             columns[method.on] = True
-        if method.name in configs:
-            columns.update(method.admit(configs[method.name], admission))
     return Request(
         spec,
         frozenset(names),
-        frozenset(t for m in METHODS if m.name in configs for t in m.traits(configs[m.name])),
+        frozenset(traits),
         columns,
         tuple(map(tuple, starts)),
         tuple(map(tuple, ends)),
         tokenizer,
-        soft is not None and soft.start == "first_token",
+        getattr(latent, "start", "thinking") == "first_token",
     )

@@ -13,6 +13,7 @@ from tokenlens.core.pipeline import (
 )
 from tokenlens.core.request import Request
 from tokenlens.methods.base import GENERATED, PHASE, THINKING_TOKENS, Field
+from tokenlens.methods.gated import SWITCHES
 from tokenlens.methods.soft_thinking import COLD_STOPS
 from tokenlens.trace import PHASE_NAMES, Trace, TraceCounts, TraceStep
 
@@ -47,7 +48,9 @@ class Tape:
             return
         entries = slice(0, self._max_entries)
         kept = step._replace(
-            weights=step.weights[:, entries].clone(), ids=step.ids[:, entries].clone()
+            weights=step.weights[:, entries].clone(),
+            ids=step.ids[:, entries].clone(),
+            scores=step.scores[:, entries].clone(),
         )
         self._steps.append(kept)
         if len(self._steps) == CHUNK:
@@ -75,6 +78,7 @@ class Tape:
             forced_steps=self._count(FORCED_STEPS, row),
             invalid_steps=self._count(INVALID_STEPS, row),
             cold_stops=self._count(COLD_STOPS, row),
+            switches=self._count(SWITCHES, row),
         )
         steps: list[TraceStep] = []
         if config.level == "full":
@@ -101,8 +105,12 @@ def _steps(chunk: Step, row: int, max_entries: int) -> list[TraceStep]:
     for index, advanced in enumerate(columns.pop("advanced")):
         if advanced:
             step = {name: column[index] for name, column in columns.items()}
-            entries = zip(step.pop("ids")[:max_entries], step.pop("weights")[:max_entries])
-            step["entries"] = tuple((token, weight) for token, weight in entries if weight > 0)
+            weights = step.pop("weights")[:max_entries]
+            # A contrastive push can make the first entry's weight negative.
+            live = [place for place, weight in enumerate(weights) if weight != 0]
+            ids, scores = step.pop("ids"), step.pop("scores")
+            step["entries"] = tuple((ids[place], weights[place]) for place in live)
+            step["scores"] = tuple(scores[place] for place in live) if scores else ()
             step["phase"] = PHASE_NAMES[step["phase"]]
             found.append(TraceStep(**step))
     return found

@@ -23,6 +23,8 @@ class Runner(Protocol):
 
     def embedded(self, module: nn.Module, output: Any) -> Any: ...
 
+    def head_input(self, hidden: Any) -> None: ...
+
 
 class Attachment:
     """The runs of one model, by thread. Taken off when the last of them is gone."""
@@ -31,6 +33,7 @@ class Attachment:
         self.model = model
         self.runs: dict[int, weakref.ref[Runner]] = {}
         self._hook: Any = None
+        self._head_hook: Any = None
         # PEFT and others set an instance attribute of their own: what was there comes back.
         self._before = model.__dict__.get(PREPARE)
         model.__dict__[PREPARE] = types.MethodType(_wrapper(self, getattr(model, PREPARE)), model)
@@ -45,6 +48,11 @@ class Attachment:
         if self._hook is None:
             self._hook = module.register_forward_hook(_hook(self))
 
+    def watch_head(self, module: nn.Module) -> None:
+        """Register a hook on the output embedding that shows its input, once."""
+        if self._head_hook is None:
+            self._head_hook = module.register_forward_pre_hook(_head_hook(self))
+
     def release(self) -> None:
         """Drop runs that are gone, and leave the model as it was after the last one."""
         self.runs = {thread: run for thread, run in self.runs.items() if run() is not None}
@@ -53,6 +61,8 @@ class Attachment:
         del _ATTACHMENTS[self.model]
         if self._hook is not None:
             self._hook.remove()
+        if self._head_hook is not None:
+            self._head_hook.remove()
         if self._before is None:
             self.model.__dict__.pop(PREPARE, None)
         else:
@@ -117,5 +127,17 @@ def _hook(attachment: Attachment) -> Any:
         here = weak()
         run = here.current() if here is not None else None
         return None if run is None else run.embedded(module, output)
+
+    return hook
+
+
+def _head_hook(attachment: Attachment) -> Any:
+    weak = weakref.ref(attachment)
+
+    def hook(module: nn.Module, args: Any) -> None:
+        here = weak()
+        run = here.current() if here is not None else None
+        if run is not None and args:
+            run.head_input(args[0])
 
     return hook

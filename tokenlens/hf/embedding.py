@@ -55,6 +55,19 @@ class InputEmbedding:
         """Whether the table is read directly."""
         return self._scale is not None
 
+    @property
+    def table(self) -> Tensor:
+        """The table, where it is read directly."""
+        weight = self.module.weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    @property
+    def scale(self) -> float:
+        """What the module multiplies its table by."""
+        assert self._scale is not None
+        return self._scale
+
     def look_up(self, ids: Tensor) -> Tensor:
         """The module's own output for ``[rows, n]`` ids, without our hook."""
         self._inside = True
@@ -66,14 +79,24 @@ class InputEmbedding:
         return out
 
     @torch.no_grad()
-    def mixture(self, feed: FeedPlan, num_rows: int) -> Tensor:
-        """``[num_rows, hidden]`` mixtures of the first rows of a feed plan."""
+    def mixture(self, feed: FeedPlan, num_rows: int, dtype: torch.dtype | None = None) -> Tensor:
+        """``[num_rows, hidden]`` mixtures of the first rows of a feed plan.
+
+        Parameters
+        ----------
+        dtype
+            float32 for mixtures that something is added to; ``None``: the module's own.
+        """
         weights, ids = feed.weights[:num_rows], feed.ids[:num_rows]
         if self._scale is not None:
             table = self.module.weight
             assert isinstance(table, Tensor)
             return concept_mixture(
-                table, ids.to(table.device), weights.to(table.device), scale=self._scale
+                table,
+                ids.to(table.device),
+                weights.to(table.device),
+                scale=self._scale,
+                out_dtype=dtype,
             )
         out = self.look_up(ids)
         return (weights.to(out.device)[:, :, None] * out.float()).sum(dim=1).to(out.dtype)

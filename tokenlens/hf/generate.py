@@ -25,7 +25,7 @@ from tokenlens.hf.refusals import (
     stopped_rows,
 )
 from tokenlens.hf.run import Run
-from tokenlens.spec import DecodingSpec, Tokenizer, parse_spec
+from tokenlens.spec import DecodingSpec, Tokenizer, needs_of, parse_spec
 from tokenlens.spec.registry import LATENT_METHODS
 from tokenlens.trace import Trace
 
@@ -69,6 +69,7 @@ class Runs(LogitsProcessorList):
             self._vocab_size(),
             self._begin,
             id(calls[0]) if calls else None,
+            any("hidden_state" in needs_of(spec) for spec in self._specs),
         )
         self._live[threading.get_ident()] = weakref.ref(run)
         return iter([*self._processors, run])

@@ -19,7 +19,10 @@ from tokenlens.core import Core, Request
 from tokenlens.core.tape import Tape
 from tokenlens.hf.attachment import attach, detach
 from tokenlens.hf.embedding import InputEmbedding, substitute
+from tokenlens.hf.host import HFHost
 from tokenlens.hf.refusals import ProtocolError, UnsupportedError, generate_calls
+from tokenlens.methods.base import LATENT_TRAIT
+from tokenlens.spec import needs_of
 
 # Their forward pass needs the ids, or scales only embeddings that it looked up itself, so that
 # `inputs_embeds` gives other logits; a compiled decode step would need that way in.
@@ -54,6 +57,8 @@ class Run(LogitsProcessor):
     call
         ``id`` of the frame of the ``generate()`` call; ``None`` in a loop of somebody's own. Unique
         while the run lives, because nothing but that call keeps it alive.
+    reads_hidden
+        Some request is fed hidden states: they are looked at from the prompt on.
     """
 
     supports_continuous_batching = False
@@ -65,6 +70,7 @@ class Run(LogitsProcessor):
         vocab_size: int,
         on_begin: Callable[[Tape], None],
         call: int | None = None,
+        reads_hidden: bool = False,
     ) -> None:
         self.model = model
         self._requests_for = requests_for
@@ -79,7 +85,14 @@ class Run(LogitsProcessor):
         self._core: Core | None = None
         self._tape: Tape | None = None
         self._embedding: InputEmbedding | None = None
+        self._host: HFHost | None = None
+        self._noisy = False
+        # [num_rows, hidden]: behind the logits that are decided on next
+        self._head_input: Tensor | None = None
         self._attachment = attach(self)
+        head = model.get_output_embeddings() if reads_hidden else None  # type: ignore[operator]
+        if head is not None:
+            self._attachment.watch_head(head)
 
     # What generate() calls, in the order in which it does.
 
@@ -113,6 +126,15 @@ class Run(LogitsProcessor):
         if self._embedding is None or not self._embedding.is_armed or not self._is_innermost():
             return None
         return self._embedding.hook(module, output)
+
+    def head_input(self, hidden: Any) -> None:
+        """Forward pre-hook of the output embedding."""
+        if isinstance(hidden, Tensor) and hidden.ndim == 3 and self._is_innermost():
+            if self._host is None:
+                # The first logits come before the requests are admitted.
+                self._head_input = hidden
+            else:
+                self._host.capture(hidden)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if self._stage is Stage.ATTACHED:
@@ -178,7 +200,25 @@ class Run(LogitsProcessor):
                 f"logits: got {width} columns; allowed: at least the tokenizer's {self._vocab_size}"
             )
         requests = self._requests_for(num_rows)
-        core = Core(max_slots=num_rows, vocab_size=self._vocab_size, device=scores.device)
+        latent = any(LATENT_TRAIT in request.traits for request in requests)
+        needs = {need for request in requests for need in needs_of(request.spec)}
+        if latent:
+            self._embedding = InputEmbedding(self.model.get_input_embeddings())  # type: ignore[operator]
+            self._embedding.probe()
+        if needs and self._embedding is not None:
+            head = self.model.get_output_embeddings()  # type: ignore[operator]
+            self._host = HFHost(self._embedding, head, self._vocab_size)
+            self._noisy = "embedding_noise" in needs
+            if self._head_input is not None:
+                self._host.capture(self._head_input)
+                self._head_input = None
+        core = Core(
+            max_slots=num_rows,
+            vocab_size=self._vocab_size,
+            device=scores.device,
+            host=self._host,
+            engine="generate() with this model",
+        )
         for row, (request, (ids, length)) in enumerate(
             zip(requests, self._prompts(input_ids, num_rows))
         ):
@@ -187,9 +227,6 @@ class Run(LogitsProcessor):
         self._slots = torch.arange(num_rows, device=scores.device)
         self._going = torch.ones(num_rows, dtype=torch.bool, device=scores.device)
         self._tape = Tape(core, requests, "hf")
-        if core.may_be_latent:
-            self._embedding = InputEmbedding(self.model.get_input_embeddings())  # type: ignore[operator]
-            self._embedding.probe()
         self._on_begin(self._tape)
 
     def _prompts(self, input_ids: Tensor, num_rows: int) -> list[tuple[list[int], int]]:
@@ -215,7 +252,11 @@ class Run(LogitsProcessor):
                 " all tokens again, and the mixtures fed before would turn back into tokens."
             )
         latent = core.feed.latent[: len(self._slots)]
-        mixture = self._embedding.mixture(core.feed, len(self._slots))
+        if self._host is None:
+            mixture = self._embedding.mixture(core.feed, len(self._slots))
+        else:
+            mixture = self._embedding.mixture(core.feed, len(self._slots), torch.float32)
+            mixture = self._host.add(mixture, core.feed, self._noisy)
         if not getattr(cache, "is_compileable", False):
             self._attachment.hook(self._embedding.module)
             self._embedding.arm(latent, mixture)

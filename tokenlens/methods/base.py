@@ -62,9 +62,14 @@ class Rows:
         Columns of the logits that are tokens; the rest is padding. Known in ``step``'s hooks.
     written
         Columns that were assigned, in that order.
+    latent, forced
+        ``[num_rows]`` bool, in ``commit``'s hooks: what the step intended. A hook may take a latent
+        row back.
     """
 
     vocab_size = 0
+    latent: Tensor
+    forced: Tensor
 
     def __init__(
         self,
@@ -135,9 +140,35 @@ TOP_P = Field("ask.top_p", "float", 1.0)
 MIN_P = Field("ask.min_p", "float")
 MAX_ENTRIES = Field("ask.max_entries", "int", 1)
 NOISE_TEMPERATURE = Field("ask.noise_temperature", "float")
+# Published quirks: mixtures are fed after the end of thinking too.
+ANYWHERE = Field("feed.anywhere", "bool", False)
+# The engine's vector (a product with the whole table, a hidden state) and how much of it is fed.
+DENSE = Field("feed.dense", "bool", False)
+BASE_WEIGHT = Field("feed.base_weight", "float")
+# Of the Gaussian noise on what is fed, in units of the embedding's root mean square.
+NOISE_SCALE = Field("feed.noise_scale", "float")
+# Of the step's noise, for trainers; 0 where there is none.
+LOG_PROBABILITY = Field("proposal.log_probability", "float")
+
+MAX_ANCHORS = 3
+"""The last entries of a concept token, which blends use."""
 
 FORCES = "force"
 """The trait of requests that may force a sequence of tokens."""
+LATENT_TRAIT = "latent"
+"""The trait of requests that may be fed mixtures."""
+RAW_SIGNALS = "raw_signals"
+"""The trait of requests that need the signals at temperature 1 beside their own."""
+BLENDS = "blends"
+"""The trait of requests that may be fed anchors, in the last entries of their concept tokens."""
+BASE = "base"
+"""The trait of requests that may be fed a vector of the engine's: dense mixtures, hidden states."""
+NOISE = "embedding_noise"
+"""The trait of requests that are fed embeddings with Gaussian noise."""
+QUIRKS = "anywhere"
+"""The trait of requests that may be fed mixtures after the end of thinking."""
+SCORES = "scores"
+"""The trait of requests whose steps have scores and a log-probability."""
 
 
 class Signals(NamedTuple):
@@ -153,6 +184,9 @@ class Signals(NamedTuple):
     probabilities: Tensor
     # [num_rows, width] int64
     ids: Tensor
+    # [num_rows] float32: the first two at temperature 1, if a request has the trait RAW_SIGNALS
+    raw_entropy: Tensor | None = None
+    raw_max_probability: Tensor | None = None
 
 
 @dataclass
@@ -190,6 +224,8 @@ class Proposal:
     # [num_rows, width] float32 and int64: the concept token
     weights: Tensor
     ids: Tensor
+    # [num_rows, width] float32: a score of each entry, for trainers
+    scores: Tensor | None = None
 
     def force(self, where: Tensor, ids: Tensor) -> None:
         """Decide the token of some rows; they are discrete unless a method says otherwise."""
@@ -217,12 +253,17 @@ class Admission:
     """What a method needs to know of a request, resolved, on the host."""
 
     spec: DecodingSpec
+    start_ids: tuple[int, ...]
     end_ids: tuple[int, ...]
     eos_ids: tuple[int, ...]
     vocab_size: int
     vocabulary: Vocabulary
     # token ids of the texts that the spec's methods force, by method name
     forced_texts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    # token ids of any other text, or a SpecError that names the field
+    encode: Callable[[str, str], tuple[int, ...]] | None = None
+    # ids of those texts that are one token of this tokenizer
+    single_tokens: Callable[[Sequence[str]], tuple[int, ...]] | None = None
 
 
 class Method:
@@ -238,6 +279,10 @@ class Method:
         self.name = name
         self.on = Field(f"{name}.on", "bool", False)
         self.fields = (self.on, *fields)
+
+    def serves(self, config: AnyMethod) -> bool:
+        """Whether this method carries a config out; several may share one."""
+        return config.method == self.name
 
     def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
         """Column values of a new request. Raises SpecError for what this model cannot do."""
@@ -265,7 +310,10 @@ class Method:
         """Change the concept weights."""
 
     def propose(self, rows: Rows, signals: Signals, proposal: Proposal) -> None:
-        """Decide which rows are latent and which tokens are forced."""
+        """Decide which rows are latent and which tokens are forced.
+
+        A latent row whose token is not forced is latent whatever the engine samples.
+        """
 
     def gate(self, rows: Rows, signals: Signals, proposal: Proposal) -> None:
         """Turn latent rows discrete."""
@@ -274,6 +322,7 @@ class Method:
         """Advance the method's own state once the token is known.
 
         ``rows[PHASE]`` is already the phase after the token; ``before`` is the one it was in.
+        ``rows.latent`` may still be taken back.
         """
 
 

@@ -6,11 +6,20 @@ from tokenlens.methods.base import Method
 from tokenlens.methods.cyclic_reflex import ScheduleMethod
 from tokenlens.methods.dirichlet_noise import DirichletNoiseMethod
 from tokenlens.methods.edt import EdtMethod
+from tokenlens.methods.gated import GateMethod
 from tokenlens.methods.gumbel_noise import GumbelNoiseMethod
 from tokenlens.methods.hapo import HapoMethod
+from tokenlens.methods.hidden_feedback import HiddenFeedbackMethod
 from tokenlens.methods.nowait import NoWaitMethod
 from tokenlens.methods.random_route import RandomRouteMethod
+from tokenlens.methods.rollout_noise import (
+    Cot2Method,
+    EmbeddingNoiseMethod,
+    LatentGrpoNoiseMethod,
+    SoftGrpoNoiseMethod,
+)
 from tokenlens.methods.s1 import S1Method
+from tokenlens.methods.selar import SelarMethod
 from tokenlens.methods.soft_thinking import SoftThinkingMethod
 from tokenlens.methods.thinking_budget import ThinkingBudgetMethod
 from tokenlens.methods.tip import TipMethod
@@ -38,6 +47,15 @@ METHODS: tuple[Method, ...] = (
     SoftThinkingMethod(),
     GumbelNoiseMethod(),
     DirichletNoiseMethod(),
+    SoftGrpoNoiseMethod(),
+    LatentGrpoNoiseMethod(),
+    EmbeddingNoiseMethod(),
+    # Its draws are from the edited logits: after every method that edits them.
+    Cot2Method(),
+    HiddenFeedbackMethod(),
+    # After all that changes weights, and after Soft Thinking has proposed.
+    SelarMethod(),
+    GateMethod(),
     # Before top1: a step that chance makes discrete is the engine's to sample.
     RandomRouteMethod(),
     Top1Method(),

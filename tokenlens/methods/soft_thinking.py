@@ -1,5 +1,8 @@
 """Soft Thinking (arXiv 2505.15778, sections 3.2 and 3.3): concept tokens and Cold Stop.
 
+ThinkRouter, Latent-GRPO and Soft Tokens are built on it: other defaults, and what their own methods
+add to it.
+
 While a request thinks, its next input is the probability-weighted mixture of the token embeddings
 that survive temperature, top-k, top-p and min-p; the visible token is the mixture's top entry.
 Cold Stop ends thinking after ``patience`` steps in a row of low entropy. The entropy is the full
@@ -27,6 +30,9 @@ import torch
 from torch import Tensor
 
 from tokenlens.methods.base import (
+    BASE,
+    BASE_WEIGHT,
+    DENSE,
     END_IDS,
     END_LENGTH,
     EOS_IDS,
@@ -50,7 +56,7 @@ from tokenlens.methods.base import (
     is_eos,
     start_forcing,
 )
-from tokenlens.spec import SoftThinking, SpecError
+from tokenlens.spec import ConceptTokens, LatentGrpo, SpecError
 from tokenlens.spec.registry import AnyMethod
 
 COLDEST = 1e-6
@@ -101,54 +107,62 @@ class SoftThinkingMethod(Method):
             *(FORBID_EOS, GREEDY_ANSWER, ABORT_ANSWER, ABORTED),
         )
 
+    def serves(self, config: AnyMethod) -> bool:
+        return isinstance(config, (ConceptTokens, LatentGrpo))
+
     def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
-        assert isinstance(config, SoftThinking)
+        settings = _settings(config)
         for name in ("top_k", "max_entries"):
-            value = getattr(config, name)
+            value = getattr(settings, name)
             if value > admission.vocab_size:
                 raise SpecError.of(
-                    f"soft_thinking.{name}",
+                    f"{config.method}.{name}",
                     value,
                     f"at most the vocabulary's {admission.vocab_size}",
                 )
         needs = {
-            "eos_while_latent": config.eos_while_latent == "forbid",
-            "abort_answer_on_low_entropy": config.abort_answer_on_low_entropy
-            and config.cold_stop is not None,
+            "eos_while_latent": settings.eos_while_latent == "forbid",
+            "abort_answer_on_low_entropy": settings.abort_answer_on_low_entropy
+            and settings.cold_stop is not None,
         }
         for name, needed in needs.items():
             if needed and not admission.eos_ids:
                 raise SpecError.of(
-                    f"soft_thinking.{name}",
-                    getattr(config, name),
+                    f"{config.method}.{name}",
+                    getattr(settings, name),
                     "this only with an end-of-text token (eos_token_id) in the generation config",
                 )
+        full = getattr(config, "mixture", "top_k") == "full"
         threshold, patience = 0.0, 1
-        if config.cold_stop is not None:
-            threshold, patience = config.cold_stop.entropy_threshold, config.cold_stop.patience
-            if config.cold_stop.entropy_unit == "fraction":
+        if settings.cold_stop is not None:
+            threshold, patience = settings.cold_stop.entropy_threshold, settings.cold_stop.patience
+            if settings.cold_stop.entropy_unit == "fraction":
                 threshold *= math.log(admission.vocab_size)
         return {
-            INVERSE_TEMPERATURE: 1 / max(config.temperature, COLDEST),
-            TOP_K: config.top_k if config.temperature > 0 else 1,
-            TOP_P: config.top_p,
-            MIN_P: config.min_p,
-            MAX_ENTRIES: config.max_entries,
+            INVERSE_TEMPERATURE: 1 / max(settings.temperature, COLDEST),
+            TOP_K: settings.top_k if settings.temperature > 0 else 1,
+            TOP_P: settings.top_p,
+            MIN_P: settings.min_p,
+            MAX_ENTRIES: settings.max_entries,
             THRESHOLD: threshold,
             PATIENCE: patience,
-            FORBID_EOS: config.eos_while_latent == "forbid",
-            GREEDY_ANSWER: config.greedy_answer,
-            ABORT_ANSWER: config.abort_answer_on_low_entropy,
+            FORBID_EOS: settings.eos_while_latent == "forbid",
+            GREEDY_ANSWER: settings.greedy_answer,
+            ABORT_ANSWER: settings.abort_answer_on_low_entropy,
+            DENSE: full,
+            BASE_WEIGHT: float(full),
         }
 
     def traits(self, config: AnyMethod) -> Collection[str]:
-        assert isinstance(config, SoftThinking)
+        settings = _settings(config)
         found = []
-        if config.eos_while_latent == "forbid":
+        if getattr(config, "mixture", "top_k") == "full":
+            found += [BASE, "dense"]
+        if settings.eos_while_latent == "forbid":
             found.append("soft_thinking.edit")
-        if config.cold_stop is not None:
+        if settings.cold_stop is not None:
             found += [COLD_STOP, FORCES]
-        if config.greedy_answer or config.abort_answer_on_low_entropy:
+        if settings.greedy_answer or settings.abort_answer_on_low_entropy:
             found.append(ANSWER)
         return found
 
@@ -207,3 +221,11 @@ class SoftThinkingMethod(Method):
             # Thinking that ends takes its count with it; in the answer only `published` counts.
             ended = (before == Phase.THINKING) & (rows[PHASE] == Phase.ANSWER)
             rows.choose(COUNTER, rows[self.on] & ended, 0)
+
+
+def _settings(config: AnyMethod) -> ConceptTokens:
+    """The settings of Soft Thinking that a method is built on."""
+    if isinstance(config, LatentGrpo):
+        return config.soft_thinking()
+    assert isinstance(config, ConceptTokens)
+    return config

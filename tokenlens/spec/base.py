@@ -11,6 +11,10 @@ MAX_ENTRIES = 64
 """The most entries of a concept token, and the largest top-k that a method may ask for."""
 
 
+Needs = Mapping[str, tuple[str, Any, str]]
+"""What a config needs of an engine: by need, the field that asks, its value, and the way out."""
+
+
 class StrictModel(BaseModel):
     """A frozen model that refuses unknown fields and quiet conversions such as ``"3"`` for 3."""
 
@@ -39,3 +43,7 @@ class MethodBase(StrictModel):
         if isinstance(data, Mapping) and data.get("profile") == "published":
             return {**cls.published, **data}
         return data
+
+    def needs(self) -> Needs:
+        """What this config needs of an engine beyond concept tokens; see `tokenlens.spec.needs`."""
+        return {}

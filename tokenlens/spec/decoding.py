@@ -96,11 +96,17 @@ class DecodingSpec(StrictModel):
         budgets = [config.method for config in self.methods if config.is_budget]
         if len(budgets) > 1:
             raise _problem(" and ".join(budgets), "one of them: each ends thinking")
-        latent = next((c for c in self.methods if c.method == "soft_thinking"), None)
-        if latent is not None and "dirichlet_noise" in names and latent.top_k == 0:
+        latent = next((c for c in self.methods if c.method in LATENT_METHODS), None)
+        if "dirichlet_noise" in names and getattr(latent, "top_k", 0) == 0:
             raise _problem(
-                "dirichlet_noise with soft_thinking.top_k = 0",
+                f"dirichlet_noise with {latent.method}.top_k = 0",  # type: ignore[union-attr]
                 "a top_k of 1 to 64, because the draw is over the entries that the filters keep",
+            )
+        noises = [name for name in names if name.endswith("_noise")]
+        if noises and getattr(latent, "mixture", "top_k") == "full":
+            raise _problem(
+                f"{noises[0]} with {latent.method}.mixture = full",  # type: ignore[union-attr]
+                "mixture = top_k beside it, because the noise is on a concept token's entries",
             )
         return self
 

@@ -69,6 +69,8 @@ def _translate(schema: Mapping[str, Any], line: Mapping[str, Any]) -> SpecProble
         parent, (node, shown) = node, _descend(schema, node, step)
         if shown:
             field += f"[{step}]" if isinstance(step, int) else f".{step}" if field else str(step)
+    if kind == "inconsistent":
+        return SpecProblem(field, context["got"], context["allowed"])
     if kind == "extra_forbidden":
         options = (parent, *_resolve(schema, parent).get("anyOf", ()))
         models = [_resolve(schema, option).get("properties", ()) for option in options]

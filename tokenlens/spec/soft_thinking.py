@@ -20,8 +20,8 @@ class ColdStop(StrictModel):
     )
 
 
-class SoftThinking(MethodBase):
-    """Feed a probability-weighted mixture of token embeddings while the model thinks."""
+class ConceptTokens(MethodBase):
+    """The settings of Soft Thinking and of the methods that are built on it."""
 
     published: ClassVar[Mapping[str, Any]] = {
         "start": "first_token",
@@ -30,7 +30,6 @@ class SoftThinking(MethodBase):
         "abort_answer_on_low_entropy": True,
     }
 
-    method: Literal["soft_thinking"] = "soft_thinking"
     temperature: float = Field(
         0.6, ge=0, le=100, description="of the concept weights; 0 = the arg-max alone"
     )
@@ -42,8 +41,8 @@ class SoftThinking(MethodBase):
     start: Literal["thinking", "first_token"] = Field(
         "thinking", description="first_token: latent from the first token, whatever the prompt says"
     )
-    forced_end: Literal["marker", "last_token"] = Field(
-        "marker", description="last_token: only the last token of the end marker is forced"
+    forced_end: Literal["marker", "last_token", "first_token"] = Field(
+        "marker", description="last_token, first_token: this one of the end marker's ends thinking"
     )
     eos_while_latent: Literal["stop", "forbid"] = Field(
         "stop", description="stop: an end-of-text on top ends the request, as in the paper's code"
@@ -55,3 +54,9 @@ class SoftThinking(MethodBase):
     abort_answer_on_low_entropy: bool = Field(
         False, description="Cold Stop's counter also ends the answer"
     )
+
+
+class SoftThinking(ConceptTokens):
+    """Feed a probability-weighted mixture of token embeddings while the model thinks."""
+
+    method: Literal["soft_thinking"] = "soft_thinking"

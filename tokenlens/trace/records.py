@@ -27,8 +27,10 @@ class TraceStep(StrictModel):
     entropy: float = Field(description="nats, full vocabulary; at the method's temperature or at 1")
     max_probability: float = Field(description="of the same distribution")
     entries: tuple[tuple[int, float], ...] = Field(
-        description="concept token: ids and weights, largest first"
+        description="concept token: ids and weights, largest first, anchors last"
     )
+    log_probability: float = Field(0.0, description="of the step's noise, for trainers")
+    scores: tuple[float, ...] = Field((), description="of the entries, for trainers")
     # What only some methods have to say. An engine that records it fills it in; None otherwise.
     edits: dict[str, float] | None = Field(
         None, description="logit edits at this step: the method's name and its amount"
@@ -48,6 +50,7 @@ class TraceCounts(StrictModel):
     forced_steps: int
     invalid_steps: int
     cold_stops: int
+    switches: int = Field(0, description="of a gate, from latent to discrete")
 
 
 class Trace(StrictModel):

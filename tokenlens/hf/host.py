@@ -1,0 +1,99 @@
+"""What Hugging Face lends to methods that need more than concept tokens."""
+
+import torch
+from tokenlens_kernels import dense_mixture
+from torch import Tensor, nn
+
+from tokenlens.core import FeedPlan
+from tokenlens.hf.embedding import InputEmbedding
+from tokenlens.hf.refusals import ProtocolError
+from tokenlens.methods.hidden_feedback import alignment_matrix
+
+
+class HFHost:
+    """Vectors of one model: dense mixtures, last hidden states, noise on what is fed.
+
+    Parameters
+    ----------
+    embedding
+        Probed. Where it is no plain table (LoRA, quantised, offloaded), only concept tokens are
+        hosted.
+    head
+        The output embedding; its input is the last hidden state.
+    """
+
+    def __init__(self, embedding: InputEmbedding, head: nn.Module | None, vocab_size: int) -> None:
+        self._embedding, self._head, self._vocab_size = embedding, head, vocab_size
+        hosts: set[str] = set()
+        if embedding.is_table:
+            hosts |= {"dense", "embedding_noise"}
+            if isinstance(getattr(head, "weight", None), Tensor):
+                hosts.add("hidden_state")
+        self.hosts = frozenset(hosts)
+        self.hidden_size = embedding.table.shape[1] if embedding.is_table else 0
+        self._hidden: Tensor | None = None
+        self._alignment: tuple[Tensor, Tensor] | None = None
+        self._rms: Tensor | None = None
+
+    def dense(self, logits: Tensor, active: Tensor, inverse_temperature: Tensor) -> Tensor:
+        """The mixture of the whole vocabulary."""
+        table = self._embedding.table
+        return dense_mixture(
+            logits.to(table.device),
+            table,
+            active=active.to(table.device),
+            inverse_temperature=inverse_temperature.to(table.device),
+            vocab_size=self._vocab_size,
+            scale=self._embedding.scale,
+            out_dtype=torch.float32,
+        ).to(logits.device)
+
+    def capture(self, head_input: Tensor) -> None:
+        """Keep the last hidden state of a forward pass, ``[rows, tokens, hidden]``."""
+        self._hidden = head_input[:, -1]
+
+    def hidden(self) -> Tensor:
+        """The hidden state behind this step's logits; asked for once a step."""
+        if self._hidden is None:
+            raise ProtocolError(
+                "hidden states: the forward pass did not call the model's output embedding as a"
+                " module. A compiled forward (cache_implementation='static') does not call hooks:"
+                " leave cache_implementation unset."
+            )
+        hidden, self._hidden = self._hidden, None
+        return hidden.float()
+
+    @torch.no_grad()
+    def alignment(self) -> tuple[Tensor, Tensor]:
+        """LatentMAS's matrix, computed once."""
+        if self._alignment is None:
+            assert self._head is not None
+            head = self._head.weight
+            assert isinstance(head, Tensor)
+            inputs = self._embedding.table * self._embedding.scale
+            self._alignment = alignment_matrix(inputs, head)
+        return self._alignment
+
+    @torch.no_grad()
+    def rms(self) -> Tensor:
+        """Root mean square of the embedding's coordinates."""
+        if self._rms is None:
+            self._rms = root_mean_square(self._embedding.table) * self._embedding.scale
+        return self._rms
+
+    def add(self, mixture: Tensor, feed: FeedPlan, noisy: bool) -> Tensor:
+        """Concept mixtures with the engine's vectors and the noise, ``[num_rows, hidden]``."""
+        assert feed.base is not None
+        assert feed.base_weight is not None
+        rows = len(mixture)
+        device = mixture.device
+        total = mixture + (feed.base[:rows] * feed.base_weight[:rows, None]).to(device)
+        if noisy:
+            noise = feed.noise(rows, self.hidden_size).to(device)
+            total = total + noise * self.rms().to(device)
+        return total
+
+
+def root_mean_square(table: Tensor) -> Tensor:
+    """Of the entries of a table, a scalar float32 tensor."""
+    return (table.float() ** 2).mean().sqrt()

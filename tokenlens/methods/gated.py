@@ -1,0 +1,377 @@
+"""ThinkRouter, SwiReasoning, LEAD and SeLaR: latent methods with a gate.
+
+ThinkRouter is Soft Thinking whose latent rows the gate may turn discrete. The other three let the
+engine sample the visible token and decide beside it what is fed.
+
+``published`` differs from the default so (each line is a field of the config):
+
+======================  =============================  ====================================
+what                    default                        ``published`` (authors' code)
+======================  =============================  ====================================
+latent from             the think marker on            the first generated token (``start``)
+mixture                 the 61 most probable tokens    the whole vocabulary (``mixture``)
+after thinking          nothing is latent              SwiReasoning, LEAD: a last blend may
+                                                       be fed; SeLaR: latent as before
+                                                       (``goes_on_in_answer``)
+injected ``</think>``   ends latent thinking           does not (``injected_end_locks``)
+termination             injected once                  at each later switch (``rearms``)
+first blend             a line break                   SwiReasoning: the two characters
+                                                       backslash and n (``first``)
+LEAD's gate             the trend alone (paper)        and 1.0 and 0.2 nats (``gate``)
+======================  =============================  ====================================
+
+Not reproduced: SeLaR's code feeds a mixture to *every* row of a batch in which one row is latent;
+SwiReasoning's entropies are rounded to the model's dtype; its math tokens are a list of its own; a
+terminated request ends with an end-of-text token; a switch in the middle of an injected text waits.
+"""
+
+import math
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from tokenlens.methods.base import (
+    ANYWHERE,
+    BASE,
+    BASE_WEIGHT,
+    BLENDS,
+    DENSE,
+    END_IDS,
+    END_LENGTH,
+    EOS_IDS,
+    FORCES,
+    GENERATED,
+    INVERSE_TEMPERATURE,
+    MAX_ANCHORS,
+    MAX_ENTRIES,
+    MAX_FORCED_TOKENS,
+    MIN_P,
+    PHASE,
+    QUIRKS,
+    RAW_SIGNALS,
+    TOP_K,
+    TOP_P,
+    Admission,
+    Ask,
+    Field,
+    Method,
+    Phase,
+    Proposal,
+    Rows,
+    Signals,
+    Value,
+    start_forcing,
+)
+from tokenlens.methods.exempt import anchor_ids, exempt_ids
+from tokenlens.methods.gate import GateRules, GateState, gate_step
+from tokenlens.spec import Selar, SpecError, ThinkRouter
+from tokenlens.spec.gate import MAX_EXEMPT, Gate
+from tokenlens.spec.latent import Switching
+from tokenlens.spec.registry import GATED_METHODS, AnyMethod
+
+SIGNALS = ("entropy", "max_probability")
+SOURCES = ("tempered", "raw", "filtered", "topk")
+SUPPORT, CONTROL, EXEMPTIONS = "gate.support", "gate.control", "gate.exempt"
+"""Traits: signals of the filtered support; switch control; exempt tokens."""
+
+SAMPLED = Field("gate.sampled", "bool", False)  # the engine samples the visible token
+PROBABILITY = Field("gate.probability", "bool", False)  # else entropy
+SOURCE = Field("gate.source", "int")  # index into SOURCES
+TOP = Field("gate.top", "int", 1)
+FRACTION = Field("gate.fraction", "bool", False)
+SIGN = Field("gate.sign", "float", 1.0)
+ENTER = Field("gate.enter", "float")
+LEAVE = Field("gate.leave", "float")
+AT_BOUND = Field("gate.enter_at_bound", "bool", True)
+TREND = Field("gate.trend", "bool", False)
+FIRST_LATENT = Field("gate.first_latent", "bool", False)
+DWELL_LATENT = Field("gate.dwell_latent", "int")
+DWELL_DISCRETE = Field("gate.dwell_discrete", "int")
+CAP = Field("gate.max_switches", "int")
+MODE = Field("gate.mode", "bool", False)
+STARTED = Field("gate.started", "bool", False)
+REFERENCE = Field("gate.reference", "float")
+STAY = Field("gate.stay", "int")
+SWITCHES = Field("gate.switches", "int")
+LEFT = Field("gate.left", "bool", False)  # of the step that is pending
+LOCKS = Field("gate.locks", "bool", False)
+LOCKED = Field("gate.locked", "bool", False)
+INJECTED_LOCKS = Field("gate.injected_end_locks", "bool", True)
+EXEMPT = Field("gate.exempt", "int", -1, size=MAX_EXEMPT, fixed=True)
+# Blends at the first step, at entering and at leaving.
+ANCHORS = Field("gate.anchors", "int", -1, size=3 * MAX_ANCHORS, fixed=True)
+KEEP = tuple(Field(f"gate.keep_{name}", "float", 1.0) for name in ("first", "enter", "leave"))
+MOVES = tuple(Field(f"gate.moves_{name}", "float") for name in ("first", "enter", "leave"))
+LEAVES_BLENDED = Field("gate.leaves_blended", "bool", False)
+CONTROL_AFTER = Field("gate.control_after", "int")  # 0 = off
+CONVERGE = Field("gate.converge", "int", -1, size=MAX_FORCED_TOKENS, fixed=True)
+CONVERGE_LENGTH = Field("gate.converge_length", "int")
+TERMINATE = Field("gate.terminate", "int", -1, size=MAX_FORCED_TOKENS, fixed=True)
+TERMINATE_LENGTH = Field("gate.terminate_length", "int")
+ANSWER_TOKENS = Field("gate.answer_tokens", "int")
+LEFT_TOKENS = Field("gate.left_tokens", "int", -1)  # of a terminated request; -1 = not terminated
+REARMS = Field("gate.rearms", "bool", False)
+
+NEVER = 1 << 40
+
+
+class GateMethod(Method):
+    """The gate over the rows of a batch, and what the three methods of its own feed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "gate",
+            *(SAMPLED, PROBABILITY, SOURCE, TOP, FRACTION, SIGN, ENTER, LEAVE, AT_BOUND, TREND),
+            *(FIRST_LATENT, DWELL_LATENT, DWELL_DISCRETE, CAP),
+            *(MODE, STARTED, REFERENCE, STAY, SWITCHES, LEFT, LOCKS, LOCKED, INJECTED_LOCKS),
+            *(EXEMPT, ANCHORS, *KEEP, *MOVES, LEAVES_BLENDED),
+            *(CONTROL_AFTER, CONVERGE, CONVERGE_LENGTH, TERMINATE, TERMINATE_LENGTH),
+            *(ANSWER_TOKENS, LEFT_TOKENS, REARMS),
+        )
+
+    def serves(self, config: AnyMethod) -> bool:
+        return config.method in GATED_METHODS
+
+    def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
+        gate = _gated(config).gate
+        name, vocab = config.method, admission.vocab_size
+        values = _rules(gate, vocab)
+        if gate.of == "topk" and gate.top > vocab:
+            raise SpecError.of(f"{name}.gate.top", gate.top, f"at most the vocabulary's {vocab}")
+        if gate.exempt != "none":
+            values[EXEMPT] = exempt_ids(gate.exempt, admission, f"{name}.gate.exempt")
+        if isinstance(config, Selar):
+            for field in ("top_k", "max_entries"):
+                if getattr(config, field) > vocab:
+                    allowed = f"at most the vocabulary's {vocab}"
+                    raise SpecError.of(f"{name}.{field}", getattr(config, field), allowed)
+            values |= {
+                TOP_K: config.top_k, TOP_P: config.top_p, MIN_P: config.min_p,
+                MAX_ENTRIES: config.max_entries,
+            }  # fmt: skip
+        if isinstance(config, Switching):
+            values |= _switching(config, admission)
+        if isinstance(config, (Selar, Switching)):
+            values |= {
+                SAMPLED: True,
+                INVERSE_TEMPERATURE: 1 / config.temperature,
+                ANYWHERE: config.goes_on_in_answer,
+            }
+        return values
+
+    def traits(self, config: AnyMethod) -> Collection[str]:
+        gate, temperature = _gated(config).gate, _gated(config).temperature
+        found = []
+        if gate.of == "raw" and temperature != 1:
+            found.append(RAW_SIGNALS)
+        if gate.of in ("filtered", "topk"):
+            found.append(SUPPORT)
+        if gate.exempt != "none":
+            found.append(EXEMPTIONS)
+        if isinstance(config, Switching):
+            if config.first or config.enter or config.leave:
+                found.append(BLENDS)
+            if config.mixture == "full":
+                found += [BASE, "dense"]
+            if config.switch_control is not None:
+                found += [CONTROL, FORCES]
+        if getattr(config, "goes_on_in_answer", False):
+            found.append(QUIRKS)
+        return found
+
+    def ask(self, rows: Rows, ask: Ask) -> None:
+        ask.active = ask.active | (rows[self.on] & rows[SAMPLED] & _here(rows))
+
+    def propose(self, rows: Rows, signals: Signals, proposal: Proposal) -> None:
+        here = rows[self.on] & signals.valid & _here(rows)
+        value = rows[SIGN] * _signal(rows, signals)
+        state = GateState(rows[MODE], rows[STARTED], rows[REFERENCE], rows[STAY], rows[SWITCHES])
+        rules = GateRules(
+            rows[ENTER], rows[LEAVE], rows[AT_BOUND], rows[TREND], rows[FIRST_LATENT],
+            rows[DWELL_LATENT], rows[DWELL_DISCRETE], rows[CAP],
+        )  # fmt: skip
+        free = ~rows[LOCKED]
+        beginning = here & ~state.started
+        new, entered, left = gate_step(value, state, rules, free)
+        for column, values in zip((MODE, STARTED, REFERENCE, STAY, SWITCHES), new):
+            rows.choose(column, here, values)
+        left = left & here
+        rows[LEFT] = left
+        sampled = rows[SAMPLED]
+        latent = (new.latent & free) | (left & rows[LEAVES_BLENDED])
+        proposal.latent = torch.where(here & sampled, latent, proposal.latent)
+        # The engine samples what the gate of ThinkRouter makes discrete.
+        routed = here & ~sampled & ~new.latent & proposal.latent
+        proposal.latent = proposal.latent & ~routed
+        proposal.forced = proposal.forced & ~routed
+        if BLENDS in rows.traits:
+            _blend(rows, proposal, beginning & latent, entered & here, left & sampled)
+        if CONTROL in rows.traits:
+            proposal.force(rows[self.on] & (rows[LEFT_TOKENS] == 0), rows[EOS_IDS][:, 0])
+
+    def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:
+        on = rows[self.on] & rows[SAMPLED]
+        left = rows[LEFT]
+        if EXEMPTIONS in rows.traits:
+            exempt = rows[self.on] & (rows[EXEMPT] == sampled[:, None]).any(dim=1)
+            rows.latent = rows.latent & ~(exempt & ~left)
+        if QUIRKS in rows.traits:
+            ends = (before != Phase.ANSWER) & (rows[PHASE] == Phase.ANSWER)
+            # After an injected end the phase is the answer already, and a sampled one still locks.
+            ends = ends | ((rows[END_IDS][:, 0] == sampled) & (rows[END_LENGTH] == 1))
+            locks = on & rows[LOCKS] & ends & (~rows.forced | rows[INJECTED_LOCKS])
+            rows.latent = rows.latent & ~(locks & ~left)
+            # Entering and ending at one step is no entering; the first step enters nothing.
+            entered = (rows[STAY] == 0) & ~left & (rows[GENERATED] > 1)
+            rows.choose(MODE, locks & rows[ANYWHERE] & entered, False)
+            rows.choose(LOCKED, locks, True)
+        if CONTROL in rows.traits:
+            self._control(rows, left & on)
+
+    def _control(self, rows: Rows, left: Tensor) -> None:
+        after, count = rows[CONTROL_AFTER], rows[SWITCHES]
+        counting = rows[LEFT_TOKENS] > 0
+        rows.choose(LEFT_TOKENS, counting, rows[LEFT_TOKENS] - 1)
+        due = left & (after > 0) & (rows[ANYWHERE] | (rows[PHASE] == Phase.THINKING))
+        converge = due & (count >= after) & (count <= 2 * after)
+        terminate = due & (count > 2 * after) & (rows[REARMS] | (rows[LEFT_TOKENS] < 0))
+        start_forcing(rows, converge, rows[CONVERGE], rows[CONVERGE_LENGTH])
+        start_forcing(rows, terminate, rows[TERMINATE], rows[TERMINATE_LENGTH])
+        # The step that arms counts as the first.
+        rows.choose(LEFT_TOKENS, terminate, rows[ANSWER_TOKENS] - 1)
+
+
+def _gated(config: AnyMethod) -> ThinkRouter | Switching | Selar:
+    assert isinstance(config, (ThinkRouter, Switching, Selar))
+    return config
+
+
+def _here(rows: Rows) -> Tensor:
+    phase = rows[PHASE]
+    here = phase == Phase.THINKING
+    if QUIRKS in rows.traits:
+        here = here | (rows[ANYWHERE] & (phase == Phase.ANSWER))
+    return here
+
+
+def _rules(gate: Gate, vocab_size: int) -> dict[Field, Value]:
+    sign = 1.0 if gate.latent_when == "high" else -1.0
+    # A fraction of a support whose size is known is a fixed number of nats.
+    size = {"raw": vocab_size, "tempered": vocab_size, "topk": gate.top}.get(gate.of, 0)
+    unit = math.log(size) if gate.unit == "fraction" and size > 1 else 1.0
+    enter = -math.inf if gate.enter is None else sign * gate.enter * unit
+    leave = gate.enter if gate.leave is None else gate.leave
+    return {
+        PROBABILITY: gate.signal == "max_probability",
+        SOURCE: SOURCES.index(gate.of),
+        TOP: gate.top,
+        FRACTION: gate.unit == "fraction" and gate.of == "filtered",
+        SIGN: sign,
+        ENTER: enter,
+        LEAVE: math.inf if leave is None else sign * leave * unit,
+        AT_BOUND: gate.enter_at_bound,
+        TREND: gate.trend,
+        FIRST_LATENT: gate.first == "latent",
+        DWELL_LATENT: gate.dwell_latent,
+        DWELL_DISCRETE: gate.dwell_discrete,
+        CAP: NEVER if gate.max_switches is None else gate.max_switches,
+    }
+
+
+def _switching(config: Switching, admission: Admission) -> dict[Field, Value]:
+    name = str(config.method)
+    full = config.mixture == "full"
+    anchors: list[int] = []
+    values: dict[Field, Value] = {
+        MAX_ENTRIES: min(config.max_entries, max(1, admission.vocab_size - MAX_ANCHORS)),
+        DENSE: full,
+        BASE_WEIGHT: float(full),
+        LOCKS: True,
+        INJECTED_LOCKS: config.injected_end_locks,
+        LEAVES_BLENDED: config.leave is not None,
+        REARMS: config.rearms,
+    }
+    for place, field in enumerate(("first", "enter", "leave")):
+        blend = getattr(config, field)
+        ids = [] if blend is None else list(anchor_ids(blend, admission, f"{name}.{field}.tokens"))
+        anchors += ids + [-1] * (MAX_ANCHORS - len(ids))
+        if blend is not None:
+            values[KEEP[place]] = blend.keep
+            values[MOVES[place]] = (1 - blend.keep) / config.budget if blend.moves else 0.0
+    values[ANCHORS] = anchors
+    control = config.switch_control
+    if control is not None:
+        assert admission.encode is not None
+        if not admission.eos_ids:
+            raise SpecError.of(
+                f"{name}.switch_control",
+                control,
+                "null without an end-of-text token (eos_token_id) in the generation config",
+            )
+        field = f"{name}.switch_control"
+        converge = admission.end_ids
+        if control.converge is not None:
+            converge = admission.encode(control.converge, f"{field}.converge")
+        terminate = admission.encode(control.terminate, f"{field}.terminate")
+        values |= {
+            CONTROL_AFTER: control.after,
+            CONVERGE: converge,
+            CONVERGE_LENGTH: len(converge),
+            TERMINATE: terminate,
+            TERMINATE_LENGTH: len(terminate),
+            ANSWER_TOKENS: control.answer_tokens,
+        }
+    return values
+
+
+def _signal(rows: Rows, signals: Signals) -> Tensor:
+    """Each row's signal, ``[num_rows]`` float32, in the unit of its bounds."""
+    probability, source = rows[PROBABILITY], rows[SOURCE]
+    value = torch.where(probability, signals.max_probability, signals.entropy)
+    if RAW_SIGNALS in rows.traits:
+        assert signals.raw_entropy is not None
+        assert signals.raw_max_probability is not None
+        raw = torch.where(probability, signals.raw_max_probability, signals.raw_entropy)
+        value = torch.where(source == SOURCES.index("raw"), raw, value)
+    if SUPPORT in rows.traits:
+        p = signals.probabilities
+        rank = torch.arange(p.shape[1], device=p.device)
+        cut = (source == SOURCES.index("topk"))[:, None] & (rank >= rows[TOP][:, None])
+        q = torch.where(cut, 0.0, p)
+        q = q / q.sum(dim=1, keepdim=True).clamp(min=torch.finfo(q.dtype).tiny)
+        entropy = torch.special.entr(q).sum(dim=1)
+        # One entry has an entropy of 0 whatever it is divided by.
+        size = (q > 0).sum(dim=1).clamp(min=2).log()
+        entropy = torch.where(rows[FRACTION], entropy / size, entropy)
+        found = torch.where(probability, q[:, 0], entropy)
+        value = torch.where(source >= SOURCES.index("filtered"), found, value)
+    return value
+
+
+def _blend(rows: Rows, proposal: Proposal, first: Tensor, entered: Tensor, left: Tensor) -> None:
+    """Move the mixtures of some rows towards their anchors, in the last entries of the row."""
+    # [num_rows, 3, MAX_ANCHORS]
+    anchors = rows[ANCHORS].view(-1, 3, MAX_ANCHORS)
+    generated = rows[GENERATED]
+    keep = torch.ones_like(rows[KEEP[0]])
+    chosen = torch.full_like(anchors[:, 0], -1)
+    for place, where in enumerate((first, entered, left)):
+        # Beyond the budget nothing is left of the anchor.
+        moved = (rows[KEEP[place]] + rows[MOVES[place]] * generated).clamp(max=1.0)
+        keep = torch.where(where, moved, keep)
+        chosen = torch.where(where[:, None], anchors[:, place], chosen)
+    given = chosen >= 0
+    blended = given.any(dim=1)
+    share = (1 - keep) / given.sum(dim=1).clamp(min=1)
+    places = slice(proposal.weights.shape[1] - MAX_ANCHORS, None)
+    weights = torch.where(blended[:, None], proposal.weights * keep[:, None], proposal.weights)
+    ids = proposal.ids.clone()
+    tail = torch.where(given, share[:, None], 0.0)
+    weights = weights.clone()
+    weights[:, places] = torch.where(blended[:, None], tail, weights[:, places])
+    ids[:, places] = torch.where(
+        blended[:, None], torch.where(given, chosen, ids[:, :1]), ids[:, places]
+    )
+    proposal.weights, proposal.ids = weights, ids
+    rows[BASE_WEIGHT] = torch.where(rows[DENSE], keep, rows[BASE_WEIGHT])

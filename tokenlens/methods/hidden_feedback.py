@@ -1,0 +1,123 @@
+"""Hidden-state feedback: Coconut (arXiv 2412.06769) and LatentMAS (arXiv 2511.20639).
+
+For a fixed number of steps from the beginning of thinking the next input is the model's last hidden
+state, as it is (Coconut) or mapped into the space of the embeddings and rescaled (LatentMAS).
+The visible token is the arg-max, or a placeholder of the user's.
+
+LatentMAS: ``published`` rescales without the alignment matrix, the code's default. Not reproduced:
+its padding positions that are attended to. Both references look for no end of thinking while they
+are latent; here an arg-max that is one ends it, and with a placeholder nothing does.
+"""
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from tokenlens.methods.base import (
+    BASE,
+    BASE_WEIGHT,
+    INVERSE_TEMPERATURE,
+    MAX_ENTRIES,
+    PHASE,
+    THINKING_TOKENS,
+    Admission,
+    Ask,
+    Field,
+    Method,
+    Phase,
+    Proposal,
+    Rows,
+    Signals,
+    Value,
+)
+from tokenlens.methods.exempt import one_token
+from tokenlens.spec import Coconut, LatentMas
+from tokenlens.spec.feedback import HiddenFeedback
+from tokenlens.spec.registry import AnyMethod
+
+HIDDEN = Field("hidden_feedback.hidden", "bool", False)
+STEPS = Field("hidden_feedback.steps", "int")
+PLACEHOLDER = Field("hidden_feedback.placeholder", "int", -1)
+REALIGN = Field("hidden_feedback.realign", "bool", False)
+RESCALE = Field("hidden_feedback.rescale", "bool", False)
+
+RIDGE = 1e-5
+
+
+def alignment_matrix(input_table: Tensor, output_table: Tensor) -> tuple[Tensor, Tensor]:
+    """LatentMAS's map from hidden states to embeddings, by ridge regression.
+
+    Parameters
+    ----------
+    input_table, output_table
+        ``[vocab, hidden]``: the embeddings, and the rows of the language-model head.
+
+    Returns
+    -------
+    matrix, norm
+        ``[hidden, hidden]`` float32, ``W = (Wo' Wo + 1e-5 I)^-1 Wo' Wi``, and the mean norm of the
+        embeddings.
+    """
+    inputs, outputs = input_table.float(), output_table.float()
+    square = outputs.T @ outputs
+    square = square + RIDGE * torch.eye(len(square), device=square.device)
+    return torch.linalg.solve(square, outputs.T @ inputs), inputs.norm(dim=1).mean()
+
+
+def align(hidden: Tensor, matrix: Tensor, norm: Tensor, realign: Tensor, rescale: Tensor) -> Tensor:
+    """Hidden states as inputs.
+
+    Parameters
+    ----------
+    hidden
+        ``[num_rows, hidden]`` float32.
+    realign, rescale
+        ``[num_rows]`` bool: through the matrix; to the norm. A hidden state of zero stays zero.
+    """
+    mapped = torch.where(realign[:, None], hidden @ matrix, hidden)
+    scaled = mapped * (norm / mapped.norm(dim=1, keepdim=True).clamp(min=1e-6))
+    return torch.where(rescale[:, None], scaled, mapped)
+
+
+class HiddenFeedbackMethod(Method):
+    """Latent for the first steps of thinking; the vector is the engine's."""
+
+    def __init__(self) -> None:
+        super().__init__("hidden_feedback", HIDDEN, STEPS, PLACEHOLDER, REALIGN, RESCALE)
+
+    def serves(self, config: AnyMethod) -> bool:
+        return isinstance(config, (Coconut, LatentMas))
+
+    def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
+        assert isinstance(config, HiddenFeedback)
+        placeholder = -1
+        if config.placeholder is not None:
+            field = f"{config.method}.placeholder"
+            placeholder = one_token(config.placeholder, admission, field)
+        return {
+            INVERSE_TEMPERATURE: 1.0,
+            MAX_ENTRIES: 1,
+            BASE_WEIGHT: 1.0,
+            HIDDEN: True,
+            STEPS: config.steps,
+            PLACEHOLDER: placeholder,
+            REALIGN: getattr(config, "realign", False),
+            RESCALE: isinstance(config, LatentMas),
+        }
+
+    def traits(self, config: AnyMethod) -> Collection[str]:
+        return (BASE, "hidden_state", *(["align"] if isinstance(config, LatentMas) else []))
+
+    def ask(self, rows: Rows, ask: Ask) -> None:
+        ask.active = ask.active | self._here(rows)
+
+    def propose(self, rows: Rows, signals: Signals, proposal: Proposal) -> None:
+        latent = self._here(rows) & signals.valid
+        placeholder = rows[PLACEHOLDER]
+        proposal.latent = proposal.latent | latent
+        proposal.force(latent, torch.where(placeholder >= 0, placeholder, proposal.ids[:, 0]))
+
+    def _here(self, rows: Rows) -> Tensor:
+        early = rows[THINKING_TOKENS] < rows[STEPS]
+        return rows[self.on] & (rows[PHASE] == Phase.THINKING) & early

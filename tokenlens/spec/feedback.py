@@ -1,0 +1,47 @@
+"""Methods that feed the model's last hidden state back: Coconut and LatentMAS.
+
+Coconut: arXiv 2412.06769. LatentMAS: arXiv 2511.20639.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from tokenlens.spec.base import MethodBase, Needs
+
+WAY_OUT = "soft_thinking, which feeds mixtures of embeddings"
+
+
+class HiddenFeedback(MethodBase):
+    """A fixed number of latent steps at the beginning of thinking."""
+
+    method: str
+    steps: int = Field(6, ge=1, le=100_000, description="latent steps, from the first thought on")
+    placeholder: str | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="visible token of a latent step; null = the arg-max, which may end thinking",
+    )
+
+    def needs(self) -> Needs:
+        return {"hidden_state": ("method", self.method, WAY_OUT)}
+
+
+class Coconut(HiddenFeedback):
+    """The last hidden state itself is the next input."""
+
+    method: Literal["coconut"] = "coconut"
+
+
+class LatentMas(HiddenFeedback):
+    """The last hidden state, mapped to the input space and rescaled to an embedding's norm."""
+
+    published: ClassVar[Mapping[str, Any]] = {"realign": False}
+
+    method: Literal["latent_mas"] = "latent_mas"
+    steps: int = Field(10, ge=1, le=100_000)
+    realign: bool = Field(
+        True, description="through the alignment matrix; false: rescaled only (the code's default)"
+    )

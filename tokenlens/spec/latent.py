@@ -1,0 +1,132 @@
+"""Latent methods that decide step by step when to think in mixtures: rows of settings on the gate.
+
+ThinkRouter (arXiv 2602.11683), SwiReasoning (arXiv 2510.05069), LEAD (arXiv 2603.13366), SeLaR
+(arXiv 2604.08299).
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from tokenlens.spec.base import MAX_ENTRIES, MethodBase, Needs
+from tokenlens.spec.gate import MAX_ANCHORS, Blend, Gate, SwitchControl
+from tokenlens.spec.soft_thinking import ConceptTokens
+
+DENSE_WAY_OUT = "mixture = top_k, the 64 most probable tokens"
+
+
+class ThinkRouter(ConceptTokens):
+    """Soft Thinking, but for steps at which the model is not sure of its top token.
+
+    They are sampled by the engine. Where the probability is taken is ``gate.of``; the paper does
+    not say, and the default is after temperature and before every filter.
+    """
+
+    method: Literal["think_router"] = "think_router"
+    gate: Gate = Gate(signal="max_probability", enter=0.6)
+
+
+class Switching(MethodBase):
+    """What LEAD and SwiReasoning share: blocks of latent thinking, anchors at their borders."""
+
+    method: str
+    gate: Gate
+    temperature: float = Field(1.0, gt=0, le=100, description="of signal and mixture")
+    mixture: Literal["top_k", "full"] = Field(
+        "top_k", description="full: the whole vocabulary, where the engine can"
+    )
+    max_entries: int = Field(
+        MAX_ENTRIES - MAX_ANCHORS, ge=1, le=MAX_ENTRIES - MAX_ANCHORS, description="where top_k"
+    )
+    first: Blend | None = Field(None, description="at the first latent step")
+    enter: Blend | None = Field(None, description="at the switch to latent")
+    leave: Blend | None = Field(
+        None, description="at the switch to discrete: fed instead of the token; null = the token"
+    )
+    budget: int = Field(32_768, ge=1, le=10_000_000, description="tokens over which blends move")
+    switch_control: SwitchControl | None = None
+    start: Literal["thinking", "first_token"] = "thinking"
+    goes_on_in_answer: bool = Field(
+        False, description="the gate and the blend at leaving go on after the end of thinking"
+    )
+    injected_end_locks: bool = Field(
+        True, description="an injected end of thinking ends latent thinking for good"
+    )
+    rearms: bool = Field(False, description="termination may be injected more than once")
+
+    def needs(self) -> Needs:
+        return {"dense": ("mixture", self.mixture, DENSE_WAY_OUT)} if self.mixture == "full" else {}
+
+
+_TREND = Gate(of="raw", trend=True, first="latent", dwell_discrete=512, exempt="math")
+_QUIRKS = {
+    "mixture": "full",
+    "start": "first_token",
+    "goes_on_in_answer": True,
+    "injected_end_locks": False,
+    "rearms": True,
+}
+
+
+class SwiReasoning(Switching):
+    """Blocks of latent and of discrete thinking, switched by the trend of the entropy."""
+
+    # The code looks the two characters backslash and n up, not a line break.
+    published: ClassVar[Mapping[str, Any]] = {
+        **_QUIRKS,
+        "first": Blend(tokens=("\\n",), keep=0.9),
+    }
+
+    method: Literal["swi_reasoning"] = "swi_reasoning"
+    gate: Gate = _TREND
+    first: Blend | None = Blend(tokens=("\n",), keep=0.9)
+    enter: Blend | None = Blend(tokens="think_start", keep=1.0, moves=True)
+    leave: Blend | None = Blend(tokens="think_end", keep=0.7, moves=True)
+
+
+class Lead(Switching):
+    """Latent where the entropy is high, with an anchor at each switch; multimodal by origin.
+
+    The default is the paper's rule: the trend alone, and a fixed blend. It has no anchor at the
+    switch to latent, because a text model has no vision tokens; ``VISION`` is the paper's.
+    """
+
+    VISION: ClassVar[Blend] = Blend(
+        tokens=("<|vision_start|>", "<|image_pad|>", "<|vision_end|>"), keep=0.4
+    )
+    """The paper's anchor: the mean of the vision markers."""
+
+    published: ClassVar[Mapping[str, Any]] = {
+        **_QUIRKS,
+        "gate": Gate(
+            of="raw", trend=True, enter=1.0, leave=0.2, enter_at_bound=False, first="latent",
+            dwell_discrete=256, exempt="math",
+        ),
+        "first": Blend(tokens=("\n",), keep=0.9),
+        "enter": Blend(tokens=("<|image_pad|>",), keep=0.6, moves=True),
+        "leave": Blend(tokens="think_end", keep=0.7, moves=True),
+        "switch_control": SwitchControl(after=5),
+    }  # fmt: skip
+
+    method: Literal["lead"] = "lead"
+    gate: Gate = Gate(of="raw", trend=True, first="latent", dwell_discrete=128, max_switches=5)
+
+
+class Selar(MethodBase):
+    """Latent where the top three disagree, pushed away from the top token."""
+
+    published: ClassVar[Mapping[str, Any]] = {"start": "first_token", "goes_on_in_answer": True}
+
+    method: Literal["selar"] = "selar"
+    gate: Gate = Gate(of="topk", unit="fraction", enter=0.5, exempt="math")
+    temperature: float = Field(0.6, gt=0, le=100)
+    top_k: int = Field(20, ge=0, le=MAX_ENTRIES, description="0 = off")
+    top_p: float = Field(0.95, gt=0, le=1)
+    min_p: float = Field(0.0, ge=0, lt=1)
+    max_entries: int = Field(3, ge=1, le=MAX_ENTRIES, description="entries of a concept token")
+    push: float = Field(
+        1.0, ge=0, le=100, description="lambda: away from the top token, times the entropy"
+    )
+    start: Literal["thinking", "first_token"] = "thinking"
+    goes_on_in_answer: bool = Field(False, description="the answer has latent steps too")

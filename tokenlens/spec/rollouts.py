@@ -1,0 +1,99 @@
+"""Methods whose noise is meant for training with reinforcement: a step has a log-probability.
+
+SofT-GRPO (arXiv 2511.06411), Latent-SFT and Latent-GRPO (arXiv 2510.15522, 2604.27998), CoT2
+(arXiv 2505.23648), Soft Tokens, Hard Truths (arXiv 2509.19170).
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from tokenlens.spec.base import MAX_ENTRIES, MethodBase, Needs
+from tokenlens.spec.soft_thinking import ConceptTokens, SoftThinking
+
+MAX_DRAWS = 16
+"""The most tokens that CoT2 may average."""
+
+
+class SoftGrpoNoise(MethodBase):
+    """Clamped Gumbel noise on the concept weights, recorded so that a trainer can score it."""
+
+    published: ClassVar[Mapping[str, Any]] = {"log_probability_of": "draw"}
+
+    method: Literal["soft_grpo_noise"] = "soft_grpo_noise"
+    temperature: float = Field(0.1, gt=0, le=100, description="tau; small = nearly one-hot")
+    scale: float = Field(1.0, gt=0, le=100, description="of the noise")
+    clamp_low: float = Field(-1.5, ge=-100, le=0)
+    clamp_high: float = Field(3.0, ge=0, le=100)
+    log_probability_of: Literal["noise", "draw"] = Field(
+        "noise", description="draw: of the draw before it is scaled, which no trainer sees"
+    )
+
+
+class LatentGrpo(MethodBase):
+    """Top entries of the raw logits, for models trained by Latent-SFT or Latent-GRPO."""
+
+    published: ClassVar[Mapping[str, Any]] = {"greedy_answer": True, "forced_end": "first_token"}
+
+    method: Literal["latent_grpo"] = "latent_grpo"
+    max_entries: int = Field(10, ge=1, le=MAX_ENTRIES, description="entries of a concept token")
+    noise: Literal["none", "two_sided", "one_sided"] = Field(
+        "none", description="one_sided: shifted to be positive; the same mixture, another score"
+    )
+    temperature: float = Field(1.0, gt=0, le=100, description="tau of the noised weights")
+    noise_scale: float = Field(1.0, gt=0, le=100)
+    top_p: float = Field(0.95, gt=0, le=1, description="of the candidates that noise may lift")
+    clamp_low: float = Field(-1.5, ge=-100, le=0)
+    clamp_high: float = Field(3.0, ge=0, le=100)
+    start: Literal["thinking", "first_token"] = "thinking"
+    forced_end: Literal["marker", "last_token", "first_token"] = Field(
+        "marker", description="first_token: the end marker's first token ends thinking"
+    )
+    greedy_answer: bool = Field(False, description="answer tokens are the top entry")
+
+    def soft_thinking(self) -> SoftThinking:
+        """The same decoding without the noise: a softmax over the first raw logits."""
+        return SoftThinking(
+            temperature=1.0, top_k=0, top_p=1.0, max_entries=self.max_entries,
+            start=self.start, forced_end=self.forced_end, greedy_answer=self.greedy_answer,
+        )  # fmt: skip
+
+
+class Cot2(MethodBase):
+    """The mean of several tokens drawn from the whole vocabulary, with replacement."""
+
+    method: Literal["cot2"] = "cot2"
+    draws: int = Field(3, ge=1, le=MAX_DRAWS, description="K")
+    scale_logits: bool = Field(True, description="draw from softmax(logits / K)")
+
+
+class SoftTokens(ConceptTokens):
+    """A mixture at low temperature, with Gaussian noise on its embedding."""
+
+    published: ClassVar[Mapping[str, Any]] = {"mixture": "full"}
+
+    method: Literal["soft_tokens"] = "soft_tokens"
+    temperature: float = Field(0.5, gt=0, le=100, description="0.0001: the paper's fuzzy tokens")
+    top_k: int = Field(0, ge=0, le=MAX_ENTRIES, description="0 = off")
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_entries: int = Field(MAX_ENTRIES, ge=1, le=MAX_ENTRIES)
+    mixture: Literal["top_k", "full"] = Field(
+        "top_k", description="full: the whole vocabulary, where the engine can"
+    )
+    noise_scale: float = Field(
+        0.33, ge=0, le=100, description="gamma, times the RMS of the embedding; 0 = no noise"
+    )
+    rms: Literal["coordinate", "row"] = Field(
+        "coordinate", description="row: of the rows' norms, larger by the root of the width"
+    )
+
+    def needs(self) -> Needs:
+        found: dict[str, tuple[str, Any, str]] = {}
+        if self.mixture == "full":
+            found["dense"] = ("mixture", self.mixture, "mixture = top_k, the 64 most probable")
+        if self.noise_scale > 0:
+            found["embedding_noise"] = (
+                "noise_scale", self.noise_scale, "0, and gumbel_noise for noise on the weights"
+            )  # fmt: skip
+        return found

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from tokenlens.spec.base import MethodBase, Needs
+from tokenlens.spec.gate import Token
 
 WAY_OUT = "soft_thinking, which feeds mixtures of embeddings"
 
@@ -18,10 +19,8 @@ class HiddenFeedback(MethodBase):
 
     method: str
     steps: int = Field(6, ge=1, le=100_000, description="latent steps, from the first thought on")
-    placeholder: str | None = Field(
+    placeholder: Token | None = Field(
         None,
-        min_length=1,
-        max_length=64,
         description="visible token of a latent step; null = the arg-max, which may end thinking",
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenlens.spec import DecodingSpec, SpecError
+from tokenlens.spec import DecodingSpec, SpecError, refuse_needs
 from tokenlens.spec.registry import LATENT_METHODS
 from tokenlens.vllm import versions
 from tokenlens.vllm.settings import Settings
@@ -131,6 +131,7 @@ def check_request(
         Names the field and the way out.
     """
     settings.check(spec)
+    refuse_needs(spec, "vLLM")
     if not spec.methods:
         return
     if _get(params, "structured_outputs") is not None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from tokenlens.spec import METHOD_CONFIGS, DecodingSpec, SoftThinking, SpecError
+from tokenlens.spec import METHOD_CONFIGS, DecodingSpec, SpecError
 from tokenlens.spec.base import MAX_ENTRIES, StrictModel
 
 SETTINGS_KEY = "tokenlens"
@@ -76,10 +76,13 @@ class Settings(StrictModel):
                 raise SpecError.of(
                     f"methods[{index}].method", config.method, f"on this server: {allowed}"
                 )
-            if isinstance(config, SoftThinking) and config.max_entries > self.max_entries:
+            # The anchors of a blend are the last entries of the widest concept token.
+            blends = any(getattr(config, blend, None) for blend in ("first", "enter", "leave"))
+            entries = MAX_ENTRIES if blends else getattr(config, "max_entries", 0)
+            if entries > self.max_entries:
                 raise SpecError.of(
                     f"methods[{index}].max_entries",
-                    config.max_entries,
+                    entries,
                     f"at most {self.max_entries} on this server",
                 )
         if spec.trace.level == "full" and not self.full_traces:

@@ -1,0 +1,246 @@
+"""Every latent method inside ``generate()``: what is fed is what an independent loop would feed."""
+
+import pytest
+import torch
+from hf_subjects import PROMPTS, START, Subject, batch, new_tokens
+
+from tokenlens.core.feed import gaussian
+from tokenlens.hf import generate_kwargs, traces
+from tokenlens.spec import SpecError
+
+STEPS = 14
+TOLERANCE = 2e-4
+
+
+@pytest.fixture(scope="module")
+def subject():
+    return Subject("llama")
+
+
+@pytest.fixture(scope="module")
+def tied():
+    return Subject("gemma3")
+
+
+def spec_of(subject, *methods, seed=0):
+    return {
+        "methods": list(methods),
+        "seed": seed,
+        "phase": {"think_start": [START], "think_end": [subject.end]},
+        "trace": {"level": "full", "max_entries": 64},
+    }
+
+
+def run(subject, *methods, prompts=PROMPTS, seed=0, steps=STEPS, **settings):
+    """Tokens, logits and traces of a batch."""
+    kwargs = generate_kwargs(subject.model, None, spec_of(subject, *methods, seed=seed))
+    output = subject.generate(prompts, steps=steps, **kwargs, **settings)
+    return new_tokens(output, prompts), torch.stack(output.logits, dim=1), traces(kwargs)
+
+
+@torch.no_grad()
+def replayed(subject, prompt, tokens, fed):
+    """Logits of one sequence whose generated tokens were fed as the given embeddings."""
+    embed = subject.model.get_input_embeddings()
+    rows = [embed(torch.tensor([prompt]))]
+    for token, x in zip(tokens, fed):
+        rows.append(embed(torch.tensor([[token]])) if x is None else x[None, None].to(rows[0]))
+    return subject.model(inputs_embeds=torch.cat(rows, dim=1), use_cache=False).logits[0]
+
+
+def mixture(subject, entries):
+    embed = subject.model.get_input_embeddings()
+    ids = torch.tensor([i for i, _ in entries])
+    weights = torch.tensor([w for _, w in entries])
+    return (embed(ids).detach() * (weights / weights.sum())[:, None]).sum(0)
+
+
+def check(subject, tokens, logits, found, extra=None):
+    """The logits of every step follow from what the trace says was fed."""
+    latent = 0
+    for row, (prompt, trace) in enumerate(zip(PROMPTS, found, strict=True)):
+        fed = []
+        for place, step in enumerate(trace.steps):
+            x = mixture(subject, step.entries) if step.latent else None
+            if step.latent and extra is not None:
+                x = extra(row, place, step, x)
+            fed.append(x)
+            latent += step.latent
+        wanted = replayed(subject, prompt, tokens[row, : len(fed)].tolist(), fed[:-1])
+        start = len(prompt) - 1
+        torch.testing.assert_close(
+            logits[row, : len(fed)], wanted[start : start + len(fed)], rtol=0, atol=TOLERANCE
+        )
+    return latent
+
+
+GATE = {"of": "raw", "trend": True, "first": "latent", "dwell_discrete": 1}
+METHODS = {
+    "think_router": {"gate": {"signal": "max_probability", "enter": 0.05}},
+    "lead": {"gate": GATE},
+    "swi_reasoning": {"gate": GATE, "first": {"tokens": [9], "keep": 0.9}, "budget": 30},
+    "selar": {"gate": {"of": "topk", "unit": "fraction", "enter": 0.97}},
+    "latent_grpo": {},
+    "cot2": {"draws": 3, "scale_logits": False},
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_concept_tokens_are_fed(subject, name):
+    tokens, logits, found = run(subject, {"method": name, **METHODS[name]})
+    assert check(subject, tokens, logits, found) > 3
+
+
+@pytest.mark.parametrize("name", ["think_router", "selar", "lead"])
+def test_a_gate_has_steps_of_both_kinds(subject, name):
+    _, _, found = run(subject, {"method": name, **METHODS[name]}, steps=24)
+    thinking = [s for trace in found for s in trace.steps if s.phase == "thinking"]
+    kinds = {step.latent for step in thinking}
+    assert kinds == {True, False}
+    if name == "lead":
+        assert sum(trace.counts.switches for trace in found) > 0
+
+
+@pytest.mark.parametrize("noise", ["soft_grpo_noise", "gumbel_noise"])
+def test_a_gate_with_noise(subject, noise):
+    router = {"method": "think_router", **METHODS["think_router"]}
+    tokens, logits, found = run(subject, router, {"method": noise}, seed=3)
+    assert check(subject, tokens, logits, found) > 3
+
+
+@pytest.mark.parametrize("name", ["subject", "tied"])
+def test_the_full_mixture(name, request):
+    subject = request.getfixturevalue(name)
+    method = {"method": "lead", "mixture": "full", "gate": {**GATE, "trend": False, "enter": 0}}
+    tokens, logits, found = run(subject, method)
+    table = subject.model.get_input_embeddings()(torch.arange(96)).detach()
+
+    def full(row, place, step, _):
+        return torch.softmax(logits[row, place].double(), 0).float() @ table
+
+    assert check(subject, tokens, logits, found, full) > 10
+
+
+def test_an_anchor_beside_the_full_mixture(subject):
+    first = {"tokens": [9, 10], "keep": 0.6}
+    gate = {**GATE, "trend": False, "enter": 0}
+    method = {"method": "swi_reasoning", "mixture": "full", "gate": gate, "first": first}
+    tokens, logits, found = run(subject, method)
+    embed = subject.model.get_input_embeddings()
+    table = embed(torch.arange(96)).detach()
+    seen = set()
+
+    def blended(row, place, step, _):
+        x = torch.softmax(logits[row, place].double(), 0).float() @ table
+        if row not in seen:
+            seen.add(row)
+            x = 0.6 * x + 0.4 * embed(torch.tensor([9, 10])).detach().mean(0)
+        return x
+
+    assert check(subject, tokens, logits, found, blended) > 10
+
+
+@pytest.mark.parametrize(("rms", "factor"), [("coordinate", 1.0), ("row", 32**0.5)])
+def test_gaussian_noise_on_the_mixture(subject, rms, factor):
+    method = {"method": "soft_tokens", "noise_scale": 0.1, "rms": rms}
+    tokens, logits, found = run(subject, method, seed=11)
+    table = subject.model.get_input_embeddings().weight.detach()
+    sigma = 0.1 * factor * float((table**2).mean().sqrt())
+
+    def noisy(row, place, step, x):
+        from tokenlens_kernels import philox
+
+        # The n-th row of a call has the seed of its n-th sample; here each row is a first one.
+        seed = int(philox.sample_seed(11, 0))
+        draw = gaussian(torch.tensor([seed]), torch.tensor([step.position]), 32)[0]
+        return x + sigma * draw
+
+    assert check(subject, tokens, logits, found, noisy) > 10
+
+
+@torch.no_grad()
+def hidden_states(subject, prompt, tokens, fed):
+    embed = subject.model.get_input_embeddings()
+    rows = [embed(torch.tensor([prompt]))]
+    for token, x in zip(tokens, fed):
+        rows.append(embed(torch.tensor([[token]])) if x is None else x[None, None])
+    output = subject.model(
+        inputs_embeds=torch.cat(rows, dim=1), use_cache=False, output_hidden_states=True
+    )
+    return output.hidden_states[-1][0, -1]
+
+
+@pytest.mark.parametrize(
+    ("method", "mapped"), [("coconut", "as it is"), ("latent_mas", "map"), ("published", "norm")]
+)
+def test_hidden_states_are_fed_back(subject, method, mapped):
+    config = {"method": method if method != "published" else "latent_mas", "steps": 4}
+    # The arg-max of a random model may end its thinking.
+    config["placeholder"] = 9
+    if method == "published":
+        config["profile"] = "published"
+    tokens, logits, found = run(subject, config)
+    model = subject.model
+    inputs = model.get_input_embeddings().weight.detach()
+    outputs = model.get_output_embeddings().weight.detach()
+    square = outputs.T @ outputs + 1e-5 * torch.eye(inputs.shape[1])
+    matrix = torch.linalg.solve(square, outputs.T @ inputs)
+    fed = {row: [] for row in range(len(PROMPTS))}
+
+    def back(row, place, step, _):
+        before = found[row].steps[:place]
+        given = [fed[row][i] for i in range(place)]
+        x = hidden_states(subject, PROMPTS[row], [s.token for s in before], given)
+        if mapped == "map":
+            x = x @ matrix
+        if mapped != "as it is":
+            x = x * inputs.norm(dim=1).mean() / x.norm()
+        fed[row].append(x)
+        return x
+
+    for row in fed:
+        assert [s.latent for s in found[row].steps[:4]] == [True] * 4
+        assert not any(s.latent for s in found[row].steps[4:])
+    assert check(subject, tokens, logits, found, back) == 12
+
+
+def test_a_placeholder_is_the_visible_token(subject):
+    config = {"method": "coconut", "steps": 3}
+    tokens, _, _ = run(subject, {**config, "placeholder": 9})
+    assert (tokens[:, :3] == 9).all()
+    tokens, logits, _ = run(subject, config)
+    assert torch.equal(tokens[:, 0], logits[:, 0].argmax(1))
+
+
+def test_mixed_rows_are_as_if_alone(subject):
+    """Rows without a method keep their bits beside dense mixtures, hidden states and noise."""
+    configs = [
+        [{"method": "lead", "mixture": "full", "gate": GATE}],
+        [{"method": "coconut", "steps": 3}],
+        [],
+    ]
+    specs = [spec_of(subject, *methods) for methods in configs]
+    kwargs = generate_kwargs(subject.model, None, specs)
+    together = subject.generate(**kwargs, steps=STEPS)
+    plain = subject.generate(steps=STEPS)
+    assert torch.equal(new_tokens(together)[2], new_tokens(plain)[2])
+    for row in range(3):
+        kwargs = generate_kwargs(subject.model, None, specs[row])
+        alone = subject.generate([PROMPTS[row]], **kwargs, steps=STEPS)
+        assert new_tokens(alone, [PROMPTS[row]])[0].tolist() == new_tokens(together)[row].tolist()
+
+
+def test_an_embedding_that_is_no_table_refuses_the_full_mixture(subject, monkeypatch):
+    from tokenlens.hf.embedding import InputEmbedding
+
+    monkeypatch.setattr(InputEmbedding, "probe", lambda self: None)
+    with pytest.raises(SpecError, match="mixture"):
+        run(subject, {"method": "lead", "mixture": "full"})
+    run(subject, {"method": "lead"})
+
+
+def test_nothing_is_left_on_the_model(subject):
+    run(subject, {"method": "coconut", "steps": 2})
+    assert not subject.model.get_output_embeddings()._forward_pre_hooks
+    assert not subject.model.get_input_embeddings()._forward_hooks
+    assert batch(PROMPTS)["input_ids"].shape[0] == 3

@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from tokenlens import DecodingSpec, SpecError, load_spec, parse_spec
+from tokenlens.core import bind
 
 SOFT = {"method": "soft_thinking"}
 
@@ -25,6 +26,10 @@ def beside_soft(**config):
 
 def methods(*names):
     return {"methods": [{"method": name} for name in names]}
+
+
+def one(name, **config):
+    return {"methods": [{"method": name, **config}]}
 
 
 # (what is given, the field, what was got, a part of what is allowed)
@@ -91,6 +96,51 @@ WRONG = {
     "empty forced text": (
         {"methods": [{"method": "no_thinking", "text": ""}]},
         "methods[0].text", "''", "at least 1"),
+    "no words": (
+        one("cyclic_reflex", words=[]), "methods[0].words", "[]", "of length at least 1"),
+    "an empty word": (one("tip", words=["a", ""]), "methods[0].words[1]", "''", "at least 1"),
+    "65 words": (one("nowait", words=["a"] * 65), "methods[0].words", "['a'", "at most 64"),
+    "period of 0": (one("cyclic_reflex", period=0), "methods[0].period", "0", "above 0"),
+    "amplitude beyond its bound": (
+        one("cyclic_reflex", amplitude=101), "methods[0].amplitude", "101", "at most 100"),
+    "shift of two periods": (one("cyclic_reflex", shift=2), "methods[0].shift", "2", "at most 1"),
+    "unknown wave": (one("cyclic_reflex", wave="saw"), "methods[0].wave", "'saw'", "'cosine'"),
+    "windows out of order": (
+        one("cyclic_reflex", windows=[[5, 9], [0, 4]]),
+        "methods[0].windows", "[[5, 9], [0, 4]]", "in order"),
+    "windows that overlap": (
+        one("static_window", windows=[[0, 5], [4, 9]]), "methods[0].windows", "", "overlapping"),
+    "a window that is empty": (
+        one("static_window", windows=[[4, 4]]), "methods[0].windows", "[[4, 4]]", "start < stop"),
+    "a window below 0": (
+        one("static_window", windows=[[-1, 4]]), "methods[0].windows[0][0]", "-1", "at least 0"),
+    "a window of one": (one("static_window", windows=[[1]]), "methods[0].windows[0][1]", "", ""),
+    "nine windows": (
+        one("static_window", windows=[[i, i + 1] for i in range(9)]),
+        "methods[0].windows", "[[0, 1]", "at most 8"),
+    "a negative penalty": (one("tip", penalty=-1), "methods[0].penalty", "-1", "at least 0"),
+    "a budget below zero": (
+        one("thinking_budget", budget=-1), "methods[0].budget", "-1", "at least 0"),
+    "a budget as bool": (
+        one("thinking_budget", budget=True), "methods[0].budget", "True", "an integer"),
+    "no budget": (one("thinking_budget"), "methods[0].budget", "nothing", "thinking tokens"),
+    "a ramp longer than the budget": (
+        one("thinking_budget", budget=9, ramp=1.5), "methods[0].ramp", "1.5", "at most 1"),
+    "two budgets": (
+        {"methods": [{"method": "thinking_budget", "budget": 3},
+                     {"method": "s1", "max_thinking": 3}]},
+        "methods", "thinking_budget and s1", "one of them"),
+    "one budget twice": (
+        {"methods": [{"method": "thinking_budget", "budget": n} for n in (3, 4)]},
+        "methods", "thinking_budget twice", "remove one"),
+    "a negative limit": (one("s1", max_thinking=-1), "methods[0].max_thinking", "-1", "at least"),
+    "alpha_one without an average": (
+        one("alpha_one"), "methods[0].average_thinking", "nothing", "on average"),
+    "two temperatures": (
+        {"methods": [{"method": "edt"}, {"method": "hapo", "median": 0, "std": 1, "scale_pos": 1,
+                                         "scale_neg": 1}]},
+        "methods", "edt and hapo", "one of the two"),
+    "a floor of 0": (one("edt", floor=0), "methods[0].floor", "0", "at least"),
     "seed below 0": ({"seed": -1}, "seed", "-1", "at least 0"),
     "seed of 64 bits": ({"seed": 1 << 63}, "seed", "9223372036854775808", "below"),
     "seed too long to print": ({"seed": 1 << 20_000}, "seed", "int that is too long", "below"),
@@ -239,3 +289,19 @@ def test_json_text_gives_the_same_error_as_the_mapping(case):
     with pytest.raises(SpecError) as of_text:
         parse_spec(json.dumps(given))
     assert str(of_mapping.value) == str(of_text.value)
+
+
+@pytest.mark.parametrize("name", ["cyclic_reflex", "tip", "nowait", "s1", "edt"])
+def test_a_schedule_needs_think_markers(name):
+    class NoMarkers:
+        def encode(self, text, *, add_special_tokens=False):
+            return [ord(c) for c in text]
+
+        def decode(self, ids, **kwargs):
+            return "".join(map(chr, ids))
+
+    with pytest.raises(SpecError) as caught:
+        bind(parse_spec(one(name)), tokenizer=NoMarkers(), vocab_size=200)
+    (problem,) = caught.value.problems
+    assert problem.field == "phase.think_start"
+    assert "the marker that this model writes" in problem.allowed

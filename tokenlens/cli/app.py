@@ -110,6 +110,25 @@ def validate(file: Annotated[str, typer.Argument(help=SPEC_HELP)]) -> None:
     console.print_json(spec.model_dump_json())
 
 
+@app.command("plot-schedule")
+def plot_schedule(
+    spec: Annotated[str, typer.Argument(help=SPEC_HELP)],
+    tokens: Annotated[
+        int | None, typer.Option(min=1, max=10_000_000, help="positions; chosen if not given")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="the picture, PNG")] = Path("schedule.png"),
+) -> None:
+    """Draw the schedules of a spec: waveforms, penalties, ramps."""
+    from tokenlens.cli import plot_schedule as plot
+
+    try:
+        plot.run(console, read_spec(spec), tokens, out)
+    except ModuleNotFoundError:
+        fail(ImportError("plot-schedule needs matplotlib: install the extra `plot`"))
+    except (SpecError, OSError) as error:
+        fail(error)
+
+
 @app.command()
 def doctor(
     markdown: Annotated[bool, typer.Option(help="only the table of what works where")] = False,

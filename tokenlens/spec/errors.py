@@ -108,6 +108,9 @@ def _descend(
     node = _resolve(schema, node)
     if isinstance(step, int):
         options = [node, *(_resolve(schema, option) for option in node.get("anyOf", ()))]
+        pairs = next((option["prefixItems"] for option in options if "prefixItems" in option), ())
+        if step < len(pairs):
+            return pairs[step], True
         return next((option["items"] for option in options if "items" in option), {}), True
     if "properties" in node and step in node["properties"]:
         return node["properties"][step], True

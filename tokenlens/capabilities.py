@@ -3,12 +3,17 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Status = Literal["yes", "refused", "planned"]
+Status = Literal["yes", "refused", "planned", "n/a"]
 ENGINES = {"hf": "Hugging Face", "vllm": "vLLM", "sglang": "SGLang"}
-TESTED = {"hf": "transformers 4.57.6 and 5.19.0"}
+TESTED = {"hf": "transformers 4.57.6 and 5.19.0", "vllm": "vLLM 0.32.0"}
 """Versions that the tests run on. An engine that is missing here is not there yet."""
 
-SYMBOLS: dict[Status, str] = {"yes": "yes", "refused": "refused", "planned": "planned"}
+SYMBOLS: dict[Status, str] = {
+    "yes": "yes",
+    "refused": "refused",
+    "planned": "planned",
+    "n/a": "–",
+}
 
 
 @dataclass(frozen=True)
@@ -23,24 +28,62 @@ class Capability:
 
 
 CAPABILITIES = (
-    Capability("Soft Thinking, Cold Stop", "yes"),
-    Capability("Gumbel and Dirichlet noise", "yes"),
-    Capability("controls: top1, random_route, no_thinking, answer_now", "yes"),
-    Capability("one spec per row, mixed batches, left padding", "yes"),
-    Capability("greedy, sampling, num_return_sequences, streamers, stop strings", "yes"),
-    Capability("static cache with torch.compile", "yes", "two graphs, no graph breaks"),
-    Capability("tied and scaled embeddings, LoRA on the embedding", "yes"),
-    Capability("traces", "yes"),
-    Capability("beam search", "refused", "rows are reordered after they were decided"),
-    Capability("assisted decoding, prompt lookup", "refused", "a draft cannot foresee a mixture"),
+    Capability("Soft Thinking, Cold Stop", "yes", vllm="yes"),
+    Capability("Gumbel and Dirichlet noise", "yes", vllm="yes"),
+    Capability("controls: top1, random_route, no_thinking, answer_now", "yes", vllm="yes"),
+    Capability("one spec per request, mixed batches", "yes", vllm="yes"),
+    Capability(
+        "greedy, sampling, several samples of a prompt, streaming, stop strings", "yes", vllm="yes"
+    ),
+    Capability("torch.compile", "yes", "transformers: two graphs, no graph breaks", vllm="yes"),
+    Capability("tied and scaled embeddings", "yes", vllm="yes"),
+    Capability(
+        "LoRA on the embedding",
+        "yes",
+        "vLLM: latent methods only; its adapter is applied to a token",
+        vllm="refused",
+    ),
+    Capability("traces", "yes", vllm="yes"),
+    Capability("beam search", "refused", "rows are reordered after they were decided", "refused"),
+    Capability(
+        "assisted and speculative decoding",
+        "refused",
+        "a draft cannot foresee a mixture",
+        "refused",
+    ),
     Capability(
         "paged and continuous batching",
         "refused",
-        "by generate(); generate_batch() drops our arguments, and traces() then says so",
+        "transformers: by generate(); generate_batch() drops our arguments, and traces() says so",
+        vllm="yes",
     ),
-    Capability("use_cache=False", "refused", "mixtures fed before would turn into tokens"),
-    Capability("classifier-free guidance", "refused", "its second pass is not fed mixtures"),
-    Capability("encoder-decoder models", "refused", "the decoder embeds through its own module"),
+    Capability(
+        "prefix caching, preemption, chunked prefill, asynchronous scheduling", "n/a", vllm="yes"
+    ),
+    Capability("tensor parallel", "n/a", vllm="yes"),
+    Capability("pipeline parallel", "n/a", "embedding and sampler on two ranks", vllm="refused"),
+    Capability("an engine's own thinking budget, penalties, banned words", "n/a", vllm="yes"),
+    Capability(
+        "structured output", "n/a", "a forced token may break the grammar", vllm="refused"
+    ),
+    Capability(
+        "prompt embeddings, multimodal models, KV connectors",
+        "n/a",
+        "latent methods only",
+        vllm="refused",
+    ),
+    Capability(
+        "use_cache=False", "refused", "mixtures fed before would turn into tokens", vllm="n/a"
+    ),
+    Capability(
+        "classifier-free guidance", "refused", "its second pass is not fed mixtures", vllm="n/a"
+    ),
+    Capability(
+        "encoder-decoder models",
+        "refused",
+        "the decoder embeds through its own module",
+        vllm="refused",
+    ),
 )
 
 

@@ -43,13 +43,13 @@ def run(console: Console, markdown: bool) -> None:
     for name, fact in vllm.facts()[1:]:
         found.add_row(f"vLLM: {name}", fact, "")
     console.print(found)
-    styles = {"yes": "green", "refused": "yellow", "planned": "dim"}
+    styles = {"yes": "green", "refused": "yellow", "planned": "dim", "n/a": "dim"}
     table = Table("", *capabilities.ENGINES.values(), "why", title="what works where")
     for row in capabilities.CAPABILITIES:
         cells = [getattr(row, engine) for engine in capabilities.ENGINES]
         table.add_row(row.name, *(f"[{styles[cell]}]{cell}[/]" for cell in cells), row.note)
     console.print(table)
-    console.print("[dim]refused: raises an error that says why; planned: not there yet[/]")
+    console.print("[dim]refused: raises an error that says why; planned: not there yet; n/a: no such thing[/]")
 
 
 def accelerator() -> str:

@@ -63,9 +63,7 @@ CAPABILITIES = (
     Capability("tensor parallel", "n/a", vllm="yes"),
     Capability("pipeline parallel", "n/a", "embedding and sampler on two ranks", vllm="refused"),
     Capability("an engine's own thinking budget, penalties, banned words", "n/a", vllm="yes"),
-    Capability(
-        "structured output", "n/a", "a forced token may break the grammar", vllm="refused"
-    ),
+    Capability("structured output", "n/a", "a forced token may break the grammar", vllm="refused"),
     Capability(
         "prompt embeddings, multimodal models, KV connectors",
         "n/a",

@@ -49,7 +49,8 @@ def run(console: Console, markdown: bool) -> None:
         cells = [getattr(row, engine) for engine in capabilities.ENGINES]
         table.add_row(row.name, *(f"[{styles[cell]}]{cell}[/]" for cell in cells), row.note)
     console.print(table)
-    console.print("[dim]refused: raises an error that says why; planned: not there yet; n/a: no such thing[/]")
+    legend = "refused: raises an error that says why; planned: not there yet; n/a: no such thing"
+    console.print(f"[dim]{legend}[/]")
 
 
 def accelerator() -> str:

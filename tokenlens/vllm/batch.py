@@ -17,7 +17,7 @@ from torch import Tensor
 from tokenlens.core import Core, Request
 from tokenlens.core.past import Parked
 from tokenlens.core.pipeline import FORCED_STEPS, INVALID_STEPS, LATENT_STEPS, Step
-from tokenlens.methods.base import GENERATED, PHASE, THINKING_TOKENS
+from tokenlens.methods.base import GENERATED, PHASE, QUIRKS, THINKING_TOKENS
 from tokenlens.methods.soft_thinking import COLD_STOPS
 from tokenlens.spec.registry import LATENT_METHODS
 from tokenlens.vllm.embedding import Calls, InputEmbedding
@@ -314,7 +314,9 @@ class Batch:
         that were dropped since does not count.
         """
         live = self.live.get(req_id)
-        if live is not None and live.slot >= 0 and live.rewinds == rewinds:
+        if live is None or QUIRKS in live.request.traits:  # those may feed mixtures in an answer
+            return
+        if live.slot >= 0 and live.rewinds == rewinds:
             self._until[live.slot] = min(self._until[live.slot], number)
 
     def _is_idle(self) -> bool:

@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 VENV_HF4 := .venv-hf4
 VENV_VLLM := .venv-vllm
+VENV_SGLANG := .venv-sglang
 PY := $(VENV)/bin/python
 # The CPU build of torch. Outside, where the default index serves the CUDA build, add what your
 # platform needs here, e.g. TORCH_PIP_ARGS="--index-url <the CPU wheels' index>".
@@ -12,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-hf4 test-vllm check format bench tiny-reasoner install clean
+.PHONY: help demo test test-hf4 test-vllm test-sglang check format bench tiny-reasoner install clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -41,6 +42,22 @@ $(VENV_VLLM)/.ready: pyproject.toml constraints/vllm.txt
 	$(VENV_VLLM)/bin/python -m pip install -q --no-deps -e .
 	@touch $@
 
+# SGLang's package pins a newer torch and brings kernels for accelerators: it goes in without its
+# dependencies, and what it imports on a processor beside it. tests/sglang/shim stands for the rest.
+SGLANG_NEEDS := numpy transformers tokenizers xgrammar llguidance sentencepiece openai \
+	openai-harmony tiktoken interegular partial_json_parser pyzmq psutil setproctitle orjson msgspec \
+	fastapi uvicorn uvloop pydantic aiohttp requests tqdm pillow packaging einops prometheus-client \
+	pybase64 python-multipart xxhash zstandard IPython dill scipy jsonschema soundfile
+$(VENV_SGLANG)/.ready: pyproject.toml constraints/sglang.txt
+	@test -x $(VENV_SGLANG)/bin/python || $(PYTHON) -m venv $(VENV_SGLANG)
+	$(VENV_SGLANG)/bin/python -m pip install -q $(TORCH_PIP_ARGS) torch==2.13.0
+	$(VENV_SGLANG)/bin/python -m pip install -q --no-deps -c constraints/sglang.txt sglang
+	$(VENV_SGLANG)/bin/python -m pip install -q -c constraints/sglang.txt torch $(SGLANG_NEEDS)
+	$(VENV_SGLANG)/bin/python -m pip install -q --no-deps -c constraints/sglang.txt torchvision compressed-tensors gguf loguru
+	$(VENV_SGLANG)/bin/python -m pip install -q -c constraints/sglang.txt pyyaml rich typer httpx pytest pytest-timeout
+	$(VENV_SGLANG)/bin/python -m pip install -q --no-deps -e .
+	@touch $@
+
 install: $(VENV)/.ready ## make .venv with everything pinned, CPU only
 
 demo: $(VENV)/.ready ## two problems solved on the tiny reasoner, discrete and with concept tokens
@@ -54,6 +71,9 @@ test-hf4: $(VENV_HF4)/.ready ## the Hugging Face tests on the oldest supported t
 
 test-vllm: $(VENV_VLLM)/.ready ## the vLLM tests: both model runners, the server
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest tests/vllm
+
+test-sglang: $(VENV_SGLANG)/.ready ## the SGLang tests: engines and a server on this processor
+	OMP_NUM_THREADS=1 $(VENV_SGLANG)/bin/python -m pytest tests/sglang
 
 check: $(VENV)/.ready ## formatting, lint, types
 	$(VENV)/bin/ruff format --check .
@@ -71,4 +91,4 @@ tiny-reasoner: $(VENV)/.ready ## train the embedded models again (at most 60 min
 	$(PY) examples/tiny_reasoner/make_all.py
 
 clean: ## remove the environments and caches
-	rm -rf $(VENV) $(VENV_HF4) $(VENV_VLLM) .mypy_cache .ruff_cache .pytest_cache build dist
+	rm -rf $(VENV) $(VENV_HF4) $(VENV_VLLM) $(VENV_SGLANG) .mypy_cache .ruff_cache .pytest_cache build dist

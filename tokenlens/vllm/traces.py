@@ -21,8 +21,8 @@ COUNTS = (
 class Recorder:
     """Collects the reports of one request in the front end."""
 
-    def __init__(self, spec: DecodingSpec) -> None:
-        self.spec = spec
+    def __init__(self, spec: DecodingSpec, engine: str = "vllm") -> None:
+        self.spec, self.engine = spec, engine
         self.counts = [0] * len(COUNTS)
         self.phase = 0
         self.steps: list[TraceStep] = []
@@ -63,7 +63,7 @@ class Recorder:
         counts = TraceCounts(**dict(zip(COUNTS, self.counts)))
         full = self.spec.trace.level == "full"
         return Trace(
-            engine="vllm",
+            engine=self.engine,
             spec=self.spec,
             final_phase=PHASE_NAMES[self.phase],
             counts=counts,

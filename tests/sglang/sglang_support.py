@@ -1,0 +1,49 @@
+"""What the SGLang tests share: the environment of their processes, and how jobs are run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tokenlens.sglang import versions
+
+HERE = Path(__file__).parent
+TIMEOUT = 1500
+"""Seconds for one process of engines: their start is slow, and machines are shared."""
+
+needs_sglang = pytest.mark.skipif(versions.installed() is None, reason="SGLang is not installed")
+
+
+def environment(**extra):
+    """The environment of a process that runs SGLang on a processor."""
+    path = [str(HERE / "shim"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path),
+        "SGLANG_USE_CPU_ENGINE": "1",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONWARNINGS": "ignore",
+        "TOKENLENS_TEST_RIG": "1",
+        **extra,
+    }
+
+
+def run_jobs(work, folder, **extra):
+    """Results of named jobs, from one process that runs their engines in turn."""
+    (folder / "jobs.json").write_text(json.dumps(work))
+    done = subprocess.run(
+        [sys.executable, str(HERE / "sglang_driver.py"), "jobs.json", "results.json"],
+        cwd=folder,
+        env=environment(**extra),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    return json.loads((folder / "results.json").read_text())

@@ -1,0 +1,66 @@
+"""What the tests switch off in tokenlens, request by request, to see that it matters.
+
+Loaded in the scheduler's process by ``sitecustomize``; a request names its switches in
+``custom_params["rig"]``, which the engine itself does not know.
+"""
+
+SWITCHES = ("no_replay", "no_guard", "no_limit")
+
+
+def install(room):
+    """Patch the room's module."""
+    from tokenlens.sglang import output, scheduler
+
+    off = {name: set() for name in SWITCHES}
+    admit = room.Room._admit
+
+    def _admit(self, req):
+        for name in (req.sampling_params.custom_params or {}).get("rig", ()):
+            off[name].add(req.rid)
+        admit(self, req)
+
+    room.Room._admit = _admit
+    batch = room.Batch
+    point = batch._point
+
+    def _point(self, slots, computed, scheduled):
+        rids = [rid for rid in off["no_replay"] if rid in self.live]
+        without = [self.live[rid].slot for rid in rids]
+        again = [slot for slot in slots[scheduled > 1].tolist() if slot in without]
+        before = self._latent[again].copy()
+        self._latent[again] = False
+        point(self, slots, computed, scheduled)
+        self._latent[again] = before
+
+    batch._point = _point
+    consume = output.StepOutput.consume
+
+    def _consume(self, scheduled, commits):
+        consume(self, scheduled, commits)
+        for req in scheduled.reqs:
+            if req.rid in off["no_guard"]:
+                req.skip_radix_cache_insert = False
+
+    output.StepOutput.consume = _consume
+    finish = scheduler.TARGETS["sglang.srt.managers.schedule_batch"]
+    finished, limited = finish["Req.update_finish_state"], finish["Req._compute_max_prefix_len"]
+
+    def update_finish_state(original, self, *args, **kwargs):
+        if self.rid in off["no_guard"]:
+            return original(self, *args, **kwargs)
+        return finished(original, self, *args, **kwargs)
+
+    def compute_max_prefix_len(original, self, *args, **kwargs):
+        if self.rid in off["no_limit"]:
+            return original(self, *args, **kwargs)
+        return limited(original, self, *args, **kwargs)
+
+    finish["Req.update_finish_state"] = update_finish_state
+    finish["Req._compute_max_prefix_len"] = compute_max_prefix_len
+
+
+def install_now():
+    """Once the module with the targets has been imported, before they are wrapped."""
+    from tokenlens.sglang import room
+
+    install(room)

@@ -1,0 +1,211 @@
+"""Specs as custom parameters, settings, refusals, hooks, traces: what needs no SGLang."""
+
+import os
+import subprocess
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from tokenlens.sglang import Settings, custom_params, hooks, refusals, switch, trace, versions
+from tokenlens.sglang.arguments import spec_of
+from tokenlens.sglang.refusals import UnsupportedError, check_engine, check_request
+from tokenlens.spec import DecodingSpec, SpecError, parse_spec, preset
+from tokenlens.vllm.traces import Recorder
+
+
+@pytest.fixture(autouse=True)
+def _tested_version(monkeypatch):
+    monkeypatch.setattr(versions, "installed", lambda: versions.TESTED[-1])
+
+
+@pytest.mark.parametrize("name", ["qwen3-soft", "r1-llama-gumbel-published", "tiny-answer-now"])
+def test_a_spec_survives_the_journey(name):
+    spec = preset(name)
+    assert spec_of(custom_params(spec)) == spec
+    assert spec_of({"tokenlens": name}) == spec
+    assert spec_of({"tokenlens": spec.model_dump_json(), "thinking_budget": 3}) == spec
+    assert spec_of({"thinking_budget": 3}) is None
+    assert spec_of(None) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"tokenlens": {"methods": [{"method": "soft_thinking", "top_k": -1}]}}, ["top_k", "-1"]),
+        ({"tokenlens": "qwen3-sofd"}, ["preset", "qwen3-sofd"]),
+        ({"tokenlens": 3}, ["tokenlens", "3"]),
+        ({"tokenlens": {"methodz": []}}, ["methodz"]),
+    ],
+)
+def test_a_bad_spec_names_its_field(given, words):
+    with pytest.raises(SpecError) as caught:
+        spec_of(given)
+    assert all(word in str(caught.value) for word in words)
+
+
+FINE = {"pp_size": 1, "disaggregation_mode": "null", "tp_size": 2, "dp_size": 2}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"pp_size": 2}, ["pp_size", "2", "tp_size"]),
+        ({"speculative_algorithm": "EAGLE"}, ["speculative_algorithm", "EAGLE"]),
+        ({"enable_mixed_chunk": True}, ["enable_mixed_chunk"]),
+        ({"disaggregation_mode": "prefill"}, ["disaggregation_mode", "prefill"]),
+        ({"enable_dp_attention": True}, ["data-parallel attention"]),
+        ({"attn_dp_size": 2}, ["data-parallel attention"]),
+        ({"enable_streaming_session": True}, ["sessions"]),
+        ({"enable_session_radix_cache": True}, ["sessions"]),
+        ({"dllm_algorithm": "x"}, ["dllm_algorithm"]),
+        ({"enable_watermark": True}, ["enable_watermark"]),
+        ({"rl_on_policy_target": "fsdp"}, ["rl_on_policy_target"]),
+        ({"enable_two_batch_overlap": True}, ["enable_two_batch_overlap"]),
+        ({"enable_pdmux": True}, ["enable_pdmux"]),
+        ({"attn_cp_size": 2}, ["attn_cp_size"]),
+        ({"dcp_size": 2}, ["dcp_size"]),
+        ({"enable_hisparse": True}, ["enable_hisparse"]),
+    ],
+)
+def test_an_engine_that_cannot_host_specs_is_refused(given, words):
+    check_engine(SimpleNamespace(**FINE))
+    with pytest.raises(UnsupportedError) as caught:
+        check_engine(SimpleNamespace(**{**FINE, **given}))
+    assert all(word in str(caught.value) for word in words)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_untested_version_is_refused_unless_its_owner_insists(monkeypatch):
+    monkeypatch.setattr(versions, "installed", lambda: "0.4.6.post1")
+    with pytest.raises(UnsupportedError, match=r"0\.4\.6\.post1.*TOKENLENS_ANY_SGLANG"):
+        check_engine(SimpleNamespace(**FINE))
+    monkeypatch.setenv("TOKENLENS_ANY_SGLANG", "1")
+    check_engine(SimpleNamespace(**FINE))
+
+
+def test_the_rust_front_end_is_refused(monkeypatch):
+    monkeypatch.setenv("SGLANG_RUST_SERVER", "true")
+    with pytest.raises(UnsupportedError, match="SGLANG_RUST_SERVER"):
+        check_engine(SimpleNamespace(**FINE))
+
+
+def test_a_multimodal_model_is_refused_where_mixtures_are_allowed():
+    model = SimpleNamespace(is_multimodal=True)
+    with pytest.raises(UnsupportedError, match="multimodal"):
+        refusals.check_model(model, Settings())
+    refusals.check_model(model, Settings(allow=("no_thinking",)))
+
+
+SOFT = parse_spec({"methods": [{"method": "soft_thinking"}]})
+
+
+@pytest.mark.parametrize(
+    ("request_of", "params_of", "words"),
+    [
+        ({}, {"json_schema": "{}"}, ["json_schema"]),
+        ({}, {"regex": "a+"}, ["regex"]),
+        ({}, {"beam_width": 3}, ["beam_width", "3"]),
+        ({"session_params": {"id": "x"}}, {}, ["session_params"]),
+        ({"session_id": "x"}, {}, ["session_id"]),
+        ({"input_embeds": [[0.0]]}, {}, ["input_embeds"]),
+        ({"positional_embed_overrides": [1]}, {}, ["positional_embed_overrides"]),
+        ({"return_sampling_mask": True}, {}, ["return_sampling_mask"]),
+    ],
+)
+def test_a_request_that_cannot_be_hosted_is_refused(request_of, params_of, words):
+    check_request(SOFT, SimpleNamespace(), SimpleNamespace(), Settings())
+    request, params = SimpleNamespace(**request_of), SimpleNamespace(**params_of)
+    with pytest.raises(SpecError) as caught:
+        check_request(SOFT, request, params, Settings())
+    assert all(word in str(caught.value) for word in words)
+    # Without a method there is nothing to host.
+    check_request(DecodingSpec(), request, params, Settings())
+
+
+def test_the_owners_bounds():
+    with pytest.raises(SpecError, match="at most 8 on this server"):
+        check_request(SOFT, SimpleNamespace(), SimpleNamespace(), Settings(max_entries=8))
+
+
+def test_the_switch(monkeypatch):
+    monkeypatch.setattr(switch, "check_loading", lambda: None)
+    monkeypatch.delenv(switch.VARIABLE, raising=False)
+    assert switch.settings() is None
+    switch.turn_on({"max_entries": 9})
+    assert switch.settings() == Settings(max_entries=9)
+    switch.turn_off()
+    assert switch.VARIABLE not in os.environ
+    with pytest.raises(SpecError, match="allow"):
+        switch.turn_on({"allow": ["sofd"]})
+    assert switch.VARIABLE not in os.environ
+
+
+def test_a_plugin_that_sglang_would_not_load_is_refused(monkeypatch):
+    monkeypatch.setattr(switch, "entry_points", lambda group: [])
+    with pytest.raises(UnsupportedError, match="entry point"):
+        switch.check_loading()
+    monkeypatch.setattr(switch, "entry_points", lambda group: [SimpleNamespace(name="tokenlens")])
+    switch.check_loading()
+    monkeypatch.setenv("SGLANG_PLUGINS", "others, tokenlens")
+    switch.check_loading()
+    monkeypatch.setenv("SGLANG_PLUGINS", "others")
+    with pytest.raises(UnsupportedError, match="SGLANG_PLUGINS"):
+        switch.check_loading()
+
+
+class Wrapped:
+    """What hooks are put on."""
+
+    def plain(self, value):
+        return value
+
+    @classmethod
+    def of_class(cls, value):
+        return cls, value
+
+    @staticmethod
+    def of_nobody(value):
+        return value
+
+
+def test_hooks_keep_kinds_and_are_put_once(monkeypatch):
+    module = ModuleType("tokenlens_test_module")
+    module.Wrapped = Wrapped
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    names = ("plain", "of_class", "of_nobody")
+    around = lambda original, *args: (original(*args), "seen")  # noqa: E731  # compared by identity
+    targets = {module.__name__: {f"Wrapped.{name}": around for name in names}}
+    hooks.check(targets)
+    hooks.install(targets)
+    hooks.install(targets)
+
+    class Below(Wrapped):
+        pass
+
+    assert Wrapped().plain(1) == (1, "seen")
+    assert Below.of_class(2) == ((Below, 2), "seen")
+    assert Wrapped.of_nobody(3) == (3, "seen")
+    lost = {module.__name__: {"Wrapped.gone": around}, "tokenlens_no_such_module": {"x": around}}
+    with pytest.raises(SystemExit, match=r"Wrapped\.gone.*tokenlens_no_such_module"):
+        hooks.check(lost)
+    with pytest.raises(SystemExit, match=r"Wrapped\.gone"):
+        hooks.install({module.__name__: {"Wrapped.gone": around}})
+
+
+def test_a_trace_comes_back_as_a_record():
+    recorder = Recorder(SOFT, "sglang")
+    recorder.add([[2, 2, 1, 0, 0, 0, 1], [1, 0]])
+    found = recorder.trace()
+    output = {"meta_info": {"tokenlens": found.model_dump(mode="json")}}
+    assert trace(output) == found
+    assert found.engine == "sglang"
+    assert trace({"meta_info": {}}) is None
+
+
+def test_importing_needs_neither_sglang_nor_torch():
+    code = (
+        "import sys, tokenlens.sglang as s; s.custom_params('qwen3-soft'); s.Settings();"
+        "assert not {'torch', 'sglang'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

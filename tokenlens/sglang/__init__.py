@@ -1,0 +1,12 @@
+"""tokenlens inside stock SGLang: ``python -m sglang.launch_server … --enable-tokenlens``.
+
+Offline, ``tokenlens.sglang.engine(model_path=…)`` makes an ordinary ``sglang.Engine``. A request
+brings its spec in ``custom_params``. Importing this package imports neither SGLang nor torch.
+"""
+
+from tokenlens.sglang.arguments import custom_params
+from tokenlens.sglang.engine import engine
+from tokenlens.sglang.traces import trace
+from tokenlens.vllm.settings import Settings
+
+__all__ = ["Settings", "custom_params", "engine", "trace"]

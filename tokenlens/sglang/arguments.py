@@ -1,0 +1,44 @@
+"""A spec as the ``custom_params`` of an SGLang request, and back. Knows no SGLang.
+
+SGLang carries ``custom_params`` (any JSON object) from each of its front doors to the engine::
+
+    {"tokenlens": "qwen3-soft"}                                    a preset
+    {"tokenlens": {"methods": [{"method": "soft_thinking"}]}}      a spec
+
+The flat fields that :mod:`tokenlens.vllm.arguments` describes work as well.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tokenlens.spec import DecodingSpec, parse_spec
+from tokenlens.vllm.arguments import KEY, SAMPLE_KEY, asks, spec_of
+
+__all__ = ["KEY", "SAMPLE_KEY", "asks", "custom_params", "spec_of"]
+
+
+def custom_params(spec: DecodingSpec | Mapping[str, Any] | str) -> dict[str, Any]:
+    """Parameters that make SGLang decode one request as a spec says.
+
+    Parameters
+    ----------
+    spec
+        A spec, a mapping, a JSON text, or the name of a preset.
+
+    Returns
+    -------
+    dict
+        For ``sampling_params["custom_params"]``, and for the field ``custom_params`` of an
+        OpenAI-compatible request.
+
+    Raises
+    ------
+    SpecError
+        Names each wrong field.
+
+    Examples
+    --------
+    >>> list(custom_params("qwen3-soft"))
+    ['tokenlens']
+    """
+    return {KEY: parse_spec(spec).model_dump(mode="json")}

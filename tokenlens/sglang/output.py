@@ -1,0 +1,52 @@
+"""What a step tells SGLang's scheduler with its tokens: reports, failures, the radix guard.
+
+SGLang's own lifecycle for such outputs (``managers/auxiliary_output.py``) carries it: the scheduler
+consumes it after the tokens were committed and before they are streamed.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from tokenlens.sglang.arguments import KEY
+from tokenlens.vllm.report import StepReport
+
+GUARD = "skip_radix_cache_insert"
+"""SGLang's own attribute of requests whose KV must not be found under their token ids."""
+
+
+class StepOutput:
+    """One step's report, on the device and then on the host: its copies are already under way."""
+
+    def __init__(self, report: StepReport | None, failed: set[str]) -> None:
+        self._report, self._failed = report, failed
+
+    def copy_to_host(self, copy_tensor: Callable[[Tensor], Tensor]) -> "StepOutput":
+        """The report copies for itself, in one piece."""
+        return self
+
+    def consume(self, batch: Any, commits: Sequence[Any]) -> None:
+        """Hand reports to the requests whose token was committed."""
+        from tokenlens.sglang.room import LATENT, abort
+
+        reports = self._report.result() if self._report is not None else {}
+        for req, commit in zip(batch.reqs, commits):
+            if req.rid in self._failed:
+                abort(
+                    req,
+                    "tokenlens: the history of this request's concept tokens did not fit when it"
+                    " was retracted, so it cannot go on. Raise --tokenlens-history-mib.",
+                )
+            if commit is None:
+                continue
+            if getattr(req, LATENT, False):
+                # Its prompt is in the cache by now; what comes after it must never be.
+                setattr(req, GUARD, True)
+            report = reports.get(req.rid)
+            if report is not None:
+                info = req.customized_info = req.customized_info or {}
+                # One entry a token, as SGLang slices them.
+                values = info.setdefault(KEY, [])
+                values += [None] * (commit.output_index - len(values))
+                values[commit.output_index :] = [report]

@@ -1,0 +1,122 @@
+"""The plugin that SGLang loads in each of its processes: a server flag, and hooks behind it.
+
+``register`` is the entry point ``sglang.srt.plugins: tokenlens``. Without the flag it adds options
+to the command line and nothing else. With it, every place that is wrapped is looked up first, and
+one that is missing ends the start: SGLang itself would log it and go on.
+"""
+
+import argparse
+from typing import Any
+
+from tokenlens.sglang import switch
+from tokenlens.sglang.hooks import Around, check, install
+from tokenlens.sglang.refusals import UnsupportedError, check_engine
+from tokenlens.spec import SpecError
+
+OPTIONS = {
+    "tokenlens_allow": "allow",
+    "tokenlens_max_entries": "max_entries",
+    "tokenlens_max_trace_steps": "max_trace_steps",
+    "tokenlens_history_mib": "history_mib",
+}
+"""Command-line options, and the settings that they are."""
+
+
+def register() -> None:
+    """Entry point; may be called any number of times in any process."""
+    install(ARGUMENTS)
+    if switch.settings() is not None:
+        install_all()
+
+
+def install_all() -> None:
+    """Wrap everything, now or when its modules are imported."""
+    from tokenlens.sglang import frontend, scheduler
+
+    install(frontend.TARGETS)
+    install(scheduler.TARGETS)
+
+
+def check_all() -> None:
+    """End the start if anything that is wrapped or called is not there.
+
+    Raises
+    ------
+    SystemExit
+    """
+    from tokenlens.sglang import frontend, scheduler
+
+    needed = {module: dict.fromkeys(names, _unused) for module, names in scheduler.NEEDED.items()}
+    check({**ARGUMENTS, **frontend.TARGETS, **scheduler.TARGETS, **needed})
+
+
+def _unused(*_: Any) -> None:
+    raise NotImplementedError
+
+
+def _add_cli_args(original: Any, parser: argparse.ArgumentParser) -> None:
+    original(parser)
+    group = parser.add_argument_group("tokenlens")
+    group.add_argument(
+        "--enable-tokenlens",
+        action="store_true",
+        help="Carry out the specs that requests bring in custom_params.",
+    )
+    group.add_argument(
+        "--tokenlens-allow", nargs="*", help="Methods that requests may ask for; default: all."
+    )
+    group.add_argument(
+        "--tokenlens-max-entries", type=int, help="The most entries of a concept token (K)."
+    )
+    group.add_argument(
+        "--tokenlens-no-full-traces",
+        action="store_true",
+        help="Refuse requests that ask for every step.",
+    )
+    group.add_argument(
+        "--tokenlens-max-trace-steps", type=int, help="Steps of a full trace; the rest is counted."
+    )
+    group.add_argument(
+        "--tokenlens-history-mib",
+        type=float,
+        help="Device memory for concept tokens that a retracted request is fed again.",
+    )
+
+
+def _from_cli_args(original: Any, cls: Any, args: argparse.Namespace) -> Any:
+    given = {setting: getattr(args, option, None) for option, setting in OPTIONS.items()}
+    values = {setting: value for setting, value in given.items() if value is not None}
+    if getattr(args, "tokenlens_no_full_traces", False):
+        values["full_traces"] = False
+    if getattr(args, "enable_tokenlens", False):
+        try:
+            switch.turn_on(values)
+        except (SpecError, UnsupportedError) as error:
+            raise SystemExit(f"tokenlens: {error}") from None
+        check_all()
+        install_all()
+    elif values:
+        raise SystemExit(
+            f"tokenlens: got settings ({', '.join(values)}) without --enable-tokenlens; add it, or"
+            " leave them out"
+        )
+    return original(cls, args)
+
+
+def _check_server_args(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    result = original(self, *args, **kwargs)
+    if switch.settings() is not None:
+        from sglang.srt.arg_groups.overrides import resolving_view
+
+        check_engine(resolving_view(self))
+    return result
+
+
+ARGUMENTS: dict[str, dict[str, Around]] = {
+    "sglang.srt.server_args": {
+        "ServerArgs.add_cli_args": _add_cli_args,
+        "ServerArgs.from_cli_args": _from_cli_args,
+        "ServerArgs.check_server_args": _check_server_args,
+    }
+}
+"""What is wrapped in every process, with tokenlens or without."""

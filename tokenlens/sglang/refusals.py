@@ -1,0 +1,169 @@
+"""What an engine or a request cannot host, and why. Reads SGLang's arguments, imports no SGLang."""
+
+import os
+from typing import Any
+
+from tokenlens.sglang import versions
+from tokenlens.spec import DecodingSpec, SpecError
+from tokenlens.vllm.refusals import UnsupportedError, allows_latent, is_latent
+from tokenlens.vllm.settings import Settings
+
+__all__ = ["UnsupportedError", "allows_latent", "check_engine", "check_request", "is_latent"]
+
+GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")
+
+
+def check_engine(args: Any) -> None:
+    """Refuse an engine that would carry specs out wrongly.
+
+    Parameters
+    ----------
+    args
+        SGLang's server arguments, resolved.
+
+    Raises
+    ------
+    UnsupportedError
+        One line a reason, each with the way out.
+    """
+    problem = versions.problem(versions.installed())
+    reasons = [] if problem is None else [problem]
+    reasons += [reason for found, reason in _facts(args) if found]
+    if reasons:
+        raise UnsupportedError("\n".join(f"tokenlens: {reason}" for reason in reasons))
+
+
+def _facts(args: Any) -> list[tuple[bool, str]]:
+    def get(name: str, default: Any = None) -> Any:
+        return getattr(args, name, default)
+
+    def above_one(name: str) -> bool:
+        return (get(name) or 1) > 1
+
+    return [
+        (
+            above_one("pp_size"),
+            f"pp_size: got {get('pp_size')}; allowed: 1, because the embedding is on another rank"
+            " than the sampler. Use tp_size.",
+        ),
+        (
+            bool(get("speculative_algorithm")),
+            f"speculative_algorithm: got {get('speculative_algorithm')!r}; allowed: none, because a"
+            " draft cannot foresee a mixture or a forced token.",
+        ),
+        (
+            bool(get("enable_mixed_chunk")),
+            "enable_mixed_chunk: got True; allowed: False, because decoding rows inside a prefill"
+            " were not tested. Chunked prefill itself works.",
+        ),
+        (
+            get("disaggregation_mode", "null") not in (None, "null"),
+            f"disaggregation_mode: got {get('disaggregation_mode')!r}; allowed: 'null', because"
+            " concept tokens do not travel from one server to another.",
+        ),
+        (
+            bool(get("enable_dp_attention")) or above_one("attn_dp_size"),
+            "data-parallel attention: got it switched on; allowed: off, because ranks embed other"
+            " rows than they sample. Use tp_size, or dp_size alone.",
+        ),
+        (
+            bool(get("enable_streaming_session")) or bool(get("enable_session_radix_cache")),
+            "sessions: got them switched on; allowed: off, because outputs that become prompts lose"
+            " their mixtures. Leave enable_streaming_session and enable_session_radix_cache out.",
+        ),
+        (bool(get("dllm_algorithm")), "dllm_algorithm: a diffusion model has no next token."),
+        (
+            bool(get("enable_watermark")),
+            "enable_watermark: got True; allowed: False, because the watermark chooses tokens after"
+            " they were decided.",
+        ),
+        (
+            bool(get("rl_on_policy_target")),
+            "rl_on_policy_target: got it set; allowed: none, because it samples from other logits"
+            " than those that were decided on.",
+        ),
+        (
+            bool(get("enable_two_batch_overlap")) or bool(get("enable_pdmux")),
+            "enable_two_batch_overlap, enable_pdmux: got one of them; allowed: neither, because"
+            " they cut the batch, and embeddings would go to the wrong rows.",
+        ),
+        (
+            above_one("attn_cp_size") or above_one("dcp_size"),
+            "attn_cp_size, dcp_size: got more than 1; allowed: 1, because they reorder tokens.",
+        ),
+        (
+            bool(get("enable_hisparse")),
+            "enable_hisparse: got True; allowed: False, because it retracts requests another way.",
+        ),
+        (
+            os.environ.get("SGLANG_RUST_SERVER", "").lower() in ("1", "true", "yes"),
+            "SGLANG_RUST_SERVER: got it switched on; allowed: off, because its front end would not"
+            " check specs.",
+        ),
+    ]
+
+
+def check_model(model_config: Any, settings: Settings) -> None:
+    """Refuse a model that latent methods were not tested with.
+
+    Raises
+    ------
+    UnsupportedError
+    """
+    if allows_latent(settings) and getattr(model_config, "is_multimodal", False):
+        raise UnsupportedError(
+            "tokenlens: latent methods were not tested with multimodal models. Allow other methods"
+            " only: --tokenlens-allow."
+        )
+
+
+def check_request(spec: DecodingSpec, request: Any, params: Any, settings: Settings) -> None:
+    """Refuse a request that would be carried out wrongly.
+
+    Parameters
+    ----------
+    request
+        SGLang's ``GenerateReqInput``.
+    params
+        Its ``SamplingParams``.
+
+    Raises
+    ------
+    SpecError
+        Names the field and the way out.
+    """
+    settings.check(spec)
+    if not spec.methods:
+        return
+    for name in GRAMMARS:
+        if getattr(params, name, None) is not None:
+            raise SpecError.of(
+                name,
+                getattr(params, name),
+                "null beside a spec with methods: a forced token need not be one that the grammar"
+                " allows. Ask for the structure in a second request",
+            )
+    width = getattr(params, "beam_width", None)
+    if width is not None and width > 1:
+        raise SpecError.of(
+            "beam_width",
+            width,
+            "1 beside a spec: beam search would feed a mixture to another beam. Use n with a"
+            " temperature instead",
+        )
+    for name in ("session_params", "session_id"):
+        if getattr(request, name, None):
+            raise SpecError.of(
+                name,
+                getattr(request, name),
+                "null beside a spec: outputs that become prompts lose their mixtures",
+            )
+    for name in ("input_embeds", "positional_embed_overrides", "embed_overrides"):
+        if getattr(request, name, None) is not None:
+            raise SpecError.of(
+                name, "embeddings", "token ids beside a spec: phases are read off the tokens"
+            )
+    if getattr(request, "return_sampling_mask", False):
+        raise SpecError.of(
+            "return_sampling_mask", True, "false beside a spec: thinking is not sampled"
+        )

@@ -133,8 +133,7 @@ def run_job(job):
 
 def info(engine):
     """What the engine says of itself."""
-    state = engine.get_server_info()["internal_states"][0]
-    return {"overlap": not state.get("disable_overlap_schedule", False)}
+    return {"overlap": not engine.get_server_info()["disable_overlap_schedule"]}
 
 
 def main(jobs_file, out_file):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tokenlens.vllm import embedding as engine_neutral
 from tokenlens.vllm.embedding import NAMES, TABLE_DTYPES, EmbeddingError
 from tokenlens.vllm.store import ConceptStore
 
@@ -53,7 +54,7 @@ def find_input_embedding(model: nn.Module) -> tuple[str, nn.Module]:
     return name, module
 
 
-class InputEmbedding:
+class InputEmbedding(engine_neutral.InputEmbedding):
     """The model's input embedding with our op behind it.
 
     Parameters

@@ -1,0 +1,34 @@
+"""Fixtures of the SGLang tests: engines run in processes of their own, once for all tests."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory):
+    """Paths of the tiny random models, by name."""
+    import conformance_models as models
+
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return {name: models.save(name, folder) for name in ("qwen3", "llama-tied")}
+
+
+@pytest.fixture(scope="session")
+def reference(checkpoints):
+    """Hugging Face's ids of the table's greedy scenarios, by model."""
+    import conformance_models as models
+
+    return {name: models.references(path) for name, path in checkpoints.items()}
+
+
+@pytest.fixture(scope="session")
+def engines(checkpoints, tmp_path_factory):
+    """Everything that runs without a server, by the name of the job."""
+    import sglang_jobs as jobs
+    from sglang_support import run_jobs
+
+    return run_jobs(jobs.work(checkpoints), tmp_path_factory.mktemp("engines"))

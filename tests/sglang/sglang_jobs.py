@@ -1,0 +1,207 @@
+"""Jobs of the driver: what each engine of the tests is given to do."""
+
+import conformance_models as models
+from conformance_table import LONG, MARKERS, SCENARIOS, START, Scenario, soft
+
+CHUNK = 16
+"""Prompt tokens of a step: the long prompts of the table come in five pieces."""
+
+SOFT = {"methods": [soft()], "phase": {"think_start": [START], "think_end": [7]}}
+
+
+def request(scenario, trace="summary", **more):
+    """A scenario as a request of the driver."""
+    return {
+        "name": scenario.name,
+        "prompt": list(scenario.prompt),
+        "spec": scenario.spec(MARKERS, trace),
+        "sampling": {"max_tokens": scenario.tokens, **scenario.sampling},
+        "arrive": scenario.arrive,
+        **more,
+    }
+
+
+def table(trace="summary", scenarios=SCENARIOS):
+    """The whole table, staggered."""
+    return {"requests": models.requests(trace=trace, scenarios=scenarios)}
+
+
+def radix():
+    """Runs in which a request meets the KV that another one wrote under the same ids.
+
+    ``plain`` continues with what ``latent`` said. ``retracted`` is the other way round: what it
+    says has been written by a plain request before it is taken back.
+    """
+    latent = Scenario("latent", (*LONG, START), (soft(),), tokens=60)
+    plain = {
+        "name": "plain",
+        "continues": "latent",
+        "sampling": {"max_tokens": 4},
+        "more": {"return_logprob": True, "top_logprobs_num": 5},
+    }
+    short = Scenario("short", (*LONG, START, 12), (soft(),), tokens=1)
+    after = {**plain, "name": "after-short", "continues": "short"}
+    return [
+        {"requests": [request(latent)], "flush": True},
+        {"requests": [plain]},
+        {"requests": [request(latent) | {"name": "again"}]},
+        {"requests": [{**plain, "name": "fresh"}], "flush": True},
+        {"requests": [request(latent) | {"name": "open", "rig": ["no_guard"]}], "flush": True},
+        {"requests": [{**plain, "name": "polluted", "continues": "open"}]},
+        {"requests": [request(short)], "flush": True},
+        {"requests": [after]},
+        {"requests": [{**after, "name": "after-fresh"}], "flush": True},
+    ]
+
+
+def features():
+    """Streaming, an abort, log-probabilities, samples, stops, a thinking budget."""
+    tops = {"return_logprob": True, "top_logprobs_num": 3}
+    spec = {**SOFT, "trace": {"level": "full"}}
+    prompt = [1, START, 11, 12, 13, 14, 15, 16]
+    base = {"prompt": prompt, "spec": spec, "sampling": {"max_tokens": 24}}
+    noisy = {**SOFT, "methods": [soft(), {"method": "gumbel_noise"}], "seed": 3}
+    many = {"max_tokens": 6, "n": 3, "temperature": 1.0}
+    plain = {"prompt": prompt, "sampling": {"max_tokens": 24}}
+    return [
+        {
+            "requests": [
+                {**base, "name": "whole"},
+                {**base, "name": "stream", "stream": True},
+                {**base, "name": "logprobs", "more": tops},
+                {**plain, "name": "plain-logprobs", "more": tops},
+                {**base, "name": "left", "sampling": {"max_tokens": 200}, "abort_after": 5},
+                {**base, "name": "samples", "spec": noisy, "sampling": many},
+                {**base, "name": "sample", "spec": noisy, "sampling": {**many, "n": 1}},
+                {**base, "name": "warm", "sampling": {"max_tokens": 8, "temperature": 0.9}},
+            ]
+        }
+    ]
+
+
+def wrong():
+    """Requests that are refused, and one that is not."""
+    methods = [{"method": "soft_thinking"}]
+    phase = SOFT["phase"]
+
+    def one(name, params=None, sampling=None, more=None):
+        return {
+            "name": name,
+            "prompt": [1, START, 11],
+            "sampling": {
+                "max_tokens": 8,
+                "custom_params": params or {"tokenlens": {"methods": methods, "phase": phase}},
+                **(sampling or {}),
+            },
+            "more": more or {},
+        }
+
+    def spec(**fields):
+        return {"tokenlens": {"methods": methods, "phase": phase, **fields}}
+
+    rows = [
+        one("value", spec(methods=[{"method": "soft_thinking", "top_k": -1}])),
+        one("field", spec(methods=[{"method": "soft_thinking", "topk": 5}])),
+        one("preset", {"tokenlens": "qwen3-sofd"}),
+        one("kind", {"tokenlens": 7}),
+        one("marker", spec(phase={"think_start": [START], "think_end": [4096]})),
+        one("no-tokenizer", spec(phase={})),
+        one("ours", {**spec(), "_tokenlens_sample": 1}),
+        one("beam", sampling={"beam_width": 2}),
+        one("grammar", sampling={"regex": "a+"}),
+        one("session", more={"session_params": {"id": "x"}}),
+        one("right"),
+    ]
+    return {"requests": rows}
+
+
+def staggered():
+    """24 requests of the table's, most of them latent, coming one by one."""
+    rows = [s for s in SCENARIOS if s.greedy]
+    return [
+        request(rows[i % len(rows)]) | {"name": f"{rows[i % len(rows)].name}/{i}", "arrive": i}
+        for i in range(24)
+    ]
+
+
+def work(paths):
+    """Everything, by the name of the job: each is one start of an engine."""
+    qwen3, llama = paths["qwen3"], paths["llama-tied"]
+    chunked = {"chunked_prefill_size": CHUNK, "max_running_requests": 6}
+    retract = {"SGLANG_TEST_RETRACT": "true"}
+    without = [{**row, "rig": ["no_replay"]} for row in staggered()]
+    once = {"runs": []}
+    return {
+        "overlap": {
+            "model": qwen3,
+            "engine": chunked,
+            "runs": [table("full"), table(), *radix(), *features(), *plain_runs(), wrong()],
+        },
+        "no-overlap": {
+            "model": llama,
+            "engine": {**chunked, "disable_overlap_schedule": True},
+            "runs": [table()],
+        },
+        "retracted": {
+            "model": qwen3,
+            "engine": chunked,
+            "environment": retract,
+            "runs": [
+                {"requests": staggered()},
+                {"requests": without, "flush": True},
+                *taken_back(),
+            ],
+        },
+        "stock": {"model": qwen3, "tokenlens": False, "runs": plain_runs()},
+        **{
+            f"refused-{name}": {"model": qwen3, "engine": given, **once}
+            for name, given in REFUSED.items()
+        },
+    }
+
+
+def taken_back():
+    """A latent request is retracted after a plain one wrote the KV of its visible tokens.
+
+    ``first`` says them; ``writer`` has them as its prompt and leaves their KV in the cache;
+    ``limited`` and ``unlimited`` say them again and are retracted on the way.
+    """
+    latent = Scenario("first", (*LONG, START), (soft(),), tokens=60)
+    rows = [{"requests": [request(latent)], "flush": True}]
+    rows.append(
+        {"requests": [{"name": "writer", "continues": "first", "sampling": {"max_tokens": 2}}]}
+    )
+    others = [request(s) | {"name": f"beside-{i}"} for i, s in enumerate(SCENARIOS[:3])]
+    rows.append({"requests": [request(latent) | {"name": "limited"}, *others]})
+    unlimited = request(latent) | {"name": "unlimited", "rig": ["no_limit"]}
+    rows.append({"requests": [unlimited, *others]})
+    return rows
+
+
+def plain_runs():
+    """Requests without a spec, with log-probabilities."""
+    return [
+        {
+            "requests": [
+                {
+                    "name": f"plain-{row}",
+                    "prompt": [1, 20 + row, START, 30 + row],
+                    "sampling": {"max_tokens": 16, **extra},
+                    "more": {"return_logprob": True, "top_logprobs_num": 3},
+                }
+            ]
+        }
+        for row, extra in enumerate([{}, {"frequency_penalty": 0.4}, {}])
+    ]
+
+
+REFUSED = {
+    "pipeline": {"pp_size": 2},
+    "speculative": {
+        "speculative_algorithm": "NGRAM",
+        "speculative_num_draft_tokens": 4,
+    },
+    "mixed": {"enable_mixed_chunk": True, "chunked_prefill_size": 32},
+    "disaggregated": {"disaggregation_mode": "prefill", "disaggregation_transfer_backend": "fake"},
+    "sessions": {"enable_streaming_session": True},
+}

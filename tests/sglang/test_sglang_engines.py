@@ -1,0 +1,193 @@
+"""Real engines on a processor against Hugging Face: ids, retractions, the radix cache, features."""
+
+import pytest
+from sglang_support import needs_sglang
+
+pytestmark = [needs_sglang, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+def runs_of(engines, name):
+    """The runs of a job that went through."""
+    assert "error" not in engines[name], engines[name]["error"]
+    return engines[name]["runs"]
+
+
+def differing(run, expected):
+    """Names of the requests whose ids are not the reference's; the part before a slash counts."""
+    found = [name for name in run if name.split("/")[0] in expected]
+    assert len(found) >= 12
+    return [name for name in found if run[name].get("ids") != expected[name.split("/")[0]]]
+
+
+def test_there_is_something_to_get_wrong(reference):
+    # If mixtures changed nothing, every test here would pass without them.
+    ids = reference["qwen3"]
+    assert ids["soft"] != ids["plain"]
+    assert len({tuple(found) for found in ids.values()}) >= len(ids) - 1
+
+
+def test_overlap_gives_the_reference_ids(engines, reference):
+    job = engines["overlap"]
+    first, second, *_ = runs_of(engines, "overlap")
+    assert job["info"]["overlap"]
+    assert differing(first, reference["qwen3"]) == []
+    assert differing(second, reference["qwen3"]) == []
+
+
+def test_without_overlap_and_with_tied_embeddings(engines, reference):
+    (run,) = runs_of(engines, "no-overlap")
+    assert not engines["no-overlap"]["info"]["overlap"]
+    assert differing(run, reference["llama-tied"]) == []
+
+
+def test_forced_retractions_change_nothing(engines, reference):
+    run = runs_of(engines, "retracted")[0]
+    assert len(run) == 24
+    assert differing(run, reference["qwen3"]) == []
+
+
+def test_the_replay_is_what_survives_retractions(engines, reference):
+    wrong = differing(runs_of(engines, "retracted")[1], reference["qwen3"])
+    assert wrong, "with the replay switched off, recomputed mixtures turn into tokens"
+    # Requests that feed no mixtures need no replay.
+    needless = {"plain", "plain-long", "no-thinking", "answer-now"}
+    assert not needless.intersection(name.split("/")[0] for name in wrong)
+
+
+def test_a_retracted_request_reads_no_kv_of_its_visible_tokens(engines):
+    first, writer, limited, unlimited = runs_of(engines, "retracted")[2:6]
+    ids = first["first"]["ids"]
+    assert "ids" in writer["writer"]
+    assert limited["limited"]["ids"] == ids
+    assert unlimited["unlimited"]["ids"] != ids, "the guard is not needed, or was not switched off"
+
+
+def distance(one, other):
+    """The largest difference of two first tokens' log-probabilities, over tokens in both."""
+    first, second = one["tops"][0], other["tops"][0]
+    common = set(first) & set(second)
+    return max(abs(first[token] - second[token]) for token in common) if common else float("inf")
+
+
+def test_prompts_are_cached_and_mixtures_never(engines):
+    runs = runs_of(engines, "overlap")[2:11]
+    latent, plain, again, fresh, _, polluted, short, after, after_fresh = runs
+    prompt = len(latent["latent"]["prompt"])
+    assert len(latent["latent"]["ids"]) == 60
+    # The prompt is shared, with plain requests and with latent ones; nothing behind it is.
+    assert plain["plain"]["cached"] == prompt
+    assert again["again"]["cached"] == prompt - 1
+    assert again["again"]["ids"] == latent["latent"]["ids"]
+    assert fresh["fresh"]["cached"] == 0
+    assert distance(plain["plain"], fresh["fresh"]) < 1e-4
+    # Without the guard a plain request reads mixtures.
+    assert polluted["polluted"]["cached"] > prompt
+    assert distance(polluted["polluted"], fresh["fresh"]) > 1e-2
+    # A request that ends with its first latent step.
+    assert len(short["short"]["ids"]) == 1
+    assert after["after-short"]["cached"] <= len(short["short"]["prompt"])
+    assert distance(after["after-short"], after_fresh["after-fresh"]) < 1e-4
+
+
+@pytest.fixture(scope="module")
+def features(engines):
+    """The run with everything that is not ids."""
+    return runs_of(engines, "overlap")[11]
+
+
+def test_streams_say_the_same(features):
+    whole, stream = features["whole"], features["stream"]
+    assert stream["ids"] == whole["ids"]
+    assert len(stream["chunks"]) > 3
+    assert stream["trace"]["counts"] == whole["trace"]["counts"]
+
+
+def test_an_abort_leaves_the_others_alone(features):
+    assert features["left"]["aborted_at"] >= 5
+    assert "error" not in features["whole"]
+
+
+def test_log_probabilities_are_those_of_the_emitted_tokens(features):
+    one = features["logprobs"]
+    assert one["ids"] == features["whole"]["ids"]
+    assert len(one["logprobs"]) == len(one["ids"])
+    # At a latent step the visible token is the mixture's first entry, the most probable token: not
+    # certain, and never one that the sampler drew beside it.
+    steps = one["trace"]["steps"]
+    for token, logprob, tops, step in zip(one["ids"], one["logprobs"], one["tops"], steps):
+        assert step["latent"]
+        assert max(tops, key=tops.get) == str(token)
+        assert tops[str(token)] == pytest.approx(logprob, abs=1e-5)
+        assert logprob < -1e-3
+    # The first token is decided on the same logits as a plain request's.
+    assert one["logprobs"][0] == pytest.approx(features["plain-logprobs"]["logprobs"][0], abs=1e-5)
+
+
+def test_samples_of_one_prompt_have_their_own_noise(features):
+    samples = features["samples"]["samples"]
+    assert len({tuple(one["ids"]) for one in samples}) == len(samples) == 3
+    assert samples[0]["ids"] == features["sample"]["ids"]
+
+
+def test_traces_come_back(engines):
+    first, second = runs_of(engines, "overlap")[:2]
+    assert first["plain"]["trace"] is None
+    for name in ("soft", "soft-narrow", "cold-stop", "gumbel", "soft-long-prompt"):
+        trace = first[name]["trace"]
+        assert trace["engine"] == "sglang"
+        assert [step["token"] for step in trace["steps"]] == first[name]["ids"]
+        assert trace["counts"]["tokens"] == len(first[name]["ids"])
+        latent = [step for step in trace["steps"] if step["latent"]]
+        assert len(latent) == trace["counts"]["latent_steps"] > 0
+        assert all(abs(sum(w for _, w in step["entries"]) - 1) < 0.2 for step in latent)
+    assert first["cold-stop"]["trace"]["counts"]["cold_stops"] == 1
+    # By default totals only.
+    assert second["soft"]["trace"]["steps"] == []
+
+
+def test_requests_without_a_spec_are_bit_identical(engines):
+    stock, loaded = runs_of(engines, "stock"), runs_of(engines, "overlap")[12:15]
+    assert len(stock) == 3
+    for one, other in zip(stock, loaded):
+        for name in one:
+            assert one[name]["ids"] == other[name]["ids"]
+            assert one[name]["logprobs"] == other[name]["logprobs"]
+            assert one[name]["tops"] == other[name]["tops"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("value", ["methods[0].top_k", "-1", "at least 0"]),
+        ("field", ["methods[0].topk", "top_k"]),
+        ("preset", ["preset", "'qwen3-sofd'"]),
+        ("kind", ["tokenlens", "7"]),
+        ("marker", ["phase.think_end", "4096", "96"]),
+        ("no-tokenizer", ["phase.think_start", "no tokenizer"]),
+        ("ours", ["_tokenlens_sample"]),
+        ("beam", ["beam_width", "2"]),
+        ("grammar", ["regex"]),
+        ("session", ["session_params"]),
+    ],
+)
+def test_a_bad_spec_is_refused_with_its_field(engines, name, words):
+    run = runs_of(engines, "overlap")[15]
+    assert run[name]["error"].startswith("ValueError")
+    assert all(word in run[name]["error"] for word in words), run[name]["error"]
+    assert len(run["right"]["ids"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("pipeline", ["pp_size"]),
+        ("speculative", ["speculative_algorithm", "NGRAM"]),
+        ("mixed", ["enable_mixed_chunk"]),
+        ("disaggregated", ["disaggregation_mode"]),
+        ("sessions", ["sessions"]),
+    ],
+)
+def test_an_engine_that_cannot_host_specs_does_not_start(engines, name, words):
+    message = engines[f"refused-{name}"]["error"]
+    assert message.startswith("UnsupportedError")
+    assert all(word in message for word in words), message

@@ -1,0 +1,256 @@
+"""The server, started for real with the flag, and driven with ``openai`` and ``httpx``."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sglang_support import environment, needs_sglang
+
+pytestmark = [needs_sglang, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+MODEL = Path(__file__).parents[2] / "tokenlens" / "assets" / "tiny-reasoner-small"
+START_SECONDS = 600
+MESSAGES = [{"role": "user", "content": "make 24 using 3,5,7,2"}]
+OPENED = "<|im_start|>user\nmake 24 using 3,5,7,2<|im_end|>\n<|im_start|>assistant\n<think>\n"
+"""A prompt whose template has opened the thinking."""
+SOFT = {"tokenlens": "tiny-soft"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The base address of a running server; its owner has set bounds."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "log"
+    command = [
+        *(sys.executable, "-m", "sglang.launch_server", "--model-path", str(MODEL)),
+        *("--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)),
+        *("--enable-tokenlens", "--tokenlens-max-entries", "32"),
+        *("--tokenlens-max-trace-steps", "20"),
+        *("--device", "cpu", "--dtype", "float32", "--attention-backend", "torch_native"),
+        *("--mem-fraction-static", "0.2", "--max-total-tokens", "16384"),
+        *("--max-running-requests", "32", "--disable-cuda-graph", "--skip-server-warmup"),
+        *("--chunked-prefill-size", "64", "--sampling-defaults", "openai", "--enable-metrics"),
+        *("--context-length", "512"),
+    ]
+    with log.open("w") as out:
+        process = subprocess.Popen(command, env=environment(), stdout=out, stderr=out)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        import httpx
+
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            assert process.poll() is None, log.read_text()[-4000:]
+            assert time.monotonic() < deadline, log.read_text()[-4000:]
+            try:
+                if httpx.get(address + "/v1/models", timeout=5).status_code == 200:
+                    break
+            except httpx.HTTPError:
+                time.sleep(1)
+        yield address
+        assert process.poll() is None, log.read_text()[-4000:]
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    """The ordinary client."""
+    import openai
+
+    return openai.OpenAI(base_url=server + "/v1", api_key="none", timeout=600, max_retries=0)
+
+
+def chat(client, params, **kwargs):
+    """One chat completion; greedy unless told otherwise."""
+    settings = {"temperature": 0, "max_tokens": 40, "messages": MESSAGES, **kwargs}
+    extra = {"custom_params": params} if params else None
+    return client.chat.completions.create(model="tiny", extra_body=extra, **settings)
+
+
+def post(server, path, body):
+    """A request as it is on the wire."""
+    import httpx
+
+    return httpx.post(server + path, json=body, timeout=600)
+
+
+def generate(server, params, text=OPENED, stream=False, **sampling):
+    """One request of SGLang's own interface."""
+    sampling = {"temperature": 0, "max_new_tokens": 40, **sampling}
+    if params:
+        sampling["custom_params"] = params
+    body = {"text": text, "sampling_params": sampling, "stream": stream}
+    return post(server, "/generate", body)
+
+
+def trace_of(response, choice=0):
+    """The trace in an OpenAI-compatible response."""
+    return response.model_dump()["choices"][choice]["meta_info"]["tokenlens"]
+
+
+def metrics(server):
+    """Our metrics by name, summed over their labels."""
+    import httpx
+
+    text = httpx.get(server + "/metrics/", timeout=30, follow_redirects=True).text
+    found = {}
+    for name, value in re.findall(r"^(tokenlens_\w+?)(?:\{.*\})? (\S+)$", text, re.MULTILINE):
+        found[name] = found.get(name, 0) + float(value)
+    return found
+
+
+def test_chat_thinks_in_mixtures_and_says_so(client):
+    plain = chat(client, None)
+    soft = chat(client, SOFT)
+    assert "tokenlens" not in json.dumps(plain.model_dump())
+    trace = trace_of(soft)
+    assert trace["engine"] == "sglang"
+    assert trace["counts"]["tokens"] == soft.usage.completion_tokens
+    assert trace["counts"]["latent_steps"] > 0
+    assert trace["steps"] == []
+
+
+def test_all_doors_give_hugging_faces_tokens(client, server):
+    import conformance_models as models
+    import transformers
+    from conformance_table import Scenario
+
+    from tokenlens.spec import preset
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL)
+    model = transformers.AutoModelForCausalLM.from_pretrained(MODEL, dtype="float32").eval()
+    prompt = tokenizer.encode(OPENED)
+    for name in ("tiny-soft", "tiny-gumbel", "tiny-no-thinking"):
+        spec = preset(name).model_dump(mode="json")
+        scenario = Scenario(name, tuple(prompt), tuple(spec["methods"]), tokens=40)
+        expected = models.reference_ids(model, tokenizer, scenario, {})
+        found = generate(server, {"tokenlens": {**spec, "seed": 0}}).json()
+        assert found["output_ids"] == expected
+        assert found["meta_info"]["tokenlens"]["counts"]["tokens"] == len(expected)
+        completion = client.completions.create(
+            model="tiny",
+            prompt=OPENED,
+            max_tokens=40,
+            temperature=0,
+            extra_body={"custom_params": {"tokenlens": {**spec, "seed": 0}}},
+        )
+        assert completion.choices[0].text == found["text"]
+        assert trace_of(completion)["counts"] == found["meta_info"]["tokenlens"]["counts"]
+
+
+def test_full_traces_are_bounded_by_the_owner(server):
+    spec = {"preset": "tiny-soft", "trace": {"level": "full"}}
+    trace = generate(server, {"tokenlens": spec}).json()["meta_info"]["tokenlens"]
+    assert len(trace["steps"]) == min(20, trace["counts"]["tokens"])
+    assert trace["dropped_steps"] == trace["counts"]["tokens"] - len(trace["steps"])
+    assert trace["steps"][0]["phase"] == "thinking"
+    assert trace["steps"][0]["latent"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("tiny-sofd", ["preset", "tiny-sofd"]),
+        ({"methods": [{"method": "soft_thinking", "top_k": -3}]}, ["methods[0].top_k", "-3"]),
+        ({"methods": [{"method": "soft_thinking", "max_entries": 33}]}, ["at most 32"]),
+        ({"preset": "tiny-soft", "phase": {"think_end": "<never>"}}, ["phase.think_end"]),
+        ({"nothing": 1}, ["nothing"]),
+    ],
+)
+@pytest.mark.parametrize("door", ["/generate", "/v1/completions", "/v1/chat/completions"])
+def test_a_bad_spec_is_a_400_that_names_the_field(server, door, spec, words):
+    before = metrics(server).get("tokenlens_refusals_total", 0)
+    params = {"custom_params": {"tokenlens": spec}}
+    body = {
+        "/generate": {"text": OPENED, "sampling_params": {"max_new_tokens": 4, **params}},
+        "/v1/completions": {"model": "tiny", "prompt": OPENED, "max_tokens": 4, **params},
+        "/v1/chat/completions": {
+            "model": "tiny",
+            "messages": MESSAGES,
+            "max_tokens": 4,
+            **params,
+        },
+    }[door]
+    response = post(server, door, body)
+    assert response.status_code == 400, response.text
+    assert all(word in response.text for word in words), response.text
+    assert metrics(server)["tokenlens_refusals_total"] == before + 1
+
+
+def test_structured_output_and_beams_are_refused(client, server):
+    import openai
+
+    with pytest.raises(openai.BadRequestError, match="json_schema"):
+        chat(client, SOFT, response_format={"type": "json_object"})
+    refused = generate(server, SOFT, beam_width=2)
+    assert refused.status_code == 400
+    assert "beam_width" in refused.text
+
+
+def test_streaming_gives_the_same_text(client, server):
+    whole = chat(client, SOFT).choices[0].message.content
+    parts = [
+        chunk.choices[0].delta.content or ""
+        for chunk in chat(client, SOFT, stream=True)
+        if chunk.choices
+    ]
+    assert "".join(parts) == whole
+    assert len(parts) > 5
+    lines = generate(server, SOFT, stream=True).text.splitlines()
+    chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    assert chunks[-1]["meta_info"]["tokenlens"]["counts"]["latent_steps"] > 0
+    assert all("tokenlens" not in chunk["meta_info"] for chunk in chunks[:-1])
+
+
+def test_stop_strings_penalties_logprobs_and_samples(client):
+    whole = chat(client, SOFT).choices[0].message.content
+    stop = whole[6:9]
+    stopped = chat(client, SOFT, stop=[stop])
+    assert stopped.choices[0].finish_reason == "stop"
+    assert trace_of(stopped)["counts"]["latent_steps"] > 0
+    assert len(chat(client, SOFT, logprobs=True, top_logprobs=2).choices[0].logprobs.content) > 0
+    chat(client, SOFT, frequency_penalty=0.5, presence_penalty=0.2, seed=3)
+    many = chat(client, {"tokenlens": "tiny-gumbel"}, n=3, temperature=1.0)
+    traces = [trace_of(many, index) for index in range(3)]
+    assert all(trace["counts"]["tokens"] for trace in traces)
+    assert len({choice.message.content for choice in many.choices}) > 1
+
+
+def test_32_at_once_with_aborts_and_nothing_is_left(client, server):
+    specs = [SOFT, {"tokenlens": "tiny-gumbel"}, {"tokenlens": "tiny-no-thinking"}, None]
+    alone = [chat(client, params).choices[0].message.content for params in specs]
+
+    def ask(index):
+        if index % 8 == 7:
+            # Leaves in the middle of thinking.
+            stream = chat(client, SOFT, stream=True, max_tokens=300)
+            next(iter(stream))
+            stream.close()
+            return None
+        return chat(client, specs[index % 4]).choices[0].message.content
+
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(ask, range(32)))
+    assert [a for a in answers if a is not None] == [
+        alone[index % 4] for index in range(32) if index % 8 != 7
+    ]
+    # The scheduler notices an end with the next step.
+    for _ in range(3):
+        chat(client, SOFT, max_tokens=2)
+    found = metrics(server)
+    assert found["tokenlens_slots_in_use"] == 1
+    assert found["tokenlens_history_pages_in_use"] == 1
+    assert found["tokenlens_latent_total"] > 100

@@ -18,6 +18,9 @@ ADMISSION = "_tokenlens"
 RECORDER = "_tokenlens"
 SAMPLES = "_tokenlens_samples"
 
+MAX_OPEN = 1024
+"""Prompts whose samples are being sent at the same time."""
+
 
 class Admission:
     """What the front end of one engine knows: its settings and its model."""
@@ -94,15 +97,17 @@ class _Samples:
     """Numbers the requests that share one object of sampling parameters."""
 
     def __init__(self) -> None:
-        self._last: Any = None
-        self._count = 0
+        # Holding the object keeps its identity from being given to another.
+        self._open: dict[int, tuple[Any, int]] = {}
 
     def next(self, params: Any) -> int:
-        # SGLang sends the samples of a prompt one after the other. Holding the object keeps its
-        # identity from being given to another.
-        self._count = self._count + 1 if self._last is params else 0
-        self._last = params
-        return self._count
+        _, index = self._open.pop(id(params), (params, 0))
+        if index + 1 < params.n:
+            self._open[id(params)] = params, index + 1
+        if len(self._open) > MAX_OPEN:
+            # Prompts whose samples were never all sent.
+            self._open.pop(next(iter(self._open)))
+        return index
 
 
 def _update_request_meta_info(

@@ -204,5 +204,6 @@ def load_tokenizer(args: Any) -> Any:
         args.tokenizer_path or args.model_path,
         tokenizer_mode=args.tokenizer_mode,
         trust_remote_code=args.trust_remote_code,
-        tokenizer_revision=args.revision,
+        revision=args.revision,
+        tokenizer_backend=args.tokenizer_backend,
     )

@@ -1,0 +1,26 @@
+"""What ``tokenlens doctor`` says about SGLang. Imports no SGLang: it reads what is installed."""
+
+from tokenlens.sglang import switch, versions
+from tokenlens.sglang.refusals import UnsupportedError
+
+
+def facts() -> list[tuple[str, str]]:
+    """Names and findings, one line each."""
+    found = versions.installed()
+    if found is None:
+        return [("sglang", f"not installed; tokenlens supports {', '.join(versions.TESTED)}")]
+    problem = versions.problem(found)
+    return [
+        ("sglang", found),
+        ("tested with tokenlens", "yes" if problem is None else f"no: {problem}"),
+        ("plugin", plugin()),
+    ]
+
+
+def plugin() -> str:
+    """Whether SGLang will load our plugin in each of its processes."""
+    try:
+        switch.check_loading()
+    except UnsupportedError as error:
+        return str(error)
+    return "found; it adds --enable-tokenlens to the server and does nothing without it"

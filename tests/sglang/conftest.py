@@ -7,6 +7,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
 
+from tokenlens.sglang import versions
+
+if versions.installed() is not None:
+    sys.path.insert(0, str(Path(__file__).parent / "shim"))
+    import torchvision_stand_in  # noqa: F401  # transformers imports it here as well
+
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):

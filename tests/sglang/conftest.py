@@ -28,13 +28,26 @@ def reference(checkpoints):
     """Hugging Face's ids of the table's greedy scenarios, by model."""
     import conformance_models as models
 
-    return {name: models.references(path) for name, path in checkpoints.items()}
+    found = {name: models.references(path) for name, path in checkpoints.items()}
+    path, tokenizer = str(models.REASONER_PATH), reasoner_tokenizer()
+    thinks = models.reasoner_scenarios(tokenizer, "sglang")
+    return {**found, "reasoner": models.references(path, tokenizer, {}, thinks)}
+
+
+def reasoner_tokenizer():
+    """The tiny reasoner's."""
+    import conformance_models as models
+    import transformers
+
+    return transformers.AutoTokenizer.from_pretrained(models.REASONER_PATH)
 
 
 @pytest.fixture(scope="session")
 def engines(checkpoints, tmp_path_factory):
     """Everything that runs without a server, by the name of the job."""
+    import conformance_models as models
     import sglang_jobs as jobs
     from sglang_support import run_jobs
 
-    return run_jobs(jobs.work(checkpoints), tmp_path_factory.mktemp("engines"))
+    thinks = models.reasoner_scenarios(reasoner_tokenizer(), "sglang")
+    return run_jobs(jobs.work(checkpoints, thinks), tmp_path_factory.mktemp("engines"))

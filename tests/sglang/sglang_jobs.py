@@ -1,7 +1,9 @@
 """Jobs of the driver: what each engine of the tests is given to do."""
 
 import conformance_models as models
-from conformance_table import LONG, MARKERS, SCENARIOS, START, Scenario, soft
+from conformance_table import LONG, MARKERS, START, Scenario, hosted, soft
+
+SCENARIOS = hosted("sglang")
 
 CHUNK = 16
 """Prompt tokens of a step: the long prompts of the table come in five pieces."""
@@ -124,8 +126,11 @@ def staggered():
     ]
 
 
-def work(paths):
-    """Everything, by the name of the job: each is one start of an engine."""
+def work(paths, reasoner=()):
+    """Everything, by the name of the job: each is one start of an engine.
+
+    ``reasoner`` are the table's requests of the tiny reasoner.
+    """
     qwen3, llama = paths["qwen3"], paths["llama-tied"]
     chunked = {"chunked_prefill_size": CHUNK, "max_running_requests": 6}
     retract = {"SGLANG_TEST_RETRACT": "true"}
@@ -151,6 +156,11 @@ def work(paths):
                 {"requests": without, "flush": True},
                 *taken_back(),
             ],
+        },
+        "reasoner": {
+            "model": str(models.REASONER_PATH),
+            "engine": {**chunked, "skip_tokenizer_init": False, "max_total_tokens": 8192},
+            "runs": [{"requests": models.requests({}, scenarios=reasoner)}],
         },
         "stock": {"model": qwen3, "tokenlens": False, "runs": plain_runs()},
         **{

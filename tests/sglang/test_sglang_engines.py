@@ -40,6 +40,13 @@ def test_without_overlap_and_with_tied_embeddings(engines, reference):
     assert differing(run, reference["llama-tied"]) == []
 
 
+def test_the_tiny_reasoner_and_methods_that_need_words(engines, reference):
+    (run,) = runs_of(engines, "reasoner")
+    assert differing(run, reference["reasoner"]) == []
+    for name in ("soft-0", "cold-1", "soft-2"):
+        assert run[name]["trace"]["counts"]["latent_steps"] > 0
+
+
 def test_forced_retractions_change_nothing(engines, reference):
     run = runs_of(engines, "retracted")[0]
     assert len(run) == 24

@@ -132,7 +132,9 @@ def _update_request_meta_info(
         recorder = Recorder(spec, ENGINE)
         setattr(state, RECORDER, recorder)
     for report in reports:
-        metrics.observe(recorder.add(report), report[1])
+        before = recorder.switches
+        grown = recorder.add(report)
+        metrics.observe(grown, report[1], recorder.switches - before)
     if recorder is not None and finish_reason is not None:
         found = recorder.trace()
         if found is not None:

@@ -1,6 +1,7 @@
 """The command line: what it prints is what a person would use."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -105,6 +106,17 @@ def test_doctor_says_what_vllm_would_do(command, monkeypatch):
     code, output = command("doctor")
     assert code == 0
     for words in ("model runner", "VLLM_USE_V2_MODEL_RUNNER=1", "got version 0.99.0", "plugin"):
+        assert words in output
+
+
+def test_doctor_says_what_sglang_would_do(command, monkeypatch):
+    monkeypatch.setattr("tokenlens.sglang.versions.installed", lambda: "0.4.6")
+    entry = SimpleNamespace(name="tokenlens")
+    monkeypatch.setattr("tokenlens.sglang.switch.entry_points", lambda group: [entry])
+    monkeypatch.setenv("SGLANG_PLUGINS", "others")
+    code, output = command("doctor")
+    assert code == 0
+    for words in ("got version 0.4.6", "SGLANG_PLUGINS", "0.5.23"):
         assert words in output
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tokenlens import __version__, capabilities
+from tokenlens.sglang import doctor as sglang
 from tokenlens.vllm import doctor as vllm
 
 PACKAGES = {
@@ -42,6 +43,8 @@ def run(console: Console, markdown: bool) -> None:
     found.add_row("accelerator", accelerator(), "")
     for name, fact in vllm.facts()[1:]:
         found.add_row(f"vLLM: {name}", fact, "")
+    for name, fact in sglang.facts()[1:]:
+        found.add_row(f"SGLang: {name}", fact, "")
     console.print(found)
     styles = {"yes": "green", "refused": "yellow", "planned": "dim", "n/a": "dim"}
     table = Table("", *capabilities.ENGINES.values(), "why", title="what works where")

@@ -76,6 +76,13 @@ METHODS: dict[str, tuple[dict[str, Any], ...]] = {
     "soft-min-p-edit": (soft(), {"method": "min_p", "min_p": 0.2}),
     "soft-top-n-sigma": (soft(), {"method": "top_n_sigma"}),
     "soft-top-h": (soft(), {"method": "top_h"}),
+    "thinking-budget": (soft(), {"method": "thinking_budget", "budget": 9}),
+    "think-router": ({"method": "think_router"},),
+    "lead": ({"method": "lead"},),
+    "selar": ({"method": "selar"},),
+    "soft-grpo-noise": (soft(), {"method": "soft_grpo_noise"}),
+    "latent-grpo": ({"method": "latent_grpo"},),
+    "cot2": ({"method": "cot2"},),
 }
 """Specs by name, the methods only: each becomes a row of the random models and of the reasoner.
 
@@ -89,6 +96,9 @@ WORD_METHODS: dict[str, tuple[dict[str, Any], ...]] = {
     ),
     "tip": ({"method": "tip", "words": ["wait"], "penalty": 20.0},),
     "nowait": ({"method": "nowait", "words": ["wait"]},),
+    "swi-reasoning": ({"method": "swi_reasoning"},),
+    "s1": ({"method": "s1", "text": "wait", "max_thinking": 40},),
+    "alpha-one": ({"method": "alpha_one", "average_thinking": 12, "text": "wait"},),
     "soft-static-window": (
         soft(),
         {"method": "static_window", "amplitude": 15.0, "words": ["wait"], "windows": [[4, 9]]},
@@ -105,7 +115,10 @@ REASONER: dict[str, tuple[dict[str, Any], ...] | None] = {
 }
 """What the reasoner is asked with every question."""
 
-REFUSED: dict[str, frozenset[str]] = {"vllm": frozenset(), "sglang": frozenset()}
+REFUSED: dict[str, frozenset[str]] = {
+    "vllm": frozenset({"soft_tokens", "coconut", "latent_mas"}),
+    "sglang": frozenset(),
+}
 """Methods that an engine refuses; its own tests show the refusal."""
 
 

@@ -106,7 +106,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--problems", type=int, default=500)
     parser.add_argument("--model", default="tiny-reasoner-large")
-    parser.add_argument("--batch", type=int, default=250)
+    parser.add_argument("--batch", type=int, default=500)
     parser.add_argument("--only", default="", help="ways whose name holds this, and the control")
     parser.add_argument(
         "--csv", type=Path, default=Path("benchmarks/results/reflection_schedules.csv")

@@ -302,11 +302,16 @@ class Core:
         """
         if self.idle:
             return logits
+        # What leaves is an ordinary tensor, which the engine may change in place. It is copied
+        # once: copying a large vocabulary takes longer than editing it.
+        ours = None
+        if self._hooks["edit"]:
+            with torch.no_grad():
+                ours = logits.clone(memory_format=torch.contiguous_format)
         with torch.inference_mode():
-            edited, intent = self._decide(logits, slots)
-        # What leaves is an ordinary tensor, which the engine may change in place.
+            edited, intent = self._decide(logits if ours is None else ours, slots)
         with torch.no_grad():
-            return _force(edited, intent.forced, intent.recorded)
+            return _force(edited, intent.forced, intent.recorded, in_place=edited is ours)
 
     def _decide(self, logits: Tensor, slots: Tensor) -> tuple[Tensor, Intent]:
         hooks = self._hooks
@@ -471,9 +476,10 @@ def _continue_forcing(rows: Rows, proposal: Proposal) -> None:
     proposal.latent = proposal.latent & ~forcing
 
 
-def _force(logits: Tensor, forced: Tensor, ids: Tensor) -> Tensor:
+def _force(logits: Tensor, forced: Tensor, ids: Tensor, in_place: bool) -> Tensor:
     """Lift one token of the forced rows far above the others; all other values stay bit-equal."""
     place = ids[:, None]
     # Half precision ends at 65504; a quarter leaves the engine room to divide by a temperature.
     lifted = min(FORCED_LOGIT, torch.finfo(logits.dtype).max / 4)
-    return logits.scatter(1, place, torch.where(forced[:, None], lifted, logits.gather(1, place)))
+    values = torch.where(forced[:, None], lifted, logits.gather(1, place))
+    return logits.scatter_(1, place, values) if in_place else logits.scatter(1, place, values)

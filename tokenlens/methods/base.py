@@ -300,7 +300,7 @@ class Method:
         """May start a forced sequence, before anything looks at the logits."""
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
-        """Edited logits (a new tensor), or the same tensor."""
+        """Edited logits: the given tensor, a copy that may be changed in place, or another one."""
         return logits
 
     def ask(self, rows: Rows, ask: Ask) -> None:

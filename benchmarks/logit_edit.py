@@ -1,0 +1,123 @@
+"""Microseconds a step for 64 rows at a vocabulary of 151 936: one core against a processor a row.
+
+The reference is of the kind that CyclicReflex's repository uses: a Python function a request, which
+is given the request's output so far and a row of logits, looks for the end marker in all of the
+output, and adds to one logit after another. Both run in turns in one process, on the same logits,
+which neither may change: each makes one copy, and its time is also given without it. A step of the
+core includes its signals, its state and the commit of the tokens. The edited logits are compared at
+every step. Prints quantiles and writes them as CSV.
+
+    python benchmarks/logit_edit.py [--rows 64] [--vocab 151936] [--steps 30]
+"""
+
+import argparse
+import csv
+import time
+from pathlib import Path
+
+import torch
+
+from tokenlens import DecodingSpec
+from tokenlens.core import Core, bind
+from tokenlens.spec import CyclicReflex, PhaseConfig
+
+START, END = 151_667, 151_668
+WORDS = {"wait": 11489, "Wait": 14190, "but": 8088, "But": 3983, "Alternatively": 92014}
+AMPLITUDE, PERIOD = 5.0, 1200.0
+OUTPUT = 2000
+"""Tokens that every request has generated when the clock starts."""
+
+
+class Words:
+    """The five bare words of Qwen's vocabulary."""
+
+    def encode(self, text, *, add_special_tokens=False):
+        return [WORDS.get(text, 0)]
+
+    def decode(self, ids, **kwargs):
+        return next((word for word, token in WORDS.items() if [token] == list(ids)), "?")
+
+
+def by_row(output, row):
+    """One request's processor, as the reference has it."""
+    t = len(output)
+    if END in output:
+        return row
+    c = (t % PERIOD) / PERIOD
+    if c <= 0.25:
+        delta = AMPLITUDE * c / 0.25
+    elif c <= 0.75:
+        delta = AMPLITUDE - 2 * AMPLITUDE * (c - 0.25) / 0.5
+    else:
+        delta = -AMPLITUDE + AMPLITUDE * (c - 0.75) / 0.25
+    for token in WORDS.values():
+        row[token] += delta
+    return row
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--vocab", type=int, default=151_936)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/logit_edit_cpu.csv"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows, slots = arguments.rows, torch.arange(arguments.rows)
+    method = CyclicReflex(profile="published", amplitude=AMPLITUDE, period=PERIOD)
+    spec = DecodingSpec(
+        methods=(method,), phase=PhaseConfig(think_start=(START,), think_end=(END,))
+    )
+    request = bind(spec, tokenizer=Words(), vocab_size=151_669)
+    core = Core(max_slots=rows, vocab_size=151_669)
+    outputs = []
+    for slot in range(rows):
+        core.add(slot, request, [START])
+        outputs.append([100 + slot] * (OUTPUT + slot))
+    from tokenlens.methods.base import GENERATED, THINKING_TOKENS
+
+    for column in (GENERATED, THINKING_TOKENS):
+        core.table.column(column)[:rows] = OUTPUT + slots
+    logits = torch.randn(rows, arguments.vocab)
+    sampled = torch.full((rows,), 7)
+    times = {"core": [], "core, its edit alone": [], "a row": [], "a row, without the copy": []}
+    edit = next(m for m in core._hooks["edit"])
+    for step in range(arguments.steps + 3):
+        began = time.perf_counter()
+        ours = core.step(logits, slots)
+        core.commit(sampled, slots)
+        a = time.perf_counter() - began
+        began = time.perf_counter()
+        theirs = logits.clone()
+        copied = time.perf_counter()
+        for output, row in zip(outputs, theirs):
+            by_row(output, row)
+        b, alone = time.perf_counter() - began, time.perf_counter() - copied
+        table = core.table.gather(slots, ())
+        table.vocab_size = core.vocab_size
+        spare = logits.clone()
+        began = time.perf_counter()
+        with torch.inference_mode():
+            edit.edit(spare, table)
+        c = time.perf_counter() - began
+        for output in outputs:
+            output.append(7)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+        if step >= 3:
+            for name, seconds in zip(times, (a, c, b, alone)):
+                times[name].append(seconds * 1e6)
+    quantiles = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    lines = []
+    for name, microseconds in times.items():
+        found = torch.tensor(microseconds, dtype=torch.float64).quantile(quantiles).tolist()
+        lines.append([name, rows, arguments.vocab, *(round(x) for x in found)])
+        print("{}: {} rows, vocabulary {}: {} / {} / {} us (10, 50, 90 %)".format(*lines[-1]))
+    arguments.csv.parent.mkdir(parents=True, exist_ok=True)
+    with arguments.csv.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["what", "rows", "vocab", "us_p10", "us_p50", "us_p90"])
+        writer.writerows(lines)
+
+
+if __name__ == "__main__":
+    main()

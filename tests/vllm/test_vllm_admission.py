@@ -3,7 +3,7 @@
 import pytest
 from vllm_support import needs_vllm
 
-pytestmark = [needs_vllm, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [needs_vllm, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,10 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import conformance_table as table
 import pytest
 
-from tokenlens.spec import DecodingSpec, SpecError, parse_spec, preset
+from tokenlens.spec import METHOD_CONFIGS, DecodingSpec, SpecError, parse_spec, preset
 from tokenlens.vllm import Settings, extra_args, trace
 from tokenlens.vllm.arguments import asks, spec_of
 from tokenlens.vllm.refusals import asked_for, check_engine, check_request, names_tokenlens
@@ -192,6 +193,20 @@ def test_an_adapter_of_the_embedding_is_refused(tmp_path, config, word):
     with pytest.raises(SpecError, match="lora_request: got 'mine'") as caught:
         check_request(preset("qwen3-soft"), params, Settings(), request)
     assert word in str(caught.value)
+
+
+def test_every_method_is_in_the_table_or_refused():
+    rows = [*table.METHODS.values(), *table.WORD_METHODS.values()]
+    rows += [one.methods or () for one in table.SCENARIOS]
+    found = {method["method"] for methods in rows for method in methods}
+    assert found | table.REFUSED["vllm"] == set(METHOD_CONFIGS)
+    for name in table.REFUSED["vllm"]:
+        with pytest.raises(SpecError, match="vLLM does not host"):
+            check_request(
+                parse_spec({"methods": [{"method": name}]}),
+                SimpleNamespace(structured_outputs=None),
+                Settings(),
+            )
 
 
 def test_our_class_is_recognised_without_being_imported():

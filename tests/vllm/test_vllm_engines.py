@@ -4,7 +4,7 @@ import pytest
 from conformance_table import hosted
 from vllm_support import needs_vllm
 
-pytestmark = [needs_vllm, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [needs_vllm, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 SCENARIOS = hosted("vllm")
 GREEDY = [scenario.name for scenario in SCENARIOS if scenario.greedy]

@@ -11,9 +11,9 @@ TWO_RANKS = {"tensor_parallel_size": 2, "distributed_executor_backend": "mp"}
 
 
 def preempted_job(path, rig=None):
-    """The table three times over, on a cache that is too small for it."""
+    """The table twice over, on a cache that is too small for it."""
     job = table_job(path, rig, **SMALL_CACHE)
-    return {**job, "runs": job["runs"] * 3}
+    return {**job, "runs": job["runs"] * 2}
 
 
 def table_job(path, rig=None, trace="summary", **engine):

@@ -11,7 +11,7 @@ import pytest
 from tokenlens.vllm import versions
 
 HERE = Path(__file__).parent
-TIMEOUT = 1200
+TIMEOUT = 2700
 """Seconds for one process of engines: the second runner is interpreted, and machines are shared."""
 
 needs_vllm = pytest.mark.skipif(versions.installed() is None, reason="vLLM is not installed here")

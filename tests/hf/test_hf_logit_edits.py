@@ -49,9 +49,9 @@ def wave(t, A, C):
     return A - 2 * A * (c - 0.25) / 0.5 if c <= 0.75 else -A + A * (c - 0.75) / 0.25
 
 
-def run(reasoner, processors=None, spec=None, tokens=80):
+def run(reasoner, processors=None, spec=None, tokens=80, questions=QUESTIONS):
     model, tokenizer = reasoner
-    inputs = ask(tokenizer, *QUESTIONS)
+    inputs = ask(tokenizer, *questions)
     kwargs = generate_kwargs(model, tokenizer, spec) if spec is not None else {}
     if processors:
         kwargs["logits_processor"] = processors
@@ -107,3 +107,63 @@ def test_truncations_are_transformers_own(name):
 def test_a_truncated_run_is_transformers_own(reasoner):
     found = run(reasoner, spec={"methods": [{"method": "min_p", "min_p": 0.15}]})
     same(found, run(reasoner, [generation.logits_process.MinPLogitsWarper(0.15)]))
+
+
+EVERYTHING = [
+    {"method": "cyclic_reflex", "words": ["wait"], "amplitude": 9, "period": 30},
+    {"method": "tip", "words": ["wait"]},
+    {"method": "nowait", "words": ["Wait"]},
+    {"method": "s1", "text": "wait"},
+    {"method": "thinking_budget", "budget": 50, "ramp": 0.3, "stop": "step", "grace": 5},
+    {"method": "edt"},
+    {"method": "min_p"},
+    {"method": "top_h", "alpha": 0.9},
+]
+
+
+def test_rows_that_ask_for_nothing_reach_the_sampler_bit_for_bit(reasoner):
+    plain = run(reasoner)
+    found = run(reasoner, spec=[{"methods": EVERYTHING}, {"methods": []}])
+    assert not torch.equal(found.sequences[0], plain.sequences[0])
+    assert torch.equal(found.sequences[1], plain.sequences[1])
+    for ours, theirs in zip(found.scores, plain.scores, strict=True):
+        assert torch.equal(ours[1], theirs[1])
+
+
+def test_the_waveform_changes_concept_tokens(reasoner):
+    soft = {"method": "soft_thinking", "temperature": 1.0}
+    wave = {"method": "cyclic_reflex", "words": ["wait"], "amplitude": 30, "period": 20}
+    outs = [run(reasoner, spec={"methods": m}).sequences for m in ([soft], [wave, soft])]
+    assert not torch.equal(*outs)
+    assert int((outs[1] == WAITS["wait"]).sum()) > int((outs[0] == WAITS["wait"]).sum())
+
+
+def test_a_thinking_budget(reasoner):
+    def rule(ids, row):
+        if thinking(ids) == 25:
+            row[END] = 1e9
+
+    found = run(reasoner, spec={"methods": [{"method": "thinking_budget", "budget": 25}]})
+    assert torch.equal(found.sequences, run(reasoner, [ByHand(rule)]).sequences)
+
+
+def test_s1(reasoner):
+    """Masked where it would come: greedy decoding by hand with one end replaced by "wait"."""
+    replaced = {}
+
+    def rule(ids, row):
+        key = tuple(ids)
+        fresh = bool(ids) and replaced.get(key[:-1])
+        if thinking(ids) is None:
+            return
+        used = any(replaced.get(key[:n]) for n in range(len(key)))
+        if not used and int(row.argmax()) == END:
+            replaced[key] = True
+            row[WAITS["wait"]] = 1e9
+        elif not used or fresh:
+            row[END] = -1e9
+
+    easy = {"questions": ("make 8 using 3,5", "make 2 using 9,7")}
+    found = run(reasoner, spec={"methods": [{"method": "s1", "text": "wait"}]}, **easy)
+    assert torch.equal(found.sequences, run(reasoner, [ByHand(rule)], **easy).sequences)
+    assert replaced, "no end came"

@@ -50,7 +50,8 @@ def test_the_report_has_every_arm_and_comparison(tmp_path):
     assert code == 0, output
     text = (tmp_path / "report.md").read_text()
     for name in (
-        "| tiny-soft |", "| cyclic_reflex |", "| control: greedy |", "| control: sampling, T 0.6 |",
+        "| tiny-soft |", "| cyclic_reflex |", "| control: greedy |",
+        "| control: sampling, T 0.6, top-k 30, top-p 0.95 |",
         "| control: no_thinking |", "| control: tiny-soft + top1 |",
         "| control: tiny-soft + random_route |", "pass@2 %", "4 questions, 2 answers to each",
     ):  # fmt: skip

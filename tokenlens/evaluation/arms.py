@@ -129,7 +129,11 @@ def _matched(latent: object, sampling: Sampling) -> Sampling:
 
 
 def _sampling_name(sampling: Sampling) -> str:
-    return f"sampling, T {sampling.temperature:g}" if sampling.temperature else "greedy sampling"
+    parts = [f"sampling, T {sampling.temperature:g}"]
+    parts += [f"top-k {sampling.top_k}"] if sampling.top_k else []
+    parts += [f"top-p {sampling.top_p:g}"] if sampling.top_p < 1 else []
+    parts += [f"min-p {sampling.min_p:g}"] if sampling.min_p else []
+    return ", ".join(parts)
 
 
 def _unique(arms: Sequence[Arm]) -> list[Arm]:

@@ -22,7 +22,7 @@ help: ## this list
 $(VENV)/.ready: pyproject.toml constraints/cpu.txt
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q $(TORCH_PIP_ARGS) torch==2.13.0
-	$(PY) -m pip install -q -c constraints/cpu.txt -e '.[hf,plot,eval,metrics,dev]'
+	$(PY) -m pip install -q -c constraints/cpu.txt -e '.[hf,plot,eval,metrics,lm-eval,dev]'
 	@touch $@
 
 # The oldest supported transformers has its own environment.

@@ -23,7 +23,15 @@ from tokenlens.evaluation import (
     open_engine,
     rows,
 )
-from tokenlens.spec import DecodingSpec, NoThinking, RandomRoute, SoftThinking, Top1, preset
+from tokenlens.spec import (
+    DecodingSpec,
+    NoThinking,
+    PhaseConfig,
+    RandomRoute,
+    SoftThinking,
+    Top1,
+    preset,
+)
 
 SPECS = {"soft": preset("tiny-soft"), "gumbel": preset("tiny-gumbel")}
 SMALL = "tiny-reasoner-small"
@@ -98,7 +106,8 @@ def test_a_spec_without_a_latent_method_has_no_latent_controls():
 
 
 def test_two_meanings_of_one_name_stay_apart():
-    other = DecodingSpec(methods=(SoftThinking(),), seed=5)
+    marks = PhaseConfig(think_start="<t>", think_end="</t>")
+    other = DecodingSpec(methods=(SoftThinking(),), phase=marks)
     names = [arm.name for arm in arms_of({"a": SPECS["soft"], "b": other})]
     assert {"no_thinking", "no_thinking #2", "greedy", "greedy #2"} <= set(names)
 

@@ -1,7 +1,8 @@
 """``tokenlens eval``: specs beside their controls, into a folder with a report."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -23,6 +24,9 @@ def command(
         Path | None, typer.Option(help="the questions, JSON Lines; not for Countdown")
     ] = None,
     engine: Annotated[str, typer.Option(help="hf, vllm or sglang")] = "hf",
+    engine_args: Annotated[
+        str, typer.Option(help="the engine's own arguments, as a JSON object")
+    ] = "{}",
     out: Annotated[
         Path, typer.Option(help="result folder; one that was interrupted is gone on with")
     ] = Path("evaluation"),
@@ -49,7 +53,7 @@ def command(
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
         arms = arms_of(named, sampling, controls)
         with console.status("loading the model"):
-            running = open_engine(engine, model)
+            running = open_engine(engine, model, **_object(engine_args))
         total = len(arms) * len(questions.questions) * samples
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
@@ -87,6 +91,16 @@ def command(
                 table.add_row(*map(Text, row))
             console.print(table)
     console.print(Text(f"written: {', '.join(map(str, written))}", style="dim"))
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"engine-args: got {text!r}; allowed: a JSON object")
+    return found
 
 
 def _named(texts: list[str]) -> dict[str, DecodingSpec]:

@@ -89,7 +89,8 @@ def arms_of(
 
 
 def _controls(arm: Arm) -> list[Arm]:
-    plain = DecodingSpec(phase=arm.spec.phase, seed=arm.spec.seed)
+    # Without noise of its own a control is the same whatever the seed.
+    plain = DecodingSpec(phase=arm.spec.phase)
     of = (arm.name,)
     latent = next((c for c in arm.spec.methods if c.method in LATENT_METHODS), None)
     matched = _matched(latent, arm.sampling)
@@ -110,7 +111,9 @@ def _controls(arm: Arm) -> list[Arm]:
     for kind, name, methods in extra:
         try:
             # Not every method can be combined with every control; the spec knows.
-            spec = parse_spec({**plain.model_dump(), "methods": [m.model_dump() for m in methods]})
+            seed = 0 if kind == "no_thinking" else arm.spec.seed
+            dumped = [config.model_dump() for config in methods]
+            spec = parse_spec({**plain.model_dump(), "methods": dumped, "seed": seed})
         except SpecError:
             continue
         share_of = arm.name if kind == "random_route" else None

@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from tokenlens import assets
 from tokenlens.evaluation.arms import Sampling
-from tokenlens.evaluation.engines import EngineName
+from tokenlens.evaluation.engines import EngineName, counted
 from tokenlens.evaluation.records import Generated
 from tokenlens.hf import generate_kwargs, traces
 from tokenlens.spec import DecodingSpec
@@ -59,8 +59,7 @@ class HuggingFace:
             add_special_tokens=not tokenizer.chat_template,
         )
         inputs.pop("token_type_ids", None)
-        counted = [_with_counts(spec) for spec in specs]
-        kwargs = generate_kwargs(self.model, tokenizer, counted)
+        kwargs = generate_kwargs(self.model, tokenizer, [counted(spec) for spec in specs])
         torch.manual_seed(seed)
         output = self.model.generate(
             **inputs.to(self.model.device),
@@ -106,9 +105,3 @@ def _settings(sampling: Sampling) -> dict[str, Any]:
         "top_p": sampling.top_p,
         "min_p": sampling.min_p or None,
     }
-
-
-def _with_counts(spec: DecodingSpec) -> DecodingSpec:
-    # A row without methods is counted only if its steps are asked for: one of them will do.
-    update = {"level": "summary" if spec.methods else "full", "max_steps": 1, "max_entries": 1}
-    return spec.model_copy(update={"trace": spec.trace.model_copy(update=update)})

@@ -40,6 +40,13 @@ class Engine(Protocol):
         """Let the model go."""
 
 
+def counted(spec: DecodingSpec) -> DecodingSpec:
+    """The spec with a trace of its totals, and as little else as can be."""
+    # A row without methods is counted only if its steps are asked for: one of them will do.
+    update = {"level": "summary" if spec.methods else "full", "max_steps": 1, "max_entries": 1}
+    return spec.model_copy(update={"trace": spec.trace.model_copy(update=update)})
+
+
 def open_engine(name: str, model: str, **settings: Any) -> Engine:
     """An engine by its name, with a model by a folder, a hub id, or an embedded model's name.
 
@@ -61,4 +68,20 @@ def _hf(model: str, settings: dict[str, Any]) -> Engine:
     return HuggingFace(model, **settings)
 
 
-ENGINES: dict[str, Callable[[str, dict[str, Any]], Engine]] = {"hf": _hf}
+def _vllm(model: str, settings: dict[str, Any]) -> Engine:
+    from tokenlens.evaluation.engine_vllm import VLLM
+
+    return VLLM(model, **settings)
+
+
+def _sglang(model: str, settings: dict[str, Any]) -> Engine:
+    from tokenlens.evaluation.engine_sglang import SGLang
+
+    return SGLang(model, **settings)
+
+
+ENGINES: dict[str, Callable[[str, dict[str, Any]], Engine]] = {
+    "hf": _hf,
+    "vllm": _vllm,
+    "sglang": _sglang,
+}

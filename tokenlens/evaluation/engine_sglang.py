@@ -1,0 +1,81 @@
+"""SGLang for evaluations, offline: one spec a request, a sampler's seed a request."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tokenlens import assets
+from tokenlens.evaluation.arms import Sampling
+from tokenlens.evaluation.engines import EngineName, counted
+from tokenlens.evaluation.records import Generated
+from tokenlens.spec import DecodingSpec
+
+
+class SGLang:
+    """A model in stock SGLang; keyword arguments are those of ``sglang.Engine``."""
+
+    name: EngineName = "sglang"
+
+    def __init__(self, model: str, **settings: Any) -> None:
+        from transformers import AutoTokenizer
+
+        from tokenlens.sglang import engine
+
+        path = assets.path_of(model)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(path)
+        # Seeds of requests count only where sampling is deterministic.
+        self._engine = engine(
+            model_path=path, **{"enable_deterministic_inference": True, **settings}
+        )
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        specs: Sequence[DecodingSpec],
+        sampling: Sampling,
+        *,
+        max_new_tokens: int,
+        seed: int,
+    ) -> list[Generated]:
+        """See :class:`tokenlens.evaluation.engines.Engine`."""
+        from tokenlens.sglang import custom_params, trace
+
+        params = [
+            {
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k or -1,
+                "min_p": sampling.min_p,
+                "max_new_tokens": max_new_tokens,
+                "sampling_seed": (seed + row) % (1 << 31),
+                "skip_special_tokens": False,
+                "no_stop_trim": True,
+                "custom_params": custom_params(counted(spec)),
+            }
+            for row, spec in enumerate(specs)
+        ]
+        ids = [self._prompt(prompt) for prompt in prompts]
+        found = []
+        for output in self._engine.generate(input_ids=ids, sampling_params=params):
+            record, meta = trace(output), output["meta_info"]
+            counts = record.counts.model_dump() if record is not None else {}
+            counts.pop("invalid_steps", None)
+            found.append(
+                Generated(
+                    text=self._tokenizer.decode(output["output_ids"]),
+                    finished=meta["finish_reason"]["type"] == "stop",
+                    **{**counts, "tokens": meta["completion_tokens"]},
+                )
+            )
+        return found
+
+    def close(self) -> None:
+        """End the engine's processes."""
+        self._engine.shutdown()
+
+    def _prompt(self, text: str) -> list[int]:
+        if not self._tokenizer.chat_template:
+            return list(self._tokenizer(text)["input_ids"])
+        found = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True
+        )
+        return list(found["input_ids"])

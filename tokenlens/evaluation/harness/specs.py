@@ -1,0 +1,37 @@
+"""A model's spec in lm-evaluation-harness: where it comes from, and what it cannot do."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenlens.spec import DecodingSpec, load_spec, parse_spec
+
+
+def read(spec: str) -> DecodingSpec:
+    """A spec from a preset's name or a file; nothing at all is the empty spec."""
+    if not spec:
+        return DecodingSpec()
+    return load_spec(spec) if Path(spec).suffix in (".yaml", ".yml", ".json") else parse_spec(spec)
+
+
+def of_prompt(spec: DecodingSpec, ids: Sequence[int]) -> DecodingSpec:
+    """The spec with noise of the prompt's own, whatever batch the prompt is in."""
+    text = ",".join(map(str, (spec.seed, *ids)))
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+    return spec.model_copy(update={"seed": seed})
+
+
+def refuse_scoring(spec: DecodingSpec) -> None:
+    """Tasks that score given texts generate nothing that a method could decide.
+
+    Raises
+    ------
+    NotImplementedError
+        The spec has methods.
+    """
+    if spec.methods:
+        names = ", ".join(config.method for config in spec.methods)
+        raise NotImplementedError(
+            f"spec: got {names} with a loglikelihood task; allowed: tasks that generate"
+            " (output_type: generate_until), or a spec without methods"
+        )

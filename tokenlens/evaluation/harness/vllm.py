@@ -1,0 +1,32 @@
+"""lm-eval's vLLM model with a spec."""
+
+from typing import Any
+
+from lm_eval.models.vllm_causallms import VLLM
+
+from tokenlens import assets
+from tokenlens.evaluation.harness.specs import of_prompt, read, refuse_scoring
+
+
+class TokenlensVLLM(VLLM):  # type: ignore[misc]
+    """lm-eval's ``vllm`` with a spec."""
+
+    def __init__(self, pretrained: str, spec: str = "", **kwargs: Any) -> None:
+        self.decoding_spec = read(spec)
+        processors = ["tokenlens.vllm:TokenLens", *kwargs.pop("logits_processors", [])]
+        super().__init__(assets.path_of(pretrained), logits_processors=processors, **kwargs)
+
+    def _model_generate(
+        self, requests: list[list[int]], generate: bool = False, sampling_params: Any = None
+    ) -> Any:
+        from tokenlens.vllm import extra_args
+
+        if not generate or sampling_params is None:
+            refuse_scoring(self.decoding_spec)
+            return super()._model_generate(requests, generate, sampling_params)
+        if not isinstance(sampling_params, list):
+            sampling_params = [sampling_params.clone() for _ in requests]
+        for one, ids in zip(sampling_params, requests):
+            own = extra_args(of_prompt(self.decoding_spec, ids))
+            one.extra_args = {**(one.extra_args or {}), **own}
+        return super()._model_generate(requests, generate, sampling_params)

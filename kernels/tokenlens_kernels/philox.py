@@ -36,9 +36,9 @@ MAX_STREAM = 128
 MAX_INDEX = 2**24
 
 _MASK = 0xFFFFFFFF
-_ROUNDS = 10
-_MULTIPLIER_A, _MULTIPLIER_B = 0xD2511F53, 0xCD9E8D57
-_WEYL_A, _WEYL_B = 0x9E3779B9, 0xBB67AE85
+ROUNDS = 10
+MULTIPLIER_A, MULTIPLIER_B = 0xD2511F53, 0xCD9E8D57
+WEYL_A, WEYL_B = 0x9E3779B9, 0xBB67AE85
 # The factor that Triton multiplies a 31-bit integer by; its largest product is still below one.
 _UNIFORM_SCALE = 4.6566127342e-10
 # The smallest uniform that counts as above zero and the largest float32 below one.
@@ -100,14 +100,14 @@ def philox_4x32(
     # The two halves of the state live in one tensor of two lanes, and the lanes trade places every
     # round instead of being copied: even rounds hold (c0, c2), odd rounds (c2, c0).
     first_lane = torch.arange(2, device=seed.device).view((2,) + (1,) * len(shape)) == 0
-    multiplier = torch.where(first_lane, _MULTIPLIER_A, _MULTIPLIER_B)
+    multiplier = torch.where(first_lane, MULTIPLIER_A, MULTIPLIER_B)
     # Round 0 makes (c2, c0), so its keys come in the order (k1, k0).
     key = torch.stack((seed >> 32, seed))
-    weyl = torch.where(first_lane, _WEYL_B, _WEYL_A)
+    weyl = torch.where(first_lane, WEYL_B, WEYL_A)
     by_parity = ((multiplier, key, weyl), (multiplier.flip(0), key.flip(0), weyl.flip(0)))
     multiplied = torch.stack((c0, c2))
     carried = torch.stack((c3, c1))
-    for i in range(_ROUNDS):
+    for i in range(ROUNDS):
         multiplier, key, weyl = by_parity[i % 2]
         # int64 products wrap modulo 2**64, which keeps both 32-bit halves right; only what is
         # multiplied next has to be cut to 32 bits, so the low half and the keys travel on uncut.
@@ -139,7 +139,12 @@ def _open_uniform(word: Tensor) -> Tensor:
 
 def gumbel(seed: Tensor | int, offset: Tensor) -> Tensor:
     """Standard Gumbel float32 draws, always finite (from -3.1 to 16.7)."""
-    return -torch.log(-torch.log(_open_uniform(words(seed, offset)[0])))
+    return gumbel_of(words(seed, offset)[0])
+
+
+def gumbel_of(word: Tensor) -> Tensor:
+    """The Gumbel draw that a 32-bit word stands for."""
+    return -torch.log(-torch.log(_open_uniform(word)))
 
 
 def _normal_from(first: Tensor, second: Tensor) -> Tensor:

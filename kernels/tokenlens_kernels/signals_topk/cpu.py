@@ -8,18 +8,16 @@ here: this file never sees device tensors.
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import philox
-from .naive import (
-    LIVE_FLOOR,
-    cut_and_renormalise,
-    filter_probabilities,
-    gumbel_softmax,
-    repeat_first_id,
-)
+from .entries import Parameters, add_noise, cut, probabilities_of, repeat_first
 
+Array = NDArray[Any]
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 TILE = 128
@@ -58,31 +56,32 @@ def _top_entries(
 ) -> tuple[Tensor, Tensor]:
     """The ``width`` largest logits of each row in order, and their ids; equal ones by lower id."""
     num_tiles = tile_maxima.shape[1]
-    count = min(width, num_tiles)
-    highest, tiles = tile_maxima.topk(count, dim=-1, sorted=False)
-    if _cut_through_ties(tile_maxima, highest):
-        keys = _order_keys(tile_maxima, torch.arange(num_tiles))
-        tiles = keys.topk(count, dim=-1, sorted=False).indices
+    # One more than is needed: what is equal to the last that stays shows that chance chose.
+    highest, tiles = tile_maxima.topk(min(width + 1, num_tiles), dim=-1)
+    if num_tiles > width:
+        if _tied(highest.numpy()[:, width - 1 :]):
+            keys = _order_keys(tile_maxima, torch.arange(num_tiles))
+            tiles = keys.topk(width, dim=-1, sorted=False).indices
+        tiles = tiles[:, :width]
     columns = (tiles.unsqueeze(-1) * TILE + torch.arange(TILE)).flatten(1)
     candidates = logits.gather(1, columns.clamp_max(vocab_size - 1)).to(torch.float32)
     if vocab_size % TILE:
         candidates.masked_fill_(columns >= vocab_size, -torch.inf)
-    values, best = candidates.topk(width, dim=-1, sorted=False)
-    if _cut_through_ties(candidates, values):
+    values, best = candidates.topk(min(width + 1, candidates.shape[1]), dim=-1)
+    tied = _tied(values.numpy())
+    values, best = values[:, :width], best[:, :width]
+    if tied:
         keys = _order_keys(candidates, columns)
         keys.masked_fill_(columns >= vocab_size, torch.iinfo(torch.int64).min)
-        best = keys.topk(width, dim=-1, sorted=False).indices
+        best = keys.topk(width, dim=-1).indices
         values = candidates.gather(-1, best)
-    ids = columns.gather(-1, best)
-    order = _order_keys(values, ids).sort(dim=-1, descending=True).indices
-    return values.gather(-1, order), ids.gather(-1, order)
+    return values, columns.gather(-1, best)
 
 
-def _cut_through_ties(values: Tensor, kept: Tensor) -> bool:
-    """Whether ``topk`` left out values that equal one it kept: then its choice is chance."""
-    # Which of the -inf are kept does not matter: they are dead entries.
-    last = kept.amin(-1, keepdim=True).clamp_min(torch.finfo(kept.dtype).min)
-    return bool(((values >= last).sum(-1) > kept.shape[-1]).any())
+def _tied(ordered: Array) -> bool:
+    """Whether two neighbours are equal, where ``topk`` leaves their order to chance."""
+    # Which of the -inf comes first does not matter: they are dead entries.
+    return bool(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > -np.inf)).any())
 
 
 def signals_topk(
@@ -125,24 +124,13 @@ def signals_topk(
     return outputs  # type: ignore[return-value]  # three and four make seven
 
 
-def _of_active(
-    logits: Tensor,
-    width: int,
-    inverse_temperature: Tensor,
-    top_k: Tensor,
-    top_p: Tensor,
-    min_p: Tensor,
-    max_entries: Tensor,
-    noise_temperature: Tensor,
-    seed: Tensor,
-    position: Tensor,
-) -> Outputs:
+def _of_active(logits: Tensor, width: int, *per_row: Tensor) -> Outputs:
     """The op for rows that are all active, without padding."""
     num_rows, vocab_size = logits.shape
-    inverse = inverse_temperature.unsqueeze(-1)
+    inverse = per_row[0].unsqueeze(-1)
     tile_maxima = logits.new_empty((num_rows, -(-vocab_size // TILE)), dtype=torch.float32)
-    tile_mass = torch.empty_like(tile_maxima)
-    tile_moment = torch.empty_like(tile_maxima)
+    # Mass and moment
+    tile_sums = logits.new_empty((2, *tile_maxima.shape), dtype=torch.float32)
     elements = _BLOCK_ELEMENTS if torch.get_num_threads() == 1 else _BLOCK_ELEMENTS_THREADED
     block_rows = min(num_rows, max(1, elements // vocab_size))
     scratch = logits.new_empty((2, block_rows, vocab_size), dtype=torch.float32)
@@ -156,36 +144,65 @@ def _of_active(
         highest = tile_maxima[block].amax(-1, keepdim=True)
         torch.sub(z, highest, out=shifted).mul_(inverse[block]).clamp_min_(_EXP_FLOOR)
         torch.exp(shifted, out=mass)
-        tile_mass[block] = _reduce_tiles(mass, "sum")
-        tile_moment[block] = _reduce_tiles(mass.mul_(shifted), "sum")
+        tile_sums[0, block] = _reduce_tiles(mass, "sum")
+        tile_sums[1, block] = _reduce_tiles(mass.mul_(shifted), "sum")
 
+    parameters = Parameters(*(values.numpy()[:, None] for values in per_row))
+    # Entries from the largest top-k on are dead: nobody looks for them.
+    limits = parameters.top_k
+    kept = width if limits.min() <= 0 else min(width, int(limits.max()))
+    values, ids = _top_entries(logits, tile_maxima, vocab_size, kept)
+    total, moment = tile_sums.to(torch.float64).sum(-1, keepdim=True).numpy()
     highest = tile_maxima.amax(-1, keepdim=True)
-    total = tile_mass.to(torch.float64).sum(-1, keepdim=True)
-    moment = tile_moment.to(torch.float64).sum(-1, keepdim=True)
-    log_total = total.log()
-    logsumexp = highest.double() * inverse.double() + log_total
+    # Rows without a finite maximum divide by nothing; they are emptied in the end.
+    with np.errstate(all="ignore"):
+        return _entries_of(
+            values.numpy(), ids.numpy(), highest.numpy(), total, moment, parameters, width
+        )
+
+
+def _entries_of(
+    values: Array,
+    ids: Array,
+    highest: Array,
+    total: Array,
+    moment: Array,
+    parameters: Parameters,
+    width: int,
+) -> Outputs:
+    """The outputs from the sums ``[num_rows, 1]`` and the largest logits of each row."""
+    log_total = np.log(total)
+    logsumexp = highest.astype(np.float64) * parameters.inverse_temperature + log_total
     entropy = log_total - moment / total
-
-    values, ids = _top_entries(logits, tile_maxima, vocab_size, width)
-    shifted = (values - highest) * inverse
-    probabilities = torch.where(shifted >= LIVE_FLOOR, shifted.double().exp() / total, 0.0)
-    probabilities = filter_probabilities(probabilities, top_k, top_p, min_p)
-    ids = repeat_first_id(probabilities > 0, ids)
-
-    weights, weight_ids = cut_and_renormalise(probabilities, ids, max_entries)
-    if bool((noise_temperature > 0).any()):
-        counter = philox.offset(position.unsqueeze(-1), weight_ids, philox.GUMBEL)
-        gumbel = philox.gumbel(seed.unsqueeze(-1), counter)
-        weights, weight_ids = gumbel_softmax(weights, weight_ids, gumbel, noise_temperature)
+    probabilities = probabilities_of(values, highest, total, parameters)
+    ids = repeat_first(probabilities > 0, ids)
+    weights = cut(probabilities, parameters.max_entries)
+    weight_ids = repeat_first(weights > 0, ids)
+    if (parameters.noise_temperature > 0).any():
+        weights, weight_ids = add_noise(weights, weight_ids, parameters)
 
     # The maximum is NaN if any logit is, +inf if any is, -inf if none is finite.
-    valid = highest.isfinite()
-    if not bool(valid.all()):
-        logsumexp = torch.where(valid, logsumexp, torch.nan)
-        total = torch.where(valid, total, torch.inf)
+    valid = np.isfinite(highest)
+    if not valid.all():
+        logsumexp = np.where(valid, logsumexp, np.nan)
+        total = np.where(valid, total, np.inf)
         entropy, probabilities, weights = (
-            torch.where(valid, values, 0.0) for values in (entropy, probabilities, weights)
+            np.where(valid, values, 0.0) for values in (entropy, probabilities, weights)
         )
-        ids, weight_ids = (torch.where(valid, values, 0) for values in (ids, weight_ids))
-    facts = (values.squeeze(-1).float() for values in (logsumexp, entropy, total.reciprocal()))
-    return (*facts, probabilities.float(), ids, weights.float(), weight_ids)  # type: ignore[return-value]
+        ids, weight_ids = (np.where(valid, values, 0) for values in (ids, weight_ids))
+    facts = (logsumexp, entropy, 1.0 / total)
+    return (  # type: ignore[return-value]  # three and four make seven
+        *(torch.from_numpy(values[:, 0].astype(np.float32)) for values in facts),
+        *_widen(probabilities, ids, width),
+        *_widen(weights, weight_ids, width),
+    )
+
+
+def _widen(weights: Array, ids: Array, width: int) -> tuple[Tensor, Tensor]:
+    """Dead entries up to the width."""
+    wide = np.zeros((len(weights), width), dtype=np.float32)
+    wide[:, : weights.shape[1]] = weights
+    wide_ids = np.empty((len(ids), width), dtype=np.int64)
+    wide_ids[:] = ids[:, :1]
+    wide_ids[:, : ids.shape[1]] = ids
+    return torch.from_numpy(wide), torch.from_numpy(wide_ids)

@@ -1,0 +1,112 @@
+"""Filters, cut and noise on the few entries that each row has left, for a processor.
+
+The same arithmetic as in ``naive.py``, in numpy: on arrays this small a call costs more than its
+work, and numpy's calls are the cheaper ones. Sums over entries are taken from first to last, so
+that entries without mass change nothing, however many follow.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .. import philox
+from .naive import LIVE_FLOOR
+
+# [num_rows, width] or [num_rows, 1]
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.int64]
+
+_TINY = np.finfo(np.float64).tiny
+_WORD, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+
+
+class Parameters(NamedTuple):
+    """What each row asked for, ``[num_rows, 1]`` each."""
+
+    inverse_temperature: Floats
+    top_k: Ints
+    top_p: Floats
+    min_p: Floats
+    max_entries: Ints
+    noise_temperature: Floats
+    seed: Ints
+    position: Ints
+
+
+def _normalise(values: Floats) -> Floats:
+    # The floor only matters to a row without mass, which stays 0.
+    return values / np.maximum(np.cumsum(values, axis=1)[:, -1:], _TINY)
+
+
+def probabilities_of(
+    values: Floats, highest: Floats, total: Floats, parameters: Parameters
+) -> Floats:
+    """Filtered probabilities ``[num_rows, width]`` float64 of the largest logits, in order."""
+    shifted = ((values - highest) * parameters.inverse_temperature).astype(np.float64)
+    p = np.where(shifted >= LIVE_FLOOR, np.exp(shifted) / total, 0.0)
+    limit = parameters.top_k
+    # With top-k off the mass outside the window still counts for top-p, so nothing is renormalised.
+    p = np.where(limit > 0, _normalise(np.where(np.arange(p.shape[1]) < limit, p, 0.0)), p)
+    mass = np.cumsum(p, axis=1)
+    # Float64 holds the float32 parameters exactly; the literal comparison would round the mass.
+    nucleus = parameters.top_p.astype(np.float64)
+    beyond = mass[:, :-1] > nucleus
+    p[:, 1:] = np.where(beyond & (nucleus < 1.0), 0.0, p[:, 1:])
+    p = _normalise(p)
+    p = np.where(p < parameters.min_p.astype(np.float64) * p[:, :1], 0.0, p)
+    return _normalise(p)
+
+
+def cut(probabilities: Floats, max_entries: Ints) -> Floats:
+    """Concept weights: the first entries, renormalised."""
+    kept = np.arange(probabilities.shape[1]) < max_entries
+    return _normalise(np.where(kept, probabilities, 0.0))
+
+
+def repeat_first(live: NDArray[np.bool_], ids: Ints) -> Ints:
+    """Give dead entries the id of entry 0, so that every id is a valid address."""
+    return np.where(live, ids, ids[:, :1])
+
+
+def add_noise(weights: Floats, ids: Ints, parameters: Parameters) -> tuple[Floats, Ints]:
+    """Gumbel-softmax where a row asked for it, sorted again; other rows as they came."""
+    tau = parameters.noise_temperature.astype(np.float64)
+    noisy = tau > 0
+    counter = (parameters.position << 32) | (philox.GUMBEL << 24) | ids
+    noise = gumbel(parameters.seed, counter).astype(np.float64)
+    scores = np.where(weights > 0, (np.log(weights) + noise) / np.where(noisy, tau, 1.0), -np.inf)
+    highest = scores.max(axis=1, keepdims=True)
+    shifted = scores - np.where(np.isfinite(highest), highest, 0.0)
+    noised = _normalise(np.where(shifted >= LIVE_FLOOR, np.exp(shifted), 0.0))
+    order = np.argsort(-noised, axis=1, kind="stable")
+    noised = np.take_along_axis(noised, order, axis=1)
+    noised_ids = repeat_first(noised > 0, np.take_along_axis(ids, order, axis=1))
+    return np.where(noisy, noised, weights), np.where(noisy, noised_ids, ids)
+
+
+def gumbel(seed: Ints, counter: Ints) -> Floats:
+    """Bit for bit what ``philox.gumbel`` draws; ``seed`` broadcasts against ``counter``."""
+    word = _first_word(seed.astype(np.uint64), counter.astype(np.uint64)).astype(np.int64)
+    # torch's logarithm, whose last bits are not numpy's.
+    return philox.gumbel_of(torch.from_numpy(word)).numpy()
+
+
+def _first_word(seed: NDArray[np.uint64], counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    a, b = np.uint64(philox.MULTIPLIER_A), np.uint64(philox.MULTIPLIER_B)
+    c0, c1 = counter & _WORD, counter >> _HALF
+    c2 = c3 = np.zeros_like(counter)
+    k0, k1 = seed & _WORD, seed >> _HALF
+    for _ in range(philox.ROUNDS):
+        left, right = a * c0, b * c2
+        c0, c1, c2, c3 = (
+            (right >> _HALF) ^ c1 ^ k0,
+            right & _WORD,
+            (left >> _HALF) ^ c3 ^ k1,
+            left & _WORD,
+        )
+        k0, k1 = (k0 + philox.WEYL_A) & _WORD, (k1 + philox.WEYL_B) & _WORD
+    return c0

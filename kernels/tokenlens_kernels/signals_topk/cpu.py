@@ -8,6 +8,7 @@ here: this file never sees device tensors.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,10 @@ TILE = 128
 # Rows are worked on in blocks of about this many logits, so that the passes over a block stay in
 # the last-level cache. Several threads meet at the end of every pass, and on a busy machine they
 # wait there for the one that lost its core: their blocks are larger, so that they meet less often.
-_BLOCK_ELEMENTS = 2**20
-_BLOCK_ELEMENTS_THREADED = 2**22
+_BLOCK_ELEMENTS = 2**18
+_BLOCK_ELEMENTS_THREADED = 2**20
+# What a thread's last call worked in: fresh memory costs more than the passes over it.
+_SCRATCH = threading.local()
 # float32 exp gives exactly 0 here; without the floor, -inf * 0 would make the entropy NaN.
 _EXP_FLOOR = -104.0
 
@@ -53,35 +56,43 @@ def _order_keys(values: Tensor, index: Tensor) -> Tensor:
 
 def _top_entries(
     logits: Tensor, tile_maxima: Tensor, vocab_size: int, width: int
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Array, Array]:
     """The ``width`` largest logits of each row in order, and their ids; equal ones by lower id."""
-    num_tiles = tile_maxima.shape[1]
+    whole = vocab_size // TILE
+    count = min(width, whole)
     # One more than is needed: what is equal to the last that stays shows that chance chose.
-    highest, tiles = tile_maxima.topk(min(width + 1, num_tiles), dim=-1)
-    if num_tiles > width:
+    highest, tiles = tile_maxima[:, :whole].topk(min(width + 1, whole), dim=-1)
+    if whole > width:
         if _tied(highest.numpy()[:, width - 1 :]):
-            keys = _order_keys(tile_maxima, torch.arange(num_tiles))
-            tiles = keys.topk(width, dim=-1, sorted=False).indices
-        tiles = tiles[:, :width]
-    columns = (tiles.unsqueeze(-1) * TILE + torch.arange(TILE)).flatten(1)
-    candidates = logits.gather(1, columns.clamp_max(vocab_size - 1)).to(torch.float32)
-    if vocab_size % TILE:
-        candidates.masked_fill_(columns >= vocab_size, -torch.inf)
-    values, best = candidates.topk(min(width + 1, candidates.shape[1]), dim=-1)
-    tied = _tied(values.numpy())
-    values, best = values[:, :width], best[:, :width]
-    if tied:
-        keys = _order_keys(candidates, columns)
-        keys.masked_fill_(columns >= vocab_size, torch.iinfo(torch.int64).min)
-        best = keys.topk(width, dim=-1).indices
-        values = candidates.gather(-1, best)
-    return values, columns.gather(-1, best)
+            keys = _order_keys(tile_maxima[:, :whole], torch.arange(whole))
+            tiles = keys.topk(count, dim=-1, sorted=False).indices
+        tiles = tiles[:, :count]
+    in_tiles = torch.unflatten(logits[:, : whole * TILE], 1, (whole, TILE))
+    # Whole tiles, and the short one at the end whatever it holds
+    candidates = in_tiles.gather(1, tiles.unsqueeze(-1).expand(-1, -1, TILE)).flatten(1)
+    if whole * TILE < vocab_size:
+        candidates = torch.cat((candidates, logits[:, whole * TILE : vocab_size]), dim=1)
+    candidates = candidates.to(torch.float32)
+    starts = tiles.numpy() * TILE
+    if whole * TILE < vocab_size:
+        # The place after the last tile is the short tile's.
+        starts = np.pad(starts, ((0, 0), (0, 1)), constant_values=whole * TILE)
+    values, places = candidates.topk(min(width + 1, candidates.shape[1]), dim=-1)
+    if _tied(values.numpy()):
+        columns = torch.from_numpy(starts).unsqueeze(-1) + torch.arange(TILE)
+        keys = _order_keys(candidates, columns.flatten(1)[:, : candidates.shape[1]])
+        places = keys.topk(width, dim=-1).indices
+        values = candidates.gather(-1, places)
+    best = places.numpy()[:, :width]
+    ids = starts[np.arange(len(starts))[:, None], best // TILE] + best % TILE
+    return values.numpy()[:, :width], ids
 
 
 def _tied(ordered: Array) -> bool:
     """Whether two neighbours are equal, where ``topk`` leaves their order to chance."""
+    equal = ordered[:, 1:] == ordered[:, :-1]
     # Which of the -inf comes first does not matter: they are dead entries.
-    return bool(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > -np.inf)).any())
+    return bool(equal.any()) and bool((equal & (ordered[:, 1:] > -np.inf)).any())
 
 
 def signals_topk(
@@ -128,37 +139,46 @@ def _of_active(logits: Tensor, width: int, *per_row: Tensor) -> Outputs:
     """The op for rows that are all active, without padding."""
     num_rows, vocab_size = logits.shape
     inverse = per_row[0].unsqueeze(-1)
-    tile_maxima = logits.new_empty((num_rows, -(-vocab_size // TILE)), dtype=torch.float32)
-    # Mass and moment
-    tile_sums = logits.new_empty((2, *tile_maxima.shape), dtype=torch.float32)
     elements = _BLOCK_ELEMENTS if torch.get_num_threads() == 1 else _BLOCK_ELEMENTS_THREADED
     block_rows = min(num_rows, max(1, elements // vocab_size))
-    scratch = logits.new_empty((2, block_rows, vocab_size), dtype=torch.float32)
-    for start in range(0, num_rows, block_rows):
-        block = slice(start, min(start + block_rows, num_rows))
-        z = logits[block]
-        shifted, mass = scratch[:, : z.shape[0]].unbind(0)
+    # Of each block: [block_rows, number of tiles]
+    maxima, masses, moments = [], [], []
+    for z, factor in zip(
+        torch.split(logits, block_rows), torch.split(inverse, block_rows), strict=True
+    ):
+        shifted, mass = _scratch(*z.shape)
         if z.dtype != torch.float32:
             z = shifted.copy_(z)
-        tile_maxima[block] = _reduce_tiles(z, "max")
-        highest = tile_maxima[block].amax(-1, keepdim=True)
-        torch.sub(z, highest, out=shifted).mul_(inverse[block]).clamp_min_(_EXP_FLOOR)
-        torch.exp(shifted, out=mass)
-        tile_sums[0, block] = _reduce_tiles(mass, "sum")
-        tile_sums[1, block] = _reduce_tiles(mass.mul_(shifted), "sum")
+        maxima.append(_reduce_tiles(z, "max"))
+        torch.sub(z, maxima[-1].amax(-1, keepdim=True), out=shifted)
+        torch.exp(shifted.mul_(factor).clamp_min_(_EXP_FLOOR), out=mass)
+        masses.append(_reduce_tiles(mass, "sum"))
+        moments.append(_reduce_tiles(mass.mul_(shifted), "sum"))
+    tile_maxima = torch.cat(maxima)
 
     parameters = Parameters(*(values.numpy()[:, None] for values in per_row))
     # Entries from the largest top-k on are dead: nobody looks for them.
     limits = parameters.top_k
     kept = width if limits.min() <= 0 else min(width, int(limits.max()))
     values, ids = _top_entries(logits, tile_maxima, vocab_size, kept)
-    total, moment = tile_sums.to(torch.float64).sum(-1, keepdim=True).numpy()
+    sums = torch.cat(masses + moments).sum(-1, keepdim=True, dtype=torch.float64).numpy()
+    total, moment = sums[:num_rows], sums[num_rows:]
     highest = tile_maxima.amax(-1, keepdim=True)
     # Rows without a finite maximum divide by nothing; they are emptied in the end.
     with np.errstate(all="ignore"):
-        return _entries_of(
-            values.numpy(), ids.numpy(), highest.numpy(), total, moment, parameters, width
-        )
+        return _entries_of(values, ids, highest.numpy(), total, moment, parameters, width)
+
+
+def _scratch(num_rows: int, vocab_size: int) -> tuple[Tensor, Tensor]:
+    """Two blocks of any content, the thread's own, kept for the next call."""
+    held: tuple[Tensor, Tensor] | None = getattr(_SCRATCH, "held", None)
+    if held is not None and held[0].shape[1] == vocab_size and len(held[0]) >= num_rows:
+        return (held[0][:num_rows], held[1][:num_rows]) if len(held[0]) > num_rows else held
+    with torch.inference_mode(False):
+        held = torch.empty((num_rows, vocab_size)), torch.empty((num_rows, vocab_size))
+    if num_rows * vocab_size <= _BLOCK_ELEMENTS_THREADED:
+        _SCRATCH.held = held
+    return held
 
 
 def _entries_of(

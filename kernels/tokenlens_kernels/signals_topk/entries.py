@@ -22,6 +22,9 @@ Ints = NDArray[np.int64]
 
 _TINY = np.finfo(np.float64).tiny
 _WORD, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+_MULTIPLIERS = np.array([philox.MULTIPLIER_A, philox.MULTIPLIER_B], dtype=np.uint64)
+_WEYLS = np.array([philox.WEYL_A, philox.WEYL_B], dtype=np.uint64)
+_ROUND = np.arange(philox.ROUNDS, dtype=np.uint64).reshape(-1, 1, 1, 1)
 
 
 class Parameters(NamedTuple):
@@ -96,17 +99,23 @@ def gumbel(seed: Ints, counter: Ints) -> Floats:
 
 
 def _first_word(seed: NDArray[np.uint64], counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    a, b = np.uint64(philox.MULTIPLIER_A), np.uint64(philox.MULTIPLIER_B)
-    c0, c1 = counter & _WORD, counter >> _HALF
-    c2 = c3 = np.zeros_like(counter)
-    k0, k1 = seed & _WORD, seed >> _HALF
-    for _ in range(philox.ROUNDS):
-        left, right = a * c0, b * c2
-        c0, c1, c2, c3 = (
-            (right >> _HALF) ^ c1 ^ k0,
-            right & _WORD,
-            (left >> _HALF) ^ c3 ^ k1,
-            left & _WORD,
-        )
-        k0, k1 = (k0 + philox.WEYL_A) & _WORD, (k1 + philox.WEYL_B) & _WORD
-    return c0
+    # The lanes of `philox.philox_4x32`: (c0, c2) in even rounds and (c2, c0) in odd ones.
+    first = np.arange(2).reshape(2, 1, 1) == 0
+    multipliers = np.where(first, _MULTIPLIERS[0], _MULTIPLIERS[1])
+    # [rounds, 2, num_rows, 1]: round 0 makes (c2, c0), so its keys come in the order (k1, k0).
+    keys = np.stack((seed >> _HALF, seed)) + _ROUND * np.where(first, _WEYLS[1], _WEYLS[0])
+    multiplied = np.zeros((2, *counter.shape), dtype=np.uint64)
+    multiplied[0] = counter & _WORD
+    carried = np.zeros_like(multiplied)
+    carried[1] = counter >> _HALF
+    for i in range(philox.ROUNDS):
+        lanes = slice(None, None, -1 if i % 2 else 1)
+        product = multiplied * multipliers[lanes]
+        np.right_shift(product, _HALF, out=multiplied)
+        multiplied ^= carried
+        multiplied ^= keys[i][lanes]
+        # Only what is multiplied next has to be cut to 32 bits.
+        multiplied &= _WORD
+        carried = product[::-1]
+    word: NDArray[np.uint64] = multiplied[0]
+    return word

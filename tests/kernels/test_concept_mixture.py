@@ -77,6 +77,16 @@ def test_dead_entries_are_never_read(dtype: torch.dtype) -> None:
     assert truth.isfinite().all()
 
 
+def test_a_single_entry_keeps_the_sign_of_its_zeros() -> None:
+    table = torch.tensor([[-0.0, 0.0, 1.0], [2.0, -0.0, -0.0]])
+    ids, weights = (
+        torch.tensor([[0, 1], [1, 0], [0, 1]]),
+        torch.tensor([[1, 0], [1, 0], [0.5, 0.5]]),
+    )
+    got = concept_mixture(table, ids, weights)
+    assert got[:2].view(torch.int32).equal(table.view(torch.int32))
+
+
 def test_a_row_without_entries_is_zero() -> None:
     table = torch.full((4, 8), torch.nan)
     got = concept_mixture(table, torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3))

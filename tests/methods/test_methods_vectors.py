@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenlens_kernels import concept_mixture, philox
+from tokenlens_kernels import concept_mixture
+from tokenlens_kernels.signals_topk import entries
 
 from tokenlens import DecodingSpec
 from tokenlens.core import Core, Phase, bind
@@ -92,12 +93,12 @@ def inject_gumbel(monkeypatch, record):
     """Let the signals op draw the record's noise: the k-th largest entry gets its k-th draw."""
     draws = -torch.tensor(record["exp"]).log()
 
-    def gumbel(seed, offset):
-        noise = torch.zeros(offset.shape)
-        noise[:, :K] = draws[: len(offset)]
-        return noise
+    def gumbel(seed, counter):
+        noise = torch.zeros(counter.shape)
+        noise[:, :K] = draws[: len(counter)]
+        return noise.numpy()
 
-    monkeypatch.setattr(philox, "gumbel", gumbel)
+    monkeypatch.setattr(entries, "gumbel", gumbel)
 
 
 def test_gumbel_with_the_records_noise(monkeypatch):

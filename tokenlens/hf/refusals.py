@@ -31,6 +31,16 @@ def generate_calls() -> list[FrameType]:
     return found
 
 
+def innermost_call() -> int | None:
+    """``id`` of the frame of the innermost ``generate()`` call; called at every step."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is _GENERATE:
+            return id(frame)
+        frame = frame.f_back
+    return None
+
+
 def arguments_of(calls: Sequence[FrameType]) -> Mapping[str, Any]:
     """The arguments of the innermost ``generate()`` call, or nothing.
 

@@ -20,7 +20,7 @@ from tokenlens.core.tape import Tape
 from tokenlens.hf.attachment import attach, detach
 from tokenlens.hf.embedding import InputEmbedding, substitute
 from tokenlens.hf.host import HFHost
-from tokenlens.hf.refusals import ProtocolError, UnsupportedError, generate_calls
+from tokenlens.hf.refusals import ProtocolError, UnsupportedError, generate_calls, innermost_call
 from tokenlens.methods.base import LATENT_TRAIT
 from tokenlens.spec import needs_of
 
@@ -184,8 +184,7 @@ class Run(LogitsProcessor):
     # Their parts.
 
     def _is_innermost(self) -> bool:
-        calls = generate_calls()
-        return self._call == (id(calls[0]) if calls else None)
+        return self._call == innermost_call()
 
     def _is_over(self) -> bool:
         return self._call is not None and self._call not in map(id, generate_calls())

@@ -1,10 +1,11 @@
 """``concept_mixture`` on a processor: ``embedding_bag`` over the live entries only.
 
-Reading the mask on the host is free here, and only here: this file never sees device tensors.
+Reading values on the host is free here, and only here: this file never sees device tensors.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,15 +20,14 @@ def concept_mixture(
     out_dtype: torch.dtype,
 ) -> Tensor:
     """The op, see `tokenlens_kernels.concept_mixture`."""
-    local = ids - shard_start if shard_start else ids
-    if _all_read(local, weights, table.shape[0]):
-        starts = torch.arange(ids.shape[0] + 1) * ids.shape[1]
-        live_ids, live_weights = local.flatten(), weights.flatten()
-    else:
-        read = (weights != 0) & (local >= 0) & (local < table.shape[0])
-        ends = read.sum(-1).cumsum(0)
-        starts = torch.cat((ends.new_zeros(1), ends))
-        live_ids, live_weights = local[read], weights[read]
+    # A step costs what its small calls cost, and on arrays this small numpy's are the cheaper ones.
+    places, shares = ids.numpy(), weights.numpy()
+    local = places - shard_start if shard_start else places
+    read = (shares != 0) & (local >= 0) & (local < table.shape[0])
+    counts = np.count_nonzero(read, axis=1)
+    live_ids = torch.from_numpy(local[read])
+    live_weights = torch.from_numpy(shares[read])
+    starts = torch.from_numpy(np.concatenate(([0], np.cumsum(counts))))
     if table.dtype != torch.float32:
         # embedding_bag wants weights in the table's dtype and would round them; the live rows are
         # few, so they are widened instead.
@@ -41,14 +41,13 @@ def concept_mixture(
         per_sample_weights=live_weights,
         include_last_offset=True,
     )
+    alone = counts == 1
+    if alone.any():
+        # A sum begins with 0, which takes the sign off a -0.0: a lookup does not.
+        rows = torch.from_numpy(np.flatnonzero(alone))
+        entries = starts[rows]
+        values = table.index_select(0, live_ids[entries]) * live_weights[entries, None]
+        mixture.index_copy_(0, rows, values)
     if scale != 1.0:
         mixture = mixture * scale
     return mixture.to(out_dtype)
-
-
-def _all_read(local: Tensor, weights: Tensor, shard_size: int) -> bool:
-    """Whether every entry is alive and in the shard, as in most steps: then nothing is masked."""
-    if not local.numel() or not bool(weights.all()):
-        return False
-    lowest, highest = local.aminmax()
-    return int(lowest) >= 0 and int(highest) < shard_size

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib.util
+import itertools
 import subprocess
 import sys
 import time
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TEMPERATURE, TOP_K, TOP_P = 0.6, 30, 0.95
+CENTRE = (64, 151936, 2048, 10)
 OURS = "tokenlens"
 REFERENCE = "reference chain"
 
@@ -165,6 +167,15 @@ def installed_peers(logits: Tensor) -> dict[str, Callable[[], Any]]:
     peers: dict[str, Callable[[], Any]] = {}
     if not logits.is_cuda:
         return peers
+    if importlib.util.find_spec("vllm"):
+        from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
+
+        k = torch.full((len(logits),), TOP_K, device=logits.device)
+        p_row = torch.full((len(logits),), TOP_P, device=logits.device)
+        # It masks in place, so the copy is part of the figure.
+        peers["vllm top-k top-p, topk"] = lambda: torch.topk(
+            apply_top_k_top_p(logits.float() / TEMPERATURE, k, p_row).softmax(-1), 10
+        )
     p = torch.softmax(logits.float() / TEMPERATURE, dim=-1)
     if importlib.util.find_spec("flashinfer"):
         import flashinfer
@@ -182,6 +193,27 @@ def installed_peers(logits: Tensor) -> dict[str, Callable[[], Any]]:
             sgl_kernel.top_p_renorm_prob(sgl_kernel.top_k_renorm_prob(p, TOP_K), TOP_P), 10
         )
     return peers
+
+
+def show_peers(gpu: bool) -> None:
+    """Say of each peer whether it takes part, so that a missing line is never a silent one."""
+    for name in ("flashinfer", "sgl_kernel", "vllm"):
+        if not importlib.util.find_spec(name):
+            print(f"{name}: not installed")
+        elif not gpu:
+            print(f"{name}: needs a GPU, not measured")
+
+
+def shapes_of(arguments: argparse.Namespace) -> list[Shape]:
+    """The whole grid, or with ``--cross`` each axis alone, the others at their centre."""
+    axes = (arguments.batch, arguments.vocab, arguments.hidden, arguments.entries)
+    if not arguments.cross:
+        return [Shape(*sizes) for sizes in itertools.product(*axes)]
+    centre = [c if c in axis else axis[0] for c, axis in zip(CENTRE, axes, strict=True)]
+    found = [Shape(*centre)]
+    for i, axis in enumerate(axes):
+        found += [Shape(*centre[:i], size, *centre[i + 1 :]) for size in axis if size != centre[i]]
+    return found
 
 
 def implementations(
@@ -378,51 +410,62 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     gpu = torch.cuda.is_available()
     parser.add_argument("--output", type=Path, help="where the CSV goes")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 64] + [256] * gpu)
-    vocabularies = [32000, 128256, 151936, 262144] if gpu else [32000, 151936]
-    parser.add_argument("--vocab", type=int, nargs="+", default=vocabularies)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 64, 256])
+    parser.add_argument("--vocab", type=int, nargs="+", default=[32000, 128256, 151936, 262144])
+    parser.add_argument("--hidden", type=int, nargs="+", default=[2048, 4096, 8192])
+    parser.add_argument("--entries", type=int, nargs="+", default=[1, 5, 10, 30])
     parser.add_argument(
-        "--hidden", type=int, nargs="+", default=[2048, 4096, 8192][: 3 if gpu else 1]
+        "--cross",
+        action=argparse.BooleanOptionalAction,
+        default=not gpu,
+        help=f"each axis alone, the others at batch, vocabulary, hidden, entries {CENTRE}",
     )
-    parser.add_argument("--entries", type=int, nargs="+", default=[1, 5, 10, 30] if gpu else [10])
     parser.add_argument("--stages", nargs="+", default=["weights", "mixture", "step"])
     parser.add_argument("--table-dtype", default="bfloat16" if gpu else "float32")
     parser.add_argument("--logit-dtype", default="float32")
     parser.add_argument("--seconds", type=float, default=5.0, help="a stage and shape")
     parser.add_argument("--rounds", type=int, default=7, help="at least")
+    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds for all of it")
     arguments = parser.parse_args()
     device = "cuda" if gpu else "cpu"
     watch = Stopwatch(device)
     torch.manual_seed(0)
+    show_peers(gpu)
     if gpu:
         show_floors(watch)
     else:
         print("No device at hand: figures for devices are not measured.")
+    end = time.perf_counter() + arguments.budget
     lines: list[Line] = []
-    for vocab in arguments.vocab:
-        for hidden in arguments.hidden:
-            table = torch.randn(vocab, hidden, device=device).to(
-                getattr(torch, arguments.table_dtype)
+    measured: set[tuple[str, int, int, int]] = set()
+    table = torch.empty(0, 0, device=device)
+    for shape in shapes_of(arguments):
+        if time.perf_counter() > end:
+            print(f"{shape}: not measured, the budget is spent")
+            continue
+        if table.shape != (shape.vocab, shape.hidden):
+            dtype = getattr(torch, arguments.table_dtype)
+            # The old one goes first: two of the largest do not fit into a laptop.
+            del table
+            table = torch.empty(shape.vocab, shape.hidden, dtype=dtype, device=device).normal_()
+        logits = torch.randn(shape.batch, shape.vocab, device=device) * 3
+        logits = logits.to(getattr(torch, arguments.logit_dtype))
+        for stage in arguments.stages:
+            sizes = (stage, shape.batch, shape.vocab, shape.entries)
+            if stage == "weights" and sizes in measured:
+                continue
+            measured.add(sizes)
+            found = measure(
+                stage,
+                shape,
+                logits,
+                table,
+                watch,
+                seconds=min(arguments.seconds, max(0.0, end - time.perf_counter())),
+                least_rounds=arguments.rounds,
             )
-            for batch in arguments.batch:
-                logits = torch.randn(batch, vocab, device=device) * 3
-                logits = logits.to(getattr(torch, arguments.logit_dtype))
-                for entries in arguments.entries:
-                    shape = Shape(batch, vocab, hidden, entries)
-                    for stage in arguments.stages:
-                        if stage == "weights" and hidden != arguments.hidden[0]:
-                            continue
-                        found = measure(
-                            stage,
-                            shape,
-                            logits,
-                            table,
-                            watch,
-                            seconds=arguments.seconds,
-                            least_rounds=arguments.rounds,
-                        )
-                        show(found)
-                        lines += found
+            show(found)
+            lines += found
     if arguments.output:
         with arguments.output.open("w", newline="") as file:
             writer = csv.DictWriter(

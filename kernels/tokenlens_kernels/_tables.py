@@ -1,4 +1,4 @@
-"""Argument checks that the ops on embedding tables share."""
+"""Argument checks that the ops share: embedding tables, and pairs of ids and weights."""
 
 from __future__ import annotations
 
@@ -17,6 +17,22 @@ def check_table(table: Tensor) -> None:
         )
     if table.dtype not in TABLE_DTYPES:
         raise ValueError(f"table: got dtype {table.dtype}, allowed are {TABLE_DTYPES}")
+
+
+def check_entries(
+    ids_name: str, ids: Tensor, weights_name: str, weights: Tensor, dimensions: str
+) -> None:
+    """Raise ValueError unless ids are int64 of two dimensions and weights float32 of that shape."""
+    if ids.dim() != 2 or ids.dtype != torch.int64:
+        raise ValueError(
+            f"{ids_name}: got shape {tuple(ids.shape)} and dtype {ids.dtype}, allowed is"
+            f" {dimensions} of torch.int64"
+        )
+    if weights.shape != ids.shape or weights.dtype != torch.float32:
+        raise ValueError(
+            f"{weights_name}: got shape {tuple(weights.shape)} and dtype {weights.dtype}, allowed"
+            f" is the shape of {ids_name}, {tuple(ids.shape)}, of torch.float32"
+        )
 
 
 def check_out(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .._registration import register
-from .._tables import check_out, check_table
+from .._tables import check_entries, check_out, check_table
 
 
 def concept_embedding(
@@ -72,16 +72,7 @@ def concept_embedding(
             f"plan_row: got shape {tuple(plan_row.shape)} and dtype {plan_row.dtype}, allowed is"
             f" {tuple(token_ids.shape)} of torch.int64 (one a token)"
         )
-    if plan_ids.dim() != 2 or plan_ids.dtype != torch.int64:
-        raise ValueError(
-            f"plan_ids: got shape {tuple(plan_ids.shape)} and dtype {plan_ids.dtype}, allowed is"
-            " [num_plans, width] of torch.int64"
-        )
-    if plan_weights.shape != plan_ids.shape or plan_weights.dtype != torch.float32:
-        raise ValueError(
-            f"plan_weights: got shape {tuple(plan_weights.shape)} and dtype {plan_weights.dtype},"
-            f" allowed is the shape of plan_ids, {tuple(plan_ids.shape)}, of torch.float32"
-        )
+    check_entries("plan_ids", plan_ids, "plan_weights", plan_weights, "[num_plans, width]")
     check_out(table, token_ids.shape[0], out_dtype, out)
     if out is None:
         out = table.new_empty((token_ids.shape[0], table.shape[1]), dtype=out_dtype or table.dtype)

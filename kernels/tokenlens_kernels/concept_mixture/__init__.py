@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._registration import register
-from .._tables import check_out, check_table
+from .._tables import check_entries, check_out, check_table
 
 
 def concept_mixture(
@@ -31,9 +31,9 @@ def concept_mixture(
 ) -> Tensor:
     """Mix the embeddings of each row's entries, accumulating in float32.
 
-    A row with one live entry of weight 1.0 is ``table[id]`` bit for bit, the sign of a zero aside
-    (``table[id] * scale`` with a scale), so latent and discrete rows can share a call. A row's
-    result does not depend on the other rows.
+    A row with one live entry of weight 1.0 is ``table[id]`` bit for bit (``table[id] * scale`` with
+    a scale; on devices, the sign of a zero aside), so latent and discrete rows can share a call. A
+    row's result does not depend on the other rows.
 
     Parameters
     ----------
@@ -68,16 +68,7 @@ def concept_mixture(
         If a shape or dtype is not as described.
     """
     check_table(table)
-    if ids.dim() != 2 or ids.dtype != torch.int64:
-        raise ValueError(
-            f"ids: got shape {tuple(ids.shape)} and dtype {ids.dtype}, allowed is"
-            " [num_rows, width] of torch.int64"
-        )
-    if weights.shape != ids.shape or weights.dtype != torch.float32:
-        raise ValueError(
-            f"weights: got shape {tuple(weights.shape)} and dtype {weights.dtype}, allowed is the"
-            f" shape of ids, {tuple(ids.shape)}, of torch.float32"
-        )
+    check_entries("ids", ids, "weights", weights, "[num_rows, width]")
     check_out(table, ids.shape[0], out_dtype, out)
     if out is None:
         result: Tensor = torch.ops.tokenlens.concept_mixture(

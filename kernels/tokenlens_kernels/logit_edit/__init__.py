@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._registration import register
+from .._tables import check_entries
 
 LOGIT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -78,16 +79,7 @@ def logit_edit(
             f"slots: got shape {tuple(slots.shape)} and dtype {slots.dtype}, allowed is"
             f" [{logits.shape[0]}] of torch.int64 (one a row)"
         )
-    if edit_ids.dim() != 2 or edit_ids.dtype != torch.int64:
-        raise ValueError(
-            f"edit_ids: got shape {tuple(edit_ids.shape)} and dtype {edit_ids.dtype}, allowed is"
-            " [max_slots, max_edits] of torch.int64"
-        )
-    if edit_deltas.shape != edit_ids.shape or edit_deltas.dtype != torch.float32:
-        raise ValueError(
-            f"edit_deltas: got shape {tuple(edit_deltas.shape)} and dtype {edit_deltas.dtype},"
-            f" allowed is the shape of edit_ids, {tuple(edit_ids.shape)}, of torch.float32"
-        )
+    check_entries("edit_ids", edit_ids, "edit_deltas", edit_deltas, "[max_slots, max_edits]")
     for name, tensor in (("edit_counts", edit_counts), ("forced_ids", forced_ids)):
         if tuple(tensor.shape) != (edit_ids.shape[0],) or tensor.dtype != torch.int64:
             raise ValueError(

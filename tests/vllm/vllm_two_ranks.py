@@ -35,7 +35,7 @@ def main(rank, port):
     from vllm.distributed import init_distributed_environment, initialize_model_parallel
     from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 
-    from tokenlens.vllm.embedding import InputEmbedding
+    from tokenlens.vllm.embedding import EmbeddingError, InputEmbedding
     from tokenlens.vllm.store import PAGE, ConceptStore, entry_bytes
 
     with set_current_vllm_config(VllmConfig()):
@@ -50,6 +50,10 @@ def main(rank, port):
         stock = model.embed_tokens(ids)
         assert torch.equal(stock, table[ids]), "vLLM's own lookup"
         store = ConceptStore(4, 8, PAGE * entry_bytes(8), 100, torch.device("cpu"))
+        sums = model.embed_tokens.__dict__.pop("reduce_results")
+        with pytest.raises(EmbeddingError, match="tensor_parallel_size 2"):
+            InputEmbedding(model, store, 32)
+        model.embed_tokens.reduce_results = sums
         embedding = InputEmbedding(model, store, 32)
         weights = torch.rand(5, 8, generator=generator)
         weights[:, 6:] = 0

@@ -126,6 +126,12 @@ class InputEmbedding:
 
     def __init__(self, model: nn.Module, store: ConceptStore, max_tokens: int) -> None:
         self.name, module = find_input_embedding(model)
+        ranks = getattr(module, "tp_size", 1)
+        if ranks > 1 and not hasattr(module, "reduce_results"):
+            raise EmbeddingError(
+                f"{self.name}: got tensor_parallel_size {ranks}; allowed: 1 on this version of vLLM,"
+                " whose embedding always sums over its shards before tokenlens can mix. Update vLLM."
+            )
         device = store.ids.device
         # [max_tokens] int64, read by captured graphs: never replaced
         self.pointers = torch.full((max_tokens,), -1, dtype=torch.int64, device=device)
@@ -139,7 +145,7 @@ class InputEmbedding:
         module.__class__ = _mixed(type(module))
         state: Any = module
         state.tokenlens_reduces = getattr(module, "reduce_results", True)
-        if getattr(module, "tp_size", 1) > 1:
+        if ranks > 1:
             # Mixing before the sum over shards costs no communication of its own.
             state.reduce_results = False
 

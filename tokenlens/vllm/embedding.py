@@ -129,8 +129,8 @@ class InputEmbedding:
         ranks = getattr(module, "tp_size", 1)
         if ranks > 1 and not hasattr(module, "reduce_results"):
             raise EmbeddingError(
-                f"{self.name}: got tensor_parallel_size {ranks}; allowed: 1 on this version of vLLM,"
-                " whose embedding always sums over its shards before tokenlens can mix. Update vLLM."
+                f"{self.name}: got tensor_parallel_size {ranks}; allowed: 1 on this vLLM,"
+                " whose embedding sums over its shards before tokenlens can mix. Update vLLM."
             )
         device = store.ids.device
         # [max_tokens] int64, read by captured graphs: never replaced

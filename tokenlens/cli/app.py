@@ -13,6 +13,7 @@ from tokenlens import __version__
 from tokenlens.cli import evaluate
 from tokenlens.cli import trace as trace_commands
 from tokenlens.cli.base import SPEC_HELP, console, fail, read_spec
+from tokenlens.routing.settings import Role
 from tokenlens.spec import FAMILIES, RECIPES, DecodingSpec, SpecError, preset
 
 app = typer.Typer(
@@ -72,6 +73,42 @@ def generate(
             seed=seed,
         )
     except (SpecError, OSError, NotImplementedError) as error:
+        fail(error)
+
+
+@app.command()
+def route(
+    small: Annotated[str, typer.Option(help="address of the small model's server")],
+    large: Annotated[str, typer.Option(help="address of the large model's server")],
+    policy: Annotated[
+        str, typer.Option(help="a policy's name, or a routing spec: JSON, or a .yaml or .json file")
+    ] = "glimprouter",
+    threshold: Annotated[
+        str, typer.Option(help="of the policy: a number, inf or -inf; nats for glimprouter")
+    ] = "",
+    host: Annotated[str, typer.Option()] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535)] = 8000,
+    small_model: Annotated[str, typer.Option(help="served name; asked for if not given")] = "",
+    large_model: Annotated[str, typer.Option(help="served name; asked for if not given")] = "",
+    small_tokenizer: Annotated[str, typer.Option(help="a folder or a hub id")] = "",
+    large_tokenizer: Annotated[str, typer.Option(help="a folder or a hub id")] = "",
+    small_api: Annotated[str, typer.Option(help="auto, vllm or text")] = "auto",
+    large_api: Annotated[str, typer.Option(help="auto, vllm or text")] = "auto",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE of timeouts, retries, breaker or queue; may be repeated"),
+    ] = None,
+) -> None:
+    """Serve two models as one, OpenAI-compatible: step by step, the small or the large writes."""
+    from tokenlens.cli.route import run
+
+    sides: dict[Role, tuple[str, str, str, str]] = {
+        "small": (small, small_model, small_tokenizer, small_api),
+        "large": (large, large_model, large_tokenizer, large_api),
+    }
+    try:
+        run(console, sides, policy, threshold, host, port, setting or [])
+    except (SpecError, OSError) as error:
         fail(error)
 
 

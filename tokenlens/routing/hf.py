@@ -327,15 +327,29 @@ class HFBackend:
         """Logits ``[num_rows, num_wanted, vocab]`` of right-padded chunks behind each slot."""
         width = max(len(chunk) for chunk in chunks)
         device = self._model.device
-        ids = torch.tensor([chunk + [0] * (width - len(chunk)) for chunk in chunks], device=device)
         slots = [job.slot for job in jobs if job.slot is not None]
-        starts = [len(slot.ids) for slot in slots]
+        indices, starts = [slot.index for slot in slots], [len(slot.ids) for slot in slots]
+        rows: list[int] | None = None
+        first, last = min(indices), max(indices)
+        if width == 1 and indices != list(range(first, last + 1)):
+            span = last + 1 - first
+            if 2 * len(indices) >= span:
+                # Slots in between are run too: cheaper than copying the caches together. What they
+                # write lies behind what they hold.
+                held = {slot.index: slot for slot in self._slots.values()}
+                rows = [index - first for index in indices]
+                filled = [[0]] * span
+                for row, chunk in zip(rows, chunks):
+                    filled[row] = chunk
+                chunks, indices = filled, list(range(first, last + 1))
+                starts = [len(held[index].ids) if index in held else 0 for index in indices]
+        ids = torch.tensor([chunk + [0] * (width - len(chunk)) for chunk in chunks], device=device)
         # [num_rows, num_queries]
         positions = torch.tensor(starts, device=device)[:, None] + torch.arange(
             width, device=device
         )
         span = max(starts) + width
-        self._cache.aim([slot.index for slot in slots], positions, span)
+        self._cache.aim(indices, positions, span)
         # [num_rows, 1, num_queries, span]
         mask = (torch.arange(span, device=device) <= positions[:, :, None])[:, None]
         if self._additive:
@@ -349,7 +363,7 @@ class HFBackend:
             past_key_values=self._cache, use_cache=True, **kept,
         )  # fmt: skip
         logits: Tensor = output.logits
-        return logits
+        return logits if rows is None else logits[torch.tensor(rows, device=device)]
 
 
 def _common(held: list[int], wanted: list[int], limit: int) -> int:

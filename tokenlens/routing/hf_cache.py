@@ -30,7 +30,7 @@ class SlotCache(Cache):
         self._slots = torch.zeros(0, dtype=torch.int64)
         self._positions = torch.zeros(0, 0, dtype=torch.int64)
         self._span = 0
-        self._prefix = False
+        self._run: slice | None = None
 
     def aim(self, slots: list[int], positions: Tensor, span: int) -> None:
         """Say what the next forward pass is for.
@@ -49,7 +49,9 @@ class SlotCache(Cache):
         self._keys = [self._grown(layer) for layer in self._keys]
         self._values = [self._grown(layer) for layer in self._values]
         self._slots = torch.tensor(slots, device=positions.device)
-        self._prefix = slots == list(range(len(slots)))
+        # Neighbours are looked at in place; anything else is copied together.
+        run = slice(slots[0], slots[0] + len(slots))
+        self._run = run if slots == list(range(run.start, run.stop)) else None
         self._positions = positions
         self._span = span
 
@@ -67,7 +69,7 @@ class SlotCache(Cache):
         ):
             # Advanced indices apart put their shape first: [num_rows, num_queries, heads, dim].
             held[self._slots[:, None], :, self._positions] = new.transpose(1, 2)
-            rows = held[: len(self._slots)] if self._prefix else held[self._slots]
+            rows = held[self._slots] if self._run is None else held[self._run]
             found.append(rows[:, :, : self._span])
         return found[0], found[1]
 

@@ -1,0 +1,190 @@
+"""Step routing on the tiny reasoners: accuracy, shares and latency, and a plot against share.
+
+``python benchmarks/routing.py`` routes 500 held-out Countdown problems of the test split through
+GlimpRouter at several thresholds, each beside a random control with the same share of steps, and
+through SpecReason, Speculative Thinking, and either model alone. Every row is written as it is
+measured; rows that the CSV holds already are not measured again.
+"""
+
+import argparse
+import asyncio
+import csv
+import time
+from math import sqrt
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tokenlens.assets import path_of
+from tokenlens.evaluation.countdown import check_answer, problems, prompt
+from tokenlens.routing import Router, Sampling, Vocabulary
+from tokenlens.routing.hf import HFBackend
+
+THRESHOLDS = (0.02, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0)
+MAX_TOKENS = 320
+FIELDS = (
+    "name", "setting", "problems", "accuracy", "standard_error", "large_steps", "large_tokens",
+    "tokens", "discarded_tokens", "latency_q20", "latency_q50", "latency_q80", "seconds",
+)  # fmt: skip
+
+
+def load(count):
+    """Models, vocabulary, problems and prompts."""
+    tokenizer = AutoTokenizer.from_pretrained(path_of("tiny-reasoner-small"))
+    words = Vocabulary(tokenizer, (2, 0))
+    models = {
+        role: AutoModelForCausalLM.from_pretrained(
+            path_of(f"tiny-reasoner-{role}"), dtype=torch.float32
+        )
+        for role in ("small", "large")
+    }
+    chosen = [*problems("test", 3, count // 4), *problems("test", 4, count - count // 4)]
+    prompts = [tuple(words.chat([{"role": "user", "content": prompt(one)}])) for one in chosen]
+    return models, words, chosen, prompts
+
+
+async def measure(spec, models, words, chosen, prompts, sessions, temperature):
+    """One row of the table."""
+    small, large = (
+        HFBackend(models[role], words, max_sessions=sessions) for role in ("small", "large")
+    )
+    router = Router(small, large, spec, small_vocabulary=words, large_vocabulary=words)
+    places = asyncio.Semaphore(sessions)
+    latencies = []
+
+    async def one(index, ids):
+        sampling = Sampling(temperature=temperature, top_p=0.95, seed=index)
+        async with places:
+            began = time.monotonic()
+            routed = await router.run(ids, sampling=sampling, max_tokens=MAX_TOKENS)
+            latencies.append(time.monotonic() - began)
+        return routed
+
+    began = time.monotonic()
+    found = await asyncio.gather(*(one(index, ids) for index, ids in enumerate(prompts)))
+    seconds = time.monotonic() - began
+    await router.close()
+    right = sum(
+        one.finish_reason == "stop" and check_answer(problem, one.text)
+        for problem, one in zip(chosen, found)
+    )
+    accuracy, count = right / len(found), len(found)
+    steps = [sum(s.phase == "thinking" for s in one.trace.steps) for one in found]
+    large_steps = sum(round(one.trace.large_step_share * n) for one, n in zip(found, steps)) / max(
+        1, sum(steps)
+    )
+    large_tokens = sum(one.trace.usage["large"].tokens for one in found)
+    thrown = sum(usage.discarded_tokens for one in found for usage in one.trace.usage.values())
+    tokens = sum(one.tokens for one in found)
+    latencies.sort()
+    return {
+        "problems": count,
+        "accuracy": f"{100 * accuracy:.1f}",
+        "standard_error": f"{100 * sqrt(accuracy * (1 - accuracy) / count):.1f}",
+        "large_steps": f"{100 * large_steps:.1f}",
+        "large_tokens": f"{100 * large_tokens / tokens:.1f}",
+        "tokens": f"{tokens / count:.0f}",
+        "discarded_tokens": f"{thrown / count:.1f}",
+        **{f"latency_q{q}": f"{latencies[int(q / 100 * (count - 1))]:.2f}" for q in (20, 50, 80)},
+        "seconds": f"{seconds:.0f}",
+    }
+
+
+def plot(rows, path):
+    """Accuracy against the large model's share of the tokens."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    for name in dict.fromkeys(row["name"] for row in rows):
+        group = sorted(
+            (row for row in rows if row["name"] == name), key=lambda r: float(r["large_tokens"])
+        )
+        axes.errorbar(
+            [float(row["large_tokens"]) for row in group],
+            [float(row["accuracy"]) for row in group],
+            yerr=[float(row["standard_error"]) for row in group],
+            marker="o", capsize=2, label=name, linestyle="-" if len(group) > 2 else "none",
+        )  # fmt: skip
+    axes.set_xlabel("tokens by the large model, %")
+    axes.set_ylabel("accuracy, % (bars: one standard error)")
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def markdown(rows):
+    """The table of the docs."""
+    lines = [
+        "| policy | setting | accuracy % | steps by large % | tokens by large % | tokens |"
+        " thrown away | latency s: q20 / q50 / q80 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        lines.append(
+            f"| {r['name']} | {r['setting']} | {r['accuracy']} ± {r['standard_error']} |"
+            f" {r['large_steps']} | {r['large_tokens']} | {r['tokens']} | {r['discarded_tokens']} |"
+            f" {r['latency_q20']} / {r['latency_q50']} / {r['latency_q80']} |"
+        )
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--problems", type=int, default=500)
+    parser.add_argument("--sessions", type=int, default=128, help="at once")
+    parser.add_argument("--temperature", type=float, default=0.6)
+    parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/routing.csv"))
+    parser.add_argument("--only", nargs="+", help="names of policies")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    subjects = load(arguments.problems)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    rows = []
+    if arguments.out.exists():
+        with arguments.out.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+
+    def run(name, setting, policy, **spec):
+        if arguments.only and name not in arguments.only:
+            return None
+        row = next((r for r in rows if (r["name"], r["setting"]) == (name, setting)), None)
+        if row is None:
+            spec = {"policy": policy, "duplicate_guard": False, **spec}
+            found = asyncio.run(measure(spec, *subjects, arguments.sessions, arguments.temperature))
+            row = {"name": name, "setting": setting, **found}
+            rows.append(row)
+            with arguments.out.open("w", newline="") as file:
+                writer = csv.DictWriter(file, FIELDS)
+                writer.writeheader()
+                writer.writerows(rows)
+            print(row, flush=True)
+        return row
+
+    run("small alone", "", "always_small")
+    run("large alone", "", "always_large")
+    run("only the answer by large", "", "always_small", answer="large")
+    for threshold in arguments.thresholds:
+        policy = {"policy": "glimprouter", "threshold": threshold}
+        row = run("GlimpRouter", f"{threshold:g} nats", policy)
+        if row is not None:
+            share = float(row["large_steps"]) / 100
+            policy = {"policy": "random", "share": round(share, 3)}
+            run("random", f"share {share:.3f}", policy, answer="large")
+    for threshold in (7.0, 8.5):
+        policy = {"policy": "specreason", "score": "likelihood", "threshold": threshold}
+        run("SpecReason (likelihood)", f"{threshold:g} of 9", policy)
+    policy = {"policy": "speculative_thinking", "recap_after": 0}
+    run("Speculative Thinking", "20 tokens", policy)
+    plot(rows, arguments.out.with_suffix(".png"))
+    print(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Real processes for the tests of the server: vLLM from its own environment, and our router."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+
+from tokenlens.assets import path_of
+
+ROOT = Path(__file__).parents[2]
+VLLM_PYTHON = Path(os.environ.get("TOKENLENS_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))
+START_SECONDS = 600
+
+
+def free_port():
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Process:
+    """A server in a process of its own, up when constructed."""
+
+    def __init__(self, command, port, log, health="/health", environment=()):
+        self.address = f"http://127.0.0.1:{port}"
+        self._log = log
+        values = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **dict(environment)}
+        with log.open("a") as out:
+            self.process = subprocess.Popen(
+                command, env=values, stdout=out, stderr=out, start_new_session=True
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            assert self.process.poll() is None, log.read_text()[-4000:]
+            assert time.monotonic() < deadline, log.read_text()[-4000:]
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(self.address + health, timeout=5, trust_env=False).status_code == 200:
+                    break
+            time.sleep(0.5)
+
+    def stop(self, how=signal.SIGTERM):
+        """End it and everything that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, how)
+        try:
+            self.process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(timeout=60)
+
+
+def vllm_server(role, log, port=None):
+    """Stock vLLM with a tiny reasoner."""
+    port = port or free_port()
+    command = [
+        *(str(VLLM_PYTHON), "-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", path_of(f"tiny-reasoner-{role}"), "--served-model-name", f"tiny-{role}"),
+        *("--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--dtype", "float32"),
+        *("--max-model-len", "1024", "--kv-cache-memory-bytes", str(48 << 20)),
+        *("--max-num-seqs", "64", "--generation-config", "vllm"),
+    ]
+    quiet = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    return Process(command, port, log, environment=quiet)
+
+
+def route_server(small, large, log, *options):
+    """``tokenlens route`` as a user starts it."""
+    port = free_port()
+    command = [
+        *(sys.executable, "-c", "from tokenlens.cli import main; main()", "route"),
+        *("--small", small, "--large", large, "--port", str(port), *options),
+    ]
+    return Process(command, port, log)
+
+
+class Proxy:
+    """A real connection in between that slows, cuts or garbles what the server answers."""
+
+    def __init__(self, target):
+        host, _, port = target.removeprefix("http://").partition(":")
+        self._target = host, int(port)
+        self.mode = "pass"
+        self.open_connections = 0
+        self._loop = asyncio.new_event_loop()
+        ready = threading.Event()
+        threading.Thread(target=self._serve, args=(ready,), daemon=True).start()
+        assert ready.wait(10)
+
+    @property
+    def address(self):
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def close(self):
+        """Stop listening."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _serve(self, ready):
+        asyncio.set_event_loop(self._loop)
+        server = self._loop.run_until_complete(asyncio.start_server(self._accept, "127.0.0.1", 0))
+        self.port = server.sockets[0].getsockname()[1]
+        ready.set()
+        self._loop.run_forever()
+
+    async def _accept(self, reader, writer):
+        if self.mode == "down":
+            writer.close()
+            return
+        self.open_connections += 1
+        try:
+            theirs, ours = await asyncio.open_connection(*self._target)
+        except OSError:
+            self.open_connections -= 1
+            writer.close()
+            return
+        pumps = [
+            asyncio.ensure_future(self._pump(reader, ours, False)),
+            asyncio.ensure_future(self._pump(theirs, writer, True)),
+        ]
+        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        for pump in pumps:
+            pump.cancel()
+        for one in (ours, writer):
+            one.close()
+        self.open_connections -= 1
+
+    async def _pump(self, reader, writer, answers):
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(2048):
+                if answers and self.mode == "slow":
+                    await asyncio.sleep(3)
+                if answers and self.mode == "truncate" and b"200 OK" not in data:
+                    sent += 1
+                    if sent > 2:
+                        return
+                if answers and self.mode == "malform":
+                    data = data.replace(b'"choices"', b'"choices}')
+                writer.write(data)
+                await writer.drain()

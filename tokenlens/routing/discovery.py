@@ -1,0 +1,110 @@
+"""What a server says of itself: its model, whether it is vLLM, and the tokenizer it uses."""
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from tokenlens.routing.http import Api, HTTPSettings, client
+from tokenlens.routing.settings import Role
+from tokenlens.routing.vocabulary import Vocabulary
+from tokenlens.spec import SpecError
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One of the two servers."""
+
+    role: Role
+    url: str
+    model: str
+    api: Api
+    vocabulary: Vocabulary | None
+    max_length: int | None = None
+
+
+def check_urls(small: str, large: str) -> None:
+    """Both addresses, before anything is asked.
+
+    Raises
+    ------
+    SpecError
+        One is no address, or both are the same.
+    """
+    parts = {}
+    for field, url in (("small", small), ("large", large)):
+        try:
+            split = urlsplit(url)
+            parts[field] = (split.scheme, split.hostname, split.port, split.path.rstrip("/"))
+        except ValueError:
+            split = urlsplit("")
+        if split.scheme not in ("http", "https") or not split.hostname:
+            raise SpecError.of(field, url, "an address such as http://127.0.0.1:8001/v1")
+    if parts["small"] == parts["large"]:
+        raise SpecError.of("large", large, "another address than small's: one model cannot route")
+
+
+async def ask(url: str, settings: HTTPSettings, api_key: str | None) -> dict[str, Any] | None:
+    """The first model that a server lists, or ``None`` where it does not answer."""
+    async with client(url, settings, api_key) as http:
+        try:
+            response = await http.get("models")
+            response.raise_for_status()
+            return dict(response.json()["data"][0])
+        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError):
+            return None
+
+
+def load_vocabulary(field: str, name: str) -> Vocabulary:
+    """A tokenizer from a folder or a hub id, with its model's end-of-text tokens if they are there.
+
+    Raises
+    ------
+    SpecError
+        It cannot be loaded.
+    """
+    from transformers import AutoTokenizer, GenerationConfig
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise SpecError.of(
+            field, name, f"a tokenizer that can be loaded here ({str(error).splitlines()[0]})"
+        ) from None
+    try:
+        eos = GenerationConfig.from_pretrained(name).eos_token_id
+    except OSError:
+        eos = None
+    return Vocabulary(tokenizer, () if eos is None else eos if isinstance(eos, list) else [eos])
+
+
+async def discover(
+    role: Role,
+    url: str,
+    settings: HTTPSettings,
+    *,
+    model: str | None = None,
+    tokenizer: str | None = None,
+    api: str = "auto",
+    api_key: str | None = None,
+) -> Endpoint | None:
+    """A server as it can be used, or ``None`` where it does not answer and too little is given.
+
+    Raises
+    ------
+    SpecError
+        It is used by token ids, and its tokenizer cannot be loaded here.
+    """
+    found = await ask(url, settings, api_key)
+    if found is None and (model is None or api == "auto" or (api == "vllm" and not tokenizer)):
+        return None
+    facts = found or {}
+    name = model or str(facts.get("id", ""))
+    kind: Api = "vllm" if (facts.get("owned_by") == "vllm" and api == "auto") else "text"
+    if api == "vllm":
+        kind = "vllm"
+    vocabulary = None
+    if kind == "vllm" or tokenizer:
+        vocabulary = load_vocabulary(f"{role}_tokenizer", tokenizer or str(facts.get("root", name)))
+    return Endpoint(role, url, name, kind, vocabulary, facts.get("max_model_len"))

@@ -1,0 +1,89 @@
+"""``tokenlens route``: two addresses and a policy become a server."""
+
+import asyncio
+import functools
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+
+from tokenlens.routing.discovery import Endpoint, check_urls, discover
+from tokenlens.routing.http import HTTPBackend, HTTPSettings
+from tokenlens.routing.metrics import Metrics
+from tokenlens.routing.router import Router
+from tokenlens.routing.server import ServerSettings, make_app
+from tokenlens.routing.settings import ROLES, Role, RoutingSpec, other
+from tokenlens.spec import SpecError
+
+
+@dataclass(frozen=True)
+class Target:
+    """One server as the command line gives it."""
+
+    url: str
+    model: str | None = None
+    tokenizer: str | None = None
+    api: str = "auto"
+    api_key: str | None = None
+
+
+def endpoints(targets: dict[Role, Target], settings: HTTPSettings) -> dict[Role, Endpoint]:
+    """Ask both servers what they are.
+
+    Raises
+    ------
+    SpecError
+        Wrong addresses, nobody answers, or a tokenizer cannot be loaded.
+    """
+    check_urls(targets["small"].url, targets["large"].url)
+
+    async def both() -> list[Endpoint | None]:
+        calls = [discover(role, targets[role].url, settings, model=targets[role].model,
+                          tokenizer=targets[role].tokenizer, api=targets[role].api,
+                          api_key=targets[role].api_key) for role in ROLES]  # fmt: skip
+        return await asyncio.gather(*calls)
+
+    found = dict(zip(ROLES, asyncio.run(both())))
+    for role in ROLES:
+        if found[role] is None and found[other(role)] is None:
+            raise SpecError.of(
+                "small and large", " and ".join(targets[name].url for name in ROLES),
+                "at least one server that answers /v1/models: neither does",
+            )  # fmt: skip
+        if found[role] is None:
+            raise SpecError.of(
+                role, targets[role].url,
+                f"a server that answers /v1/models, or --{role}-model, --{role}-api and"
+                f" --{role}-tokenizer, which say what it will be once it is up",
+            )  # fmt: skip
+    return {role: one for role, one in found.items() if one is not None}
+
+
+def build(
+    targets: dict[Role, Target],
+    spec: RoutingSpec,
+    http: HTTPSettings,
+    server: ServerSettings,
+) -> tuple[FastAPI, Router, dict[Role, Endpoint]]:
+    """The application, and what it found."""
+    found = endpoints(targets, http)
+    metrics = Metrics()
+    backends = {
+        role: HTTPBackend(
+            role,
+            one.url,
+            one.model,
+            api=one.api,
+            settings=http,
+            api_key=targets[role].api_key,
+            on_error=functools.partial(metrics.failed, role),
+        )
+        for role, one in found.items()
+    }
+    templates = {role: one.vocabulary for role, one in found.items()}
+    # A server of text is given text; its tokenizer writes its chats, no more.
+    read = {role: templates[role] if found[role].api == "vllm" else None for role in ROLES}
+    router = Router(
+        backends["small"], backends["large"], spec,
+        small_vocabulary=read["small"], large_vocabulary=read["large"],
+    )  # fmt: skip
+    return make_app(router, server, metrics, templates), router, found

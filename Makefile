@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-hf4 test-vllm test-sglang check format bench tiny-reasoner install clean
+.PHONY: help demo test test-hf4 test-vllm test-routing test-sglang check format bench tiny-reasoner install clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -22,7 +22,7 @@ help: ## this list
 $(VENV)/.ready: pyproject.toml constraints/cpu.txt
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q $(TORCH_PIP_ARGS) torch==2.13.0
-	$(PY) -m pip install -q -c constraints/cpu.txt -e '.[hf,plot,eval,metrics,lm-eval,dev]'
+	$(PY) -m pip install -q -c constraints/cpu.txt -e '.[hf,plot,eval,metrics,lm-eval,route,dev]'
 	@touch $@
 
 # The oldest supported transformers has its own environment.
@@ -64,13 +64,16 @@ demo: $(VENV)/.ready ## two problems solved on the tiny reasoner, discrete and w
 	@$(VENV)/bin/tokenlens demo
 
 test: $(VENV)/.ready test-hf4 test-vllm ## every test that runs on this machine's processor
-	$(PY) -m pytest tests --ignore=tests/vllm --ignore=tests/conformance
+	$(PY) -m pytest tests --ignore=tests/vllm --ignore=tests/conformance --ignore=tests/routing/test_routing_vllm.py
 
 test-hf4: $(VENV_HF4)/.ready ## the Hugging Face tests on the oldest supported transformers
 	$(VENV_HF4)/bin/python -m pytest tests/hf
 
 test-vllm: $(VENV_VLLM)/.ready ## the vLLM tests: both model runners, the server
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest tests/vllm
+
+test-routing: $(VENV)/.ready $(VENV_VLLM)/.ready ## the router in front of two real vLLM servers, with faults
+	$(PY) -m pytest tests/routing/test_routing_vllm.py
 
 test-sglang: $(VENV_SGLANG)/.ready ## the SGLang tests: engines and a server on this processor
 	OMP_NUM_THREADS=1 $(VENV_SGLANG)/bin/python -m pytest tests/sglang

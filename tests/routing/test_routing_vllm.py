@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import os
 import re
 import signal
+import subprocess
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -148,8 +151,9 @@ def streams(address, count, act=None, **fields):
 @pytest.mark.parametrize(("threshold", "role"), [("inf", "small"), ("-inf", "large")])
 def test_one_model_alone_token_for_token(servers, folder, threshold, role):
     addresses = servers["small"].address, servers["large"].address
-    router = route_server(*addresses, folder / "alone.log", "--threshold", threshold,
-                          "--policy", '{"policy": "glimprouter", "duplicate_guard": false}')  # fmt: skip
+    policy = '{"policy": "glimprouter", "duplicate_guard": false}'
+    options = ("--threshold", threshold, "--policy", policy)
+    router = route_server(*addresses, folder / "alone.log", *options)
     try:
         for ids in prompts(4)[:2]:
             body = {"prompt": list(ids), "max_tokens": 320, "temperature": 0, "route": True}
@@ -310,3 +314,19 @@ def test_a_backend_is_killed_and_comes_back(router, proxies, servers, folder):
     ask(router.address, temperature=0)
     assert not fallbacks(ask(router.address, temperature=0))
     assert breakers(router.address) == {"small": "closed", "large": "closed"}
+
+
+def test_two_engines_in_one_process():
+    script = Path(__file__).parent / "routing_engines.py"
+    done = subprocess.run(
+        [str(VLLM_PYTHON), str(script), json.dumps(prompts(4)[:3])],
+        capture_output=True, text=True, timeout=900, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+             "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
+    found = json.loads(line.removeprefix("RESULT "))
+    for case, role in (("small", "small"), ("large", "large"), ("probed", "small")):
+        assert [ids for ids, _ in found[case]] == [alone(role, ids) for ids in prompts(4)[:3]]
+    assert 0 < sum(share for _, share in found["mixed"]) < 3

@@ -6,5 +6,12 @@ subclass, no patched class, nothing left on the model afterwards.
 
 from tokenlens.hf.generate import generate_kwargs, traces
 from tokenlens.hf.refusals import ProtocolError, UnsupportedError
+from tokenlens.hf.routed import routed_generate_kwargs
 
-__all__ = ["ProtocolError", "UnsupportedError", "generate_kwargs", "traces"]
+__all__ = [
+    "ProtocolError",
+    "UnsupportedError",
+    "generate_kwargs",
+    "routed_generate_kwargs",
+    "traces",
+]

@@ -101,6 +101,7 @@ class Router:
         sampling: Sampling | None = None,
         max_tokens: int | None = None,
         emit: Callable[[str], None] | None = None,
+        watch: Callable[[tuple[int, ...]], None] | None = None,
         session: str | None = None,
     ) -> Routed:
         """Write one text.
@@ -113,6 +114,8 @@ class Router:
             Of the whole text, above the spec's own budgets.
         emit
             Is given text as soon as it is certain.
+        watch
+            Is given ids in the same way.
 
         Raises
         ------
@@ -122,7 +125,7 @@ class Router:
         prompts: Mapping[Role, Context] = (
             prompt if isinstance(prompt, Mapping) else {"small": prompt, "large": prompt}
         )
-        transcript = Transcript(prompts, self.vocabularies, self.handover, emit)
+        transcript = Transcript(prompts, self.vocabularies, self.handover, emit, watch)
         request = Request(
             session or uuid.uuid4().hex,
             transcript,
@@ -130,7 +133,7 @@ class Router:
             self._ends,
             sampling or Sampling(),
             {role: Tally() for role in ROLES},
-            emit is not None,
+            emit is not None or watch is not None,
         )
         run = _Run(self.spec, request, self._policy(), max_tokens)
         try:

@@ -44,6 +44,8 @@ class Transcript:
         ``None`` where the router does not have a model's tokenizer.
     emit
         Is given text as soon as it is certain.
+    watch
+        Is given ids in the same way.
     """
 
     def __init__(
@@ -52,7 +54,9 @@ class Transcript:
         vocabularies: Mapping[Role, Vocabulary | None],
         handover: Handover,
         emit: Callable[[str], None] | None = None,
+        watch: Callable[[tuple[int, ...]], None] | None = None,
     ) -> None:
+        self._watch = watch
         self.segments: list[Segment] = []
         self.text = ""
         self.tokens = 0
@@ -125,6 +129,8 @@ class Transcript:
                 self._stream = vocabulary, TextStream(vocabulary)
             new += self._stream[1].push([i for i in ids if i not in vocabulary.eos_ids])
         self.segments.append(Segment(writer, tuple(ids), text, tokens))
+        if self._watch is not None:
+            self._watch(tuple(ids))
         return self._out(new, tokens)
 
     def insert(self, text: str) -> tuple[int, str]:
@@ -133,6 +139,8 @@ class Transcript:
         ids = vocabulary.encode(text) if vocabulary is not None else []
         tokens = len(ids) or 1
         new = self._flush() + text
+        if self._watch is not None:
+            self._watch(tuple(ids))
         self.segments.append(
             Segment(None, tuple(ids) if self._handover == "ids" else (), text, tokens)
         )

@@ -1,0 +1,98 @@
+"""A vLLM engine in this process as a backend; two of them make a router without a server.
+
+vLLM runs each engine's model in a process of its own and catches up through its prefix cache. Needs
+vLLM; knows no policy.
+"""
+
+import itertools
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from tokenlens.routing.backend import Ask, BackendError, Chunk, Context, Finish
+from tokenlens.routing.settings import Role
+from tokenlens.routing.signals import TOP, Signals
+from tokenlens.routing.vocabulary import Vocabulary
+
+
+class VLLMBackend:
+    """One ``vllm.v1.engine.async_llm.AsyncLLM``.
+
+    Parameters
+    ----------
+    engine
+        The engine, with ``max_logprobs`` of at least 20 and prefix caching, which are defaults.
+    vocabulary
+        The model's tokenizer.
+    """
+
+    gives_full_entropy = False
+
+    def __init__(self, role: Role, engine: Any, vocabulary: Vocabulary) -> None:
+        self._role: Role = role
+        self._engine = engine
+        self._vocabulary = vocabulary
+        self._calls = itertools.count()
+
+    async def generate(self, ask: Ask) -> AsyncGenerator[Chunk]:
+        """Continue a context of ids."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        how = ask.sampling
+        params = SamplingParams(
+            max_tokens=ask.max_tokens,
+            temperature=how.temperature,
+            top_p=how.top_p,
+            top_k=how.top_k,
+            seed=ask.engine_seed,
+            stop=list(ask.ends.texts) if ask.ends is not None else None,
+            include_stop_str_in_output=True,
+            skip_special_tokens=False,
+            spaces_between_special_tokens=False,
+            logprobs=TOP if ask.signals else None,
+            output_kind=RequestOutputKind.DELTA if ask.stream else RequestOutputKind.FINAL_ONLY,
+        )
+        is_first = True
+        async for output in self._outputs(ask.session, ask.context, params):
+            one = output.outputs[0]
+            signals = self._signals(one.logprobs[0]) if is_first and one.logprobs else None
+            is_first = False
+            finish: Finish | None = None
+            if one.finish_reason == "length":
+                finish = "length"
+            elif one.finish_reason is not None:
+                finish = "eos" if one.stop_reason is None else "stop"
+            ids = tuple(one.token_ids)
+            yield Chunk(ids, "", len(ids), signals, finish)
+
+    async def log_probs(self, session: str, context: Context, ids: Sequence[int]) -> list[float]:
+        """Log-probabilities of ``ids`` behind the context."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
+        found: list[float] = []
+        async for output in self._outputs(session, (*context, *ids), params):  # type: ignore[arg-type]
+            entries = output.prompt_logprobs[-len(ids) :]
+            found = [entry[token].logprob for entry, token in zip(entries, ids)]
+        return found
+
+    async def release(self, session: str) -> None:
+        """Nothing: the prefix cache looks after itself."""
+
+    async def close(self) -> None:
+        """Stop the engine."""
+        self._engine.shutdown()
+
+    async def _outputs(self, session: str, context: Context, params: Any) -> AsyncGenerator[Any]:
+        prompt = {"prompt_token_ids": list(context)}
+        name = f"{session}-{self._role}-{next(self._calls)}"
+        try:
+            # Closing it aborts the request.
+            async for output in self._engine.generate(prompt, params, name):
+                yield output
+        except ValueError as error:
+            raise BackendError(self._role, "refused", str(error)) from None
+
+    def _signals(self, entries: Any) -> Signals:
+        ranked = sorted(entries.items(), key=lambda item: -item[1].logprob)[:TOP]
+        return Signals(tuple((self._vocabulary.piece(i), one.logprob) for i, one in ranked))

@@ -71,7 +71,7 @@ class VLLMBackend:
 
         params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
         found: list[float] = []
-        async for output in self._outputs(session, (*context, *ids), params):  # type: ignore[arg-type]
+        async for output in self._outputs(session, (*context, *ids), params):
             entries = output.prompt_logprobs[-len(ids) :]
             found = [entry[token].logprob for entry, token in zip(entries, ids)]
         return found

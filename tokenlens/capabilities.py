@@ -31,6 +31,8 @@ CAPABILITIES = (
     Capability("Soft Thinking, Cold Stop", "yes", vllm="yes"),
     Capability("Gumbel and Dirichlet noise", "yes", vllm="yes"),
     Capability("controls: top1, random_route, no_thinking, answer_now", "yes", vllm="yes"),
+    Capability("CyclicReflex, TIP, NoWait, S1, AlphaOne, thinking budgets", "yes", vllm="yes"),
+    Capability("EDT, HAPO, min-p, top-n-sigma, top-H as logit edits", "yes", vllm="yes"),
     Capability("one spec per request, mixed batches", "yes", vllm="yes"),
     Capability(
         "greedy, sampling, several samples of a prompt, streaming, stop strings", "yes", vllm="yes"

@@ -15,7 +15,7 @@ from tokenlens.spec import AlphaOne, DecodingSpec, SpecError, ThinkingBudget, Ti
 from tokenlens.spec.registry import AnyMethod
 from tokenlens.spec.schedules import Schedule
 
-HEIGHT, WIDTH = 13, 66
+HEIGHT, WIDTH = 13, 60
 MAX_POINTS = 20_000
 
 

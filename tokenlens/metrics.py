@@ -4,7 +4,6 @@ An engine's own endpoint shows it, as all metrics of a process share a registry;
 prometheus_client every call does nothing. Knows no engine: rooms report what happened in numbers.
 """
 
-from functools import cache
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
@@ -77,8 +76,10 @@ class Collector:
             found[name] = client.Gauge(f"tokenlens_{name}", text, **into)
         for name, (text, buckets) in HISTOGRAMS.items():
             found[name] = client.Histogram(f"tokenlens_{name}", text, buckets=buckets, **into)
-        info = client.Info("tokenlens_build", "What runs here", **into)
-        info.info({"engine": engine, "version": __version__})
+        labels = ["engine", "version"]
+        # A gauge: what the engines' multiprocess mode can show.
+        info = client.Gauge("tokenlens_build_info", "What runs here", labels, **into)
+        info.labels(engine, __version__).set(1)
 
     def count(self, name: str, amount: int = 1, *, model: str | None = None) -> None:
         """Add to a counter of :data:`COUNTERS`, or with a ``model`` to one of :data:`ROUTED`."""
@@ -129,7 +130,12 @@ class Collector:
                 runs.observe(sum(1 for _ in run))
 
 
-@cache
+_COLLECTORS: list[Collector] = []
+
+
 def collector(engine: str) -> Collector:
-    """The process's collector; made at the first call."""
-    return Collector(engine)
+    """The process's collector; the first call makes it, and names its engine."""
+    # A registry takes a name once.
+    if not _COLLECTORS:
+        _COLLECTORS.append(Collector(engine))
+    return _COLLECTORS[0]

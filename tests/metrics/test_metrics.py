@@ -101,3 +101,23 @@ def test_without_prometheus_client_nothing_happens():
         collector("hf").set("slots_in_use", 1)
     """)
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_process_has_one_collector():
+    code = "from tokenlens.metrics import collector; assert collector('a') is collector('b')"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_engine_s_front_end_reports_to_it():
+    code = textwrap.dedent("""
+        from prometheus_client import REGISTRY
+        from tokenlens.vllm import metrics
+        metrics.count("refusals", engine="sglang")
+        metrics.observe([5, 4, 3, 2, 1, 0], [7, 8], 6, engine="sglang")
+        names = ("refusals_total", "tokens_total", "latent_total", "discrete_total",
+                 "switches_total", "forced_total", "invalid_total", "cold_stops_total",
+                 "slots_in_use", "history_pages_in_use")
+        print([REGISTRY.get_sample_value(f"tokenlens_{name}") for name in names])
+    """)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str([1.0, 5.0, 3.0, 2.0, 6.0, 2.0, 1.0, 0.0, 7.0, 8.0])

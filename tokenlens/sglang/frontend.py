@@ -75,7 +75,7 @@ def _create_tokenized_object(
     try:
         admission.check(request, params)
     except SpecError as error:
-        metrics.count("refusals")
+        metrics.count("refusals", engine="sglang")
         # SGLang answers a ValueError with a 400 that carries its text.
         raise ValueError(str(error)) from None
     return tokenized
@@ -134,7 +134,7 @@ def _update_request_meta_info(
     for report in reports:
         before = recorder.switches
         grown = recorder.add(report)
-        metrics.observe(grown, report[1], recorder.switches - before)
+        metrics.observe(grown, report[1], recorder.switches - before, engine="sglang")
     if recorder is not None and finish_reason is not None:
         found = recorder.trace()
         if found is not None:

@@ -22,6 +22,7 @@ app = typer.Typer(no_args_is_help=True, help="Look at trace files.")
 
 FileArgument = Annotated[Path, typer.Argument(help="a trace file, JSON Lines")]
 SHOWN_DIFFERENCES = 20
+UPRIGHT = 4
 
 
 def load(file: Path) -> tuple[tuple[Recording, ...], bool]:
@@ -52,15 +53,19 @@ def pick(recordings: tuple[Recording, ...], index: int) -> Recording:
 
 @app.command()
 def summary(file: FileArgument) -> None:
-    """One line of figures for each trace."""
+    """The figures of each trace."""
     recordings, whole = load(file)
-    table = Table(
-        "trace", "engine", "prompt", *(name.replace("_", " ") for name in Summary._fields)
-    )
+    names = ("trace", "engine", "prompt", *(name.replace("_", " ") for name in Summary._fields))
+    rows = []
     for number, one in enumerate(recordings):
         cells = [f"{v:.3f}" if isinstance(v, float) else str(v) for v in summarize(one.trace)]
         name = f"{number}" if one.complete else f"{number} (cut off)"
-        table.add_row(name, one.trace.engine, Text(one.prompt[:40]), *cells)
+        rows.append((name, one.trace.engine, one.prompt[:40], *cells))
+    # Few traces stand in columns, which a terminal has room for.
+    lines = list(zip(names, *rows)) if len(rows) <= UPRIGHT else [names, *rows]
+    table = Table(*lines[0])
+    for line in lines[1:]:
+        table.add_row(*map(Text, line))
     console.print(table)
     raise typer.Exit(0 if whole else 1)
 

@@ -30,6 +30,15 @@ class Capability:
 CAPABILITIES = (
     Capability("Soft Thinking, Cold Stop", "yes", vllm="yes"),
     Capability("Gumbel and Dirichlet noise", "yes", vllm="yes"),
+    Capability("ThinkRouter, LEAD, SwiReasoning, SeLaR: one gate", "yes"),
+    Capability("Latent-SFT, Latent-GRPO, SofT-GRPO noise, CoT2, Soft Tokens", "yes"),
+    Capability(
+        "full-vocabulary mixtures, noise on embeddings",
+        "yes",
+        "transformers: where the input embedding is a plain table",
+        "refused",
+    ),
+    Capability("hidden-state feedback: Coconut, LatentMAS", "yes", "dynamic cache", "refused"),
     Capability("controls: top1, random_route, no_thinking, answer_now", "yes", vllm="yes"),
     Capability("CyclicReflex, TIP, NoWait, S1, AlphaOne, thinking budgets", "yes", vllm="yes"),
     Capability("EDT, HAPO, min-p, top-n-sigma, top-H as logit edits", "yes", vllm="yes"),

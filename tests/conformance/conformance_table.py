@@ -56,30 +56,13 @@ def thinking_prompt(name: str) -> tuple[int, ...]:
     return (1, START, 10 + crc32(name.encode()) % 80)
 
 
-ROUTER = {"signal": "max_probability", "enter": 0.1}
 TREND = {"of": "raw", "trend": True, "first": "latent", "dwell_discrete": 2}
 
 METHODS: dict[str, tuple[dict[str, Any], ...]] = {
-    "think-router": ({"method": "think_router", "gate": ROUTER},),
     "think-router-gumbel": (
-        {"method": "think_router", "gate": ROUTER},
+        {"method": "think_router", "gate": {"signal": "max_probability", "enter": 0.1}},
         {"method": "gumbel_noise"},
     ),
-    "lead": ({"method": "lead", "gate": TREND},),
-    "swi-reasoning": (
-        {
-            "method": "swi_reasoning",
-            "gate": TREND,
-            "first": {"tokens": [9], "keep": 0.9},
-            "budget": 48,
-        },
-    ),
-    "selar": ({"method": "selar", "gate": {"of": "topk", "unit": "fraction", "enter": 0.9}},),
-    "soft-grpo": (soft(), {"method": "soft_grpo_noise"}),
-    "latent-sft": ({"method": "latent_grpo"},),
-    "latent-grpo": ({"method": "latent_grpo", "noise": "one_sided"},),
-    "cot2": ({"method": "cot2", "scale_logits": False},),
-    "soft-tokens": ({"method": "soft_tokens", "noise_scale": 0.0},),
     "gumbel-cold": (
         soft(cold_stop={"entropy_threshold": 4.0, "patience": 7}),
         {"method": "gumbel_noise", "temperature": 0.7},
@@ -101,7 +84,7 @@ METHODS: dict[str, tuple[dict[str, Any], ...]] = {
     "soft-top-h": (soft(), {"method": "top_h"}),
     "thinking-budget": (soft(), {"method": "thinking_budget", "budget": 9}),
     "think-router": ({"method": "think_router"},),
-    "lead": ({"method": "lead"},),
+    "lead": ({"method": "lead", "gate": TREND},),
     "selar": ({"method": "selar"},),
     "soft-grpo-noise": (soft(), {"method": "soft_grpo_noise"}),
     "latent-grpo": ({"method": "latent_grpo"},),

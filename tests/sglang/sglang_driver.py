@@ -45,6 +45,11 @@ async def ask(engine, request, before):
         earlier = before[request["continues"]]
         prompt = [*earlier["prompt"], *earlier["ids"]][: request.get("cut")]
     asked = {"input_ids": prompt, "sampling_params": sampling(request), **request.get("more", {})}
+    if request.get("budget"):
+        from tiny_budget import TinyBudget
+
+        asked["custom_logit_processor"] = TinyBudget.to_str()
+        asked["sampling_params"]["custom_params"]["thinking_budget"] = request["budget"]
     try:
         if request.get("abort_after"):
             return await abort(engine, asked, request["abort_after"])

@@ -82,6 +82,13 @@ def features():
     ]
 
 
+def budget():
+    """SGLang's own thinking budget: ten tokens behind the marker, six of which are the prompt's."""
+    prompt = [1, START, 11, 12, 13, 14, 15, 16]
+    latent = {"name": "budget", "prompt": prompt, "spec": SOFT, "sampling": {"max_tokens": 12}}
+    return {"requests": [{**latent, "budget": 10}]}
+
+
 def wrong():
     """Requests that are refused, and one that is not."""
     methods = [{"method": "soft_thinking"}]
@@ -145,7 +152,17 @@ def work(paths, reasoner=()):
         },
         "no-overlap": {
             "model": llama,
-            "engine": {**chunked, "disable_overlap_schedule": True},
+            "engine": {
+                **chunked,
+                "disable_overlap_schedule": True,
+                "enable_custom_logit_processor": True,
+            },
+            "runs": [table(), budget()],
+        },
+        "two-ranks": {
+            "model": qwen3,
+            "engine": {**chunked, "tp_size": 2},
+            "environment": {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"},
             "runs": [table()],
         },
         "retracted": {

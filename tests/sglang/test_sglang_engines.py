@@ -35,9 +35,23 @@ def test_overlap_gives_the_reference_ids(engines, reference):
 
 
 def test_without_overlap_and_with_tied_embeddings(engines, reference):
-    (run,) = runs_of(engines, "no-overlap")
+    run = runs_of(engines, "no-overlap")[0]
     assert not engines["no-overlap"]["info"]["overlap"]
     assert differing(run, reference["llama-tied"]) == []
+
+
+def test_sglangs_own_thinking_budget_ends_latent_thinking(engines):
+    one = runs_of(engines, "no-overlap")[1]["budget"]
+    # Four tokens, then SGLang's new line and end of thinking; the answer is discrete.
+    assert one["ids"][4:6] == [9, 7]
+    counts = one["trace"]["counts"]
+    assert (counts["thinking_tokens"], counts["latent_steps"]) == (6, 5)
+    assert one["trace"]["final_phase"] == "answer"
+
+
+def test_two_ranks_give_the_reference_ids(engines, reference):
+    (run,) = runs_of(engines, "two-ranks")
+    assert differing(run, reference["qwen3"]) == []
 
 
 def test_the_tiny_reasoner_and_methods_that_need_words(engines, reference):

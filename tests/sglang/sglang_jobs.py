@@ -181,6 +181,7 @@ def work(paths, reasoner=()):
             "runs": [{"requests": models.requests({}, scenarios=reasoner)}],
         },
         "stock": {"model": qwen3, "tokenlens": False, "runs": plain_runs()},
+        "refused-unloaded": {"model": qwen3, "environment": UNLOADED, **once},
         **{
             f"refused-{name}": {"model": qwen3, "engine": given, **once}
             for name, given in REFUSED.items()
@@ -222,6 +223,9 @@ def plain_runs():
         for row, extra in enumerate([{}, {"frequency_penalty": 0.4}, {}])
     ]
 
+
+UNLOADED = {"TOKENLENS_TEST_UNLOADED": "1"}
+"""The scheduler's process cannot import our package."""
 
 REFUSED = {
     "pipeline": {"pp_size": 2},

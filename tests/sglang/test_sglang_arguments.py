@@ -44,7 +44,7 @@ def test_a_bad_spec_names_its_field(given, words):
     assert all(word in str(caught.value) for word in words)
 
 
-FINE = {"pp_size": 1, "disaggregation_mode": "null", "tp_size": 2, "dp_size": 2}
+FINE = {"pp_size": 1, "disaggregation_mode": "null", "tp_size": 2, "dp_size": 1}
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,7 @@ FINE = {"pp_size": 1, "disaggregation_mode": "null", "tp_size": 2, "dp_size": 2}
         ({"disaggregation_mode": "prefill"}, ["disaggregation_mode", "prefill"]),
         ({"enable_dp_attention": True}, ["data-parallel attention"]),
         ({"attn_dp_size": 2}, ["data-parallel attention"]),
+        ({"dp_size": 2}, ["dp_size"]),
         ({"enable_streaming_session": True}, ["sessions"]),
         ({"enable_session_radix_cache": True}, ["sessions"]),
         ({"dllm_algorithm": "x"}, ["dllm_algorithm"]),

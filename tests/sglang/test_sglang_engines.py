@@ -212,3 +212,10 @@ def test_an_engine_that_cannot_host_specs_does_not_start(engines, name, words):
     message = engines[f"refused-{name}"]["error"]
     assert message.startswith("UnsupportedError")
     assert all(word in message for word in words), message
+
+
+def test_a_scheduler_without_tokenlens_ends_the_start(engines):
+    # SGLang logs that the plugin could not be imported there, and goes on.
+    message = engines["refused-unloaded"]["error"]
+    assert message.startswith("SystemExit")
+    assert "started without tokenlens" in message

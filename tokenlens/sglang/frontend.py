@@ -7,7 +7,7 @@ from typing import Any
 from tokenlens.sglang import refusals, switch
 from tokenlens.sglang.arguments import KEY, SAMPLE_KEY, asks, spec_of
 from tokenlens.sglang.binding import Binder
-from tokenlens.sglang.hooks import Around
+from tokenlens.sglang.hooks import HANDSHAKE, Around
 from tokenlens.sglang.traces import ENGINE
 from tokenlens.spec import SpecError
 from tokenlens.vllm import metrics
@@ -57,6 +57,19 @@ def _init(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
     settings = switch.settings()
     if settings is not None:
         setattr(self, ADMISSION, Admission(self, settings))
+
+
+def _wait_for_scheduler_ready(original: Any, pipes: Any, processes: Any) -> Any:
+    """End the start unless every scheduler has tokenlens."""
+    infos = original(pipes, processes)
+    if switch.settings() is not None and not all(info.get(HANDSHAKE) for info in infos):
+        for process in processes:
+            process.terminate()
+        raise SystemExit(
+            "tokenlens: a scheduler of this engine started without tokenlens, and specs would"
+            " silently not be carried out. SGLang's log says why its plugin was not loaded."
+        )
+    return infos
 
 
 def _create_tokenized_object(
@@ -162,6 +175,7 @@ def _build_response(original: Any, self: Any, request: Any, ret: Any, *args: Any
 
 
 TARGETS: dict[str, dict[str, Around]] = {
+    "sglang.srt.entrypoints.engine": {"_wait_for_scheduler_ready": _wait_for_scheduler_ready},
     "sglang.srt.managers.tokenizer_manager": {
         "TokenizerManager.__init__": _init,
         "TokenizerManager._create_tokenized_object": _create_tokenized_object,

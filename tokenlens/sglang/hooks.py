@@ -15,6 +15,9 @@ from tokenlens.vllm.hooks import MARK, after_import
 
 Around = Callable[..., Any]
 
+HANDSHAKE = "tokenlens"
+"""What a scheduler with tokenlens says of itself when it is ready."""
+
 
 def missing(targets: Mapping[str, Mapping[str, Around]]) -> list[str]:
     """Targets that are not there. Imports their modules.

@@ -64,7 +64,12 @@ def _facts(args: Any) -> list[tuple[bool, str]]:
         (
             bool(get("enable_dp_attention")) or above_one("attn_dp_size"),
             "data-parallel attention: got it switched on; allowed: off, because ranks embed other"
-            " rows than they sample. Use tp_size, or dp_size alone.",
+            " rows than they sample. Use tp_size.",
+        ),
+        (
+            above_one("dp_size"),
+            f"dp_size: got {get('dp_size')}; allowed: 1, because its controller does not say whether"
+            " its schedulers have tokenlens. Start several servers behind a router.",
         ),
         (
             bool(get("enable_streaming_session")) or bool(get("enable_session_radix_cache")),

@@ -7,7 +7,7 @@ is a look at that attribute.
 from typing import Any
 
 from tokenlens.sglang import switch
-from tokenlens.sglang.hooks import Around
+from tokenlens.sglang.hooks import HANDSHAKE, Around
 from tokenlens.sglang.output import GUARD
 from tokenlens.sglang.room import LATENT, Room
 
@@ -46,6 +46,14 @@ def _alloc_memory_pool(original: Any, self: Any, *args: Any, **kwargs: Any) -> A
     sampler._preprocess_logits = decided
     sampler.output_logprob_processor.compute_logprobs = computed
     return result
+
+
+def _get_init_info(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    info = original(self, *args, **kwargs)
+    if room_of(self.tp_worker.model_runner) is not None:
+        # The front end waits for it: SGLang starts a scheduler whose plugin could not be loaded.
+        info[HANDSHAKE] = True
+    return info
 
 
 def _init_new(original: Any, cls: Any, batch: Any, runner: Any, *args: Any, **kwargs: Any) -> Any:
@@ -92,6 +100,7 @@ TARGETS: dict[str, dict[str, Around]] = {
         "ModelRunner.sample": _sample,
     },
     "sglang.srt.model_executor.forward_batch_info": {"ForwardBatch.init_new": _init_new},
+    "sglang.srt.managers.scheduler": {"Scheduler.get_init_info": _get_init_info},
     "sglang.srt.managers.schedule_batch": {
         "Req.update_finish_state": _update_finish_state,
         "Req._compute_max_prefix_len": _compute_max_prefix_len,

@@ -68,8 +68,8 @@ def _facts(args: Any) -> list[tuple[bool, str]]:
         ),
         (
             above_one("dp_size"),
-            f"dp_size: got {get('dp_size')}; allowed: 1, because its controller does not say whether"
-            " its schedulers have tokenlens. Start several servers behind a router.",
+            f"dp_size: got {get('dp_size')}; allowed: 1, because its controller does not say if its"
+            " schedulers have tokenlens. Start several servers behind a router.",
         ),
         (
             bool(get("enable_streaming_session")) or bool(get("enable_session_radix_cache")),

@@ -5,7 +5,7 @@ from typing import Literal
 
 Status = Literal["yes", "refused", "planned", "n/a"]
 ENGINES = {"hf": "Hugging Face", "vllm": "vLLM", "sglang": "SGLang"}
-TESTED = {"hf": "transformers 4.57.6 and 5.19.0", "vllm": "vLLM 0.32.0"}
+TESTED = {"hf": "transformers 4.57.6 and 5.19.0", "vllm": "vLLM 0.32.0", "sglang": "SGLang 0.5.23"}
 """Versions that the tests run on. An engine that is missing here is not there yet."""
 
 SYMBOLS: dict[Status, str] = {
@@ -28,8 +28,8 @@ class Capability:
 
 
 CAPABILITIES = (
-    Capability("Soft Thinking, Cold Stop", "yes", vllm="yes"),
-    Capability("Gumbel and Dirichlet noise", "yes", vllm="yes"),
+    Capability("Soft Thinking, Cold Stop", "yes", vllm="yes", sglang="yes"),
+    Capability("Gumbel and Dirichlet noise", "yes", vllm="yes", sglang="yes"),
     Capability("ThinkRouter, LEAD, SwiReasoning, SeLaR: one gate", "yes"),
     Capability("Latent-SFT, Latent-GRPO, SofT-GRPO noise, CoT2, Soft Tokens", "yes"),
     Capability(
@@ -39,59 +39,102 @@ CAPABILITIES = (
         "refused",
     ),
     Capability("hidden-state feedback: Coconut, LatentMAS", "yes", "dynamic cache", "refused"),
-    Capability("controls: top1, random_route, no_thinking, answer_now", "yes", vllm="yes"),
-    Capability("CyclicReflex, TIP, NoWait, S1, AlphaOne, thinking budgets", "yes", vllm="yes"),
-    Capability("EDT, HAPO, min-p, top-n-sigma, top-H as logit edits", "yes", vllm="yes"),
-    Capability("one spec per request, mixed batches", "yes", vllm="yes"),
     Capability(
-        "greedy, sampling, several samples of a prompt, streaming, stop strings", "yes", vllm="yes"
+        "controls: top1, random_route, no_thinking, answer_now", "yes", vllm="yes", sglang="yes"
+    ),
+    Capability("CyclicReflex, TIP, NoWait, S1, AlphaOne, thinking budgets", "yes", vllm="yes"),
+    Capability(
+        "EDT, HAPO, min-p, top-n-sigma, top-H as logit edits", "yes", vllm="yes", sglang="yes"
+    ),
+    Capability("one spec per request, mixed batches", "yes", vllm="yes", sglang="yes"),
+    Capability(
+        "greedy, sampling, several samples of a prompt, streaming, stop strings",
+        "yes",
+        vllm="yes",
+        sglang="yes",
     ),
     Capability("torch.compile", "yes", "transformers: two graphs, no graph breaks", vllm="yes"),
-    Capability("tied and scaled embeddings", "yes", vllm="yes"),
+    Capability("tied and scaled embeddings", "yes", "SGLang: tied ones", vllm="yes"),
     Capability(
         "LoRA on the embedding",
         "yes",
         "vLLM: latent methods only; its adapter is applied to a token",
         vllm="refused",
+        sglang="refused",
     ),
-    Capability("traces", "yes", vllm="yes"),
-    Capability("beam search", "refused", "rows are reordered after they were decided", "refused"),
+    Capability("traces", "yes", vllm="yes", sglang="yes"),
+    Capability(
+        "beam search",
+        "refused",
+        "rows are reordered after they were decided",
+        "refused",
+        sglang="refused",
+    ),
     Capability(
         "assisted and speculative decoding",
         "refused",
         "a draft cannot foresee a mixture",
         "refused",
+        sglang="refused",
     ),
     Capability(
         "paged and continuous batching",
         "refused",
         "transformers: by generate(); generate_batch() drops our arguments, and traces() says so",
         vllm="yes",
+        sglang="yes",
     ),
     Capability(
-        "prefix caching, preemption, chunked prefill, asynchronous scheduling", "n/a", vllm="yes"
+        "prefix caching, preemption, chunked prefill, asynchronous scheduling",
+        "n/a",
+        vllm="yes",
+        sglang="yes",
     ),
     Capability("tensor parallel", "n/a", vllm="yes"),
-    Capability("pipeline parallel", "n/a", "embedding and sampler on two ranks", vllm="refused"),
-    Capability("an engine's own thinking budget, penalties, banned words", "n/a", vllm="yes"),
-    Capability("structured output", "n/a", "a forced token may break the grammar", vllm="refused"),
+    Capability(
+        "pipeline parallel",
+        "n/a",
+        "embedding and sampler on two ranks",
+        vllm="refused",
+        sglang="refused",
+    ),
+    Capability(
+        "an engine's own thinking budget, penalties, banned words", "n/a", vllm="yes", sglang="yes"
+    ),
+    Capability(
+        "structured output",
+        "n/a",
+        "a forced token may break the grammar",
+        vllm="refused",
+        sglang="refused",
+    ),
     Capability(
         "prompt embeddings, multimodal models, KV connectors",
         "n/a",
         "latent methods only",
         vllm="refused",
+        sglang="refused",
     ),
     Capability(
-        "use_cache=False", "refused", "mixtures fed before would turn into tokens", vllm="n/a"
+        "use_cache=False",
+        "refused",
+        "mixtures fed before would turn into tokens",
+        vllm="n/a",
+        sglang="n/a",
     ),
     Capability(
-        "classifier-free guidance", "refused", "its second pass is not fed mixtures", vllm="n/a"
+        "classifier-free guidance",
+        "refused",
+        "its second pass is not fed mixtures",
+        vllm="n/a",
+        sglang="n/a",
     ),
     Capability(
         "encoder-decoder models",
         "refused",
         "the decoder embeds through its own module",
         vllm="refused",
+        sglang="refused",
     ),
 )
 

@@ -20,7 +20,7 @@ def checkpoints(tmp_path_factory):
     import conformance_models as models
 
     folder = tmp_path_factory.mktemp("checkpoints")
-    return {name: models.save(name, folder) for name in ("qwen3", "llama-tied")}
+    return {name: models.save(name, folder) for name in models.MODELS}
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def radix():
     ``plain`` continues with what ``latent`` said. ``retracted`` is the other way round: what it
     says has been written by a plain request before it is taken back.
     """
-    latent = Scenario("latent", (*LONG, START), (soft(),), tokens=60)
+    latent = Scenario("latent", (*LONG, START), (soft(),), tokens=40)
     plain = {
         "name": "plain",
         "continues": "latent",
@@ -139,7 +139,7 @@ def work(paths, reasoner=()):
 
     ``reasoner`` are the table's requests of the tiny reasoner.
     """
-    qwen3, llama = paths["qwen3"], paths["llama-tied"]
+    qwen3, llama, gemma = (paths[name] for name in ("qwen3", "llama-tied", "gemma"))
     chunked = {"chunked_prefill_size": CHUNK, "max_running_requests": 6}
     retract = {"SGLANG_TEST_RETRACT": "true"}
     without = [{**row, "rig": ["no_replay"]} for row in staggered()]
@@ -160,7 +160,7 @@ def work(paths, reasoner=()):
             "runs": [table(), budget()],
         },
         "two-ranks": {
-            "model": qwen3,
+            "model": gemma,
             "engine": {**chunked, "tp_size": 2},
             "environment": {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"},
             "runs": [table()],

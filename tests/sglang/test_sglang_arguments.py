@@ -67,6 +67,7 @@ FINE = {"pp_size": 1, "disaggregation_mode": "null", "tp_size": 2, "dp_size": 1}
         ({"attn_cp_size": 2}, ["attn_cp_size"]),
         ({"dcp_size": 2}, ["dcp_size"]),
         ({"enable_hisparse": True}, ["enable_hisparse"]),
+        ({"enable_lmcache": True}, ["enable_lmcache"]),
     ],
 )
 def test_an_engine_that_cannot_host_specs_is_refused(given, words):
@@ -96,6 +97,8 @@ def test_a_multimodal_model_is_refused_where_mixtures_are_allowed():
     with pytest.raises(UnsupportedError, match="multimodal"):
         refusals.check_model(model, Settings())
     refusals.check_model(model, Settings(allow=("no_thinking",)))
+    with pytest.raises(UnsupportedError, match="encoder-decoder"):
+        refusals.check_model(SimpleNamespace(is_encoder_decoder=True), Settings())
 
 
 SOFT = parse_spec({"methods": [{"method": "soft_thinking"}]})

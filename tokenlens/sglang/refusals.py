@@ -101,6 +101,11 @@ def _facts(args: Any) -> list[tuple[bool, str]]:
             "enable_hisparse: got True; allowed: False, because it retracts requests another way.",
         ),
         (
+            bool(get("enable_lmcache")),
+            "enable_lmcache: got True; allowed: False, because it may give the KV cache of mixtures"
+            " away under the ids of tokens.",
+        ),
+        (
             os.environ.get("SGLANG_RUST_SERVER", "").lower() in ("1", "true", "yes"),
             "SGLANG_RUST_SERVER: got it switched on; allowed: off, because its front end would not"
             " check specs.",
@@ -115,6 +120,10 @@ def check_model(model_config: Any, settings: Settings) -> None:
     ------
     UnsupportedError
     """
+    if getattr(model_config, "is_encoder_decoder", False):
+        raise UnsupportedError(
+            "tokenlens: an encoder-decoder embeds its output through another module."
+        )
     if allows_latent(settings) and getattr(model_config, "is_multimodal", False):
         raise UnsupportedError(
             "tokenlens: latent methods were not tested with multimodal models. Allow other methods"

@@ -11,7 +11,7 @@ import pytest
 from tokenlens.sglang import versions
 
 HERE = Path(__file__).parent
-TIMEOUT = 1500
+TIMEOUT = 3000
 """Seconds for one process of engines: their start is slow, and machines are shared."""
 
 needs_sglang = pytest.mark.skipif(versions.installed() is None, reason="SGLang is not installed")

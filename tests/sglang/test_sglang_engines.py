@@ -3,7 +3,7 @@
 import pytest
 from sglang_support import needs_sglang
 
-pytestmark = [needs_sglang, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [needs_sglang, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 def runs_of(engines, name):

@@ -37,8 +37,11 @@ CAPABILITIES = (
         "yes",
         "transformers: where the input embedding is a plain table",
         "refused",
+        "refused",
     ),
-    Capability("hidden-state feedback: Coconut, LatentMAS", "yes", "dynamic cache", "refused"),
+    Capability(
+        "hidden-state feedback: Coconut, LatentMAS", "yes", "dynamic cache", "refused", "refused"
+    ),
     Capability(
         "controls: top1, random_route, no_thinking, answer_now", "yes", vllm="yes", sglang="yes"
     ),

@@ -123,7 +123,7 @@ REASONER: dict[str, tuple[dict[str, Any], ...] | None] = {
 
 REFUSED: dict[str, frozenset[str]] = {
     "vllm": frozenset({"soft_tokens", "coconut", "latent_mas"}),
-    "sglang": frozenset(),
+    "sglang": frozenset({"soft_tokens", "coconut", "latent_mas"}),
 }
 """Methods that an engine refuses; its own tests show the refusal."""
 

@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from tokenlens.sglang import versions
-from tokenlens.spec import DecodingSpec, SpecError
+from tokenlens.spec import DecodingSpec, SpecError, refuse_needs
 from tokenlens.vllm.refusals import UnsupportedError, allows_latent, is_latent
 from tokenlens.vllm.settings import Settings
 
@@ -147,6 +147,7 @@ def check_request(spec: DecodingSpec, request: Any, params: Any, settings: Setti
         Names the field and the way out.
     """
     settings.check(spec)
+    refuse_needs(spec, "SGLang")
     if not spec.methods:
         return
     for name in GRAMMARS:

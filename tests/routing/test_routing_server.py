@@ -1,0 +1,146 @@
+"""The server over two models in this process, through a real socket."""
+
+import asyncio
+import json
+import threading
+import time
+
+import httpx
+import pytest
+import uvicorn
+from routing_servers import free_port
+from routing_support import alone, model, prompts, vocabulary
+
+from tokenlens.routing import Router
+from tokenlens.routing.hf import HFBackend
+from tokenlens.routing.server import ServerSettings, make_app
+
+ASK = "make 6 using 4,11,9"
+
+
+class Served:
+    """An application on a port of this process."""
+
+    def __init__(self, spec, **settings):
+        words = vocabulary()
+        small, large = (HFBackend(model(r), words, max_sessions=16) for r in ("small", "large"))
+        router = Router(small, large, spec, small_vocabulary=words, large_vocabulary=words)
+        port = free_port()
+        config = uvicorn.Config(
+            make_app(router, ServerSettings(**settings)), port=port, log_level="warning"
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 60
+        while not self._server.started and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def post(self, path, body, timeout=120):
+        return httpx.post(self.url + path, json=body, timeout=timeout, trust_env=False)
+
+    def get(self, path):
+        return httpx.get(self.url + path, timeout=30, trust_env=False)
+
+    def close(self):
+        self._server.should_exit = True
+        self._thread.join(30)
+
+
+@pytest.fixture(scope="module")
+def served():
+    one = Served({"policy": {"policy": "glimprouter", "threshold": 0.4}}, max_running=8)
+    yield one
+    one.close()
+
+
+def chat(**fields):
+    return {"messages": [{"role": "user", "content": ASK}], "max_tokens": 120, "temperature": 0,
+            **fields}  # fmt: skip
+
+
+def events(response):
+    lines = [line[6:] for line in response.iter_lines() if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def test_whole_and_streamed_are_the_same(served):
+    whole = served.post("/v1/chat/completions", chat(route=True)).json()
+    usage = whole["usage"]
+    assert usage["completion_tokens"] == sum(m["tokens"] for m in usage["models"].values())
+    assert whole["route"]["handover"] == "ids"
+    body = chat(stream=True, route=True, stream_options={"include_usage": True})
+    with httpx.stream(
+        "POST", served.url + "/v1/chat/completions", json=body, timeout=60, trust_env=False
+    ) as response:
+        found = events(response)
+    pieces = [c["delta"].get("content", "") for e in found for c in e["choices"]]
+    assert "".join(pieces) == whole["choices"][0]["message"]["content"]
+    assert len(pieces) > 10
+    assert found[-1]["usage"] == usage
+    assert found[-2]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
+    assert len(found[-2]["route"]["steps"]) == len(whole["route"]["steps"])
+
+
+def test_completions_take_ids(served):
+    body = {"prompt": list(prompts(1)[0]), "max_tokens": 10, "temperature": 0}
+    answer = served.post("/v1/completions", body).json()
+    ids = alone("small", prompts(1)[0], 10)
+    assert answer["choices"][0]["text"] == vocabulary().decode(ids)
+    assert answer["usage"]["prompt_tokens"] == len(prompts(1)[0])
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [({"n": 2}, "n:"), ({"logprobs": True}, "logprobs"), ({"stop": ["x"]}, "stop"),
+     ({"temperature": -1}, "temperature"), ({"messages": []}, "messages"),
+     ({"tools": [{}]}, "tools"), ({"max_tokens": 0}, "max_tokens")],
+)  # fmt: skip
+def test_what_cannot_be_carried_out_is_a_400(served, fields, word):
+    response = served.post("/v1/chat/completions", chat(**fields))
+    assert response.status_code == 400
+    assert word in response.json()["error"]["message"]
+
+
+def test_a_prompt_that_is_too_long_is_a_400(served):
+    body = {"prompt": [1] * 2000, "max_tokens": 10}
+    assert served.post("/v1/completions", body).status_code == 400
+    stream = served.post("/v1/completions", {**body, "stream": True})
+    assert stream.status_code == 400
+
+
+def test_clients_that_go_away_leave_nothing(served):
+    body = chat(max_tokens=900, temperature=1.5, stream=True)
+    address = served.url + "/v1/chat/completions"
+    with httpx.stream("POST", address, json=body, timeout=60, trust_env=False) as response:
+        next(response.iter_lines())
+    with pytest.raises(httpx.ReadTimeout):
+        served.post("/v1/chat/completions", {**body, "stream": False}, timeout=0.1)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        text = served.get("/metrics").text
+        if "tokenlens_route_running 0.0" in text:
+            break
+        time.sleep(0.1)
+    assert "tokenlens_route_running 0.0" in text
+    assert '{outcome="cancelled"} 2.0' in text, [x for x in text.splitlines() if "outcome" in x]
+    assert served.get("/health").status_code == 200
+    assert served.get("/v1/models").json()["data"][0]["id"] == "tokenlens-route"
+
+
+def test_a_full_queue_is_a_429():
+    one = Served("always_small", max_running=1, max_waiting=2)
+
+    async def go():
+        async with httpx.AsyncClient(timeout=120, trust_env=False) as client:
+            calls = [client.post(one.url + "/v1/chat/completions", json=chat()) for _ in range(8)]
+            return await asyncio.gather(*calls)
+
+    try:
+        found = asyncio.run(go())
+    finally:
+        one.close()
+    assert sorted(response.status_code for response in found) == [200] * 3 + [429] * 5
+    assert all(r.headers["retry-after"] == "1" for r in found if r.status_code == 429)

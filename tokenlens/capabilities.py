@@ -67,6 +67,11 @@ CAPABILITIES = (
     ),
     Capability("traces", "yes", vllm="yes", sglang="yes"),
     Capability(
+        "step routing between two models",
+        "yes",
+        "docs/routing.md; vLLM over HTTP and in process: written, its tests not run in full yet",
+    ),
+    Capability(
         "beam search",
         "refused",
         "rows are reordered after they were decided",

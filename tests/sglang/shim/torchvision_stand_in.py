@@ -5,6 +5,7 @@ part fails where it describes two of them. They are declared just before it is i
 calls them.
 """
 
+import atexit
 import importlib.abc
 import sys
 
@@ -18,7 +19,8 @@ class _BeforeTorchvision(importlib.abc.MetaPathFinder):
             library = torch.library.Library("torchvision", "DEF")
             library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
             library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            sys.tokenlens_test_library = library  # kept alive
+            # Kept alive, but not until the interpreter is being taken apart.
+            atexit.register(library._destroy)
         return None
 
 

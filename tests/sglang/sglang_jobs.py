@@ -181,11 +181,12 @@ def work(paths, reasoner=()):
             "runs": [{"requests": models.requests({}, scenarios=reasoner)}],
         },
         "stock": {"model": qwen3, "tokenlens": False, "runs": plain_runs()},
-        "refused-unloaded": {"model": qwen3, "environment": UNLOADED, **once},
         **{
             f"refused-{name}": {"model": qwen3, "engine": given, **once}
             for name, given in REFUSED.items()
         },
+        # Last: SGLang cannot take an engine apart that did not start; the process ends with it.
+        "refused-unloaded": {"model": qwen3, "environment": UNLOADED, **once},
     }
 
 

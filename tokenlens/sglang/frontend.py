@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from typing import Any
 
 from tokenlens.sglang import refusals, switch
@@ -63,8 +64,9 @@ def _wait_for_scheduler_ready(original: Any, pipes: Any, processes: Any) -> Any:
     """End the start unless every scheduler has tokenlens."""
     infos = original(pipes, processes)
     if switch.settings() is not None and not all(info.get(HANDSHAKE) for info in infos):
-        for process in processes:
-            process.terminate()
+        from sglang.srt.utils import kill_process_tree
+
+        kill_process_tree(os.getpid(), include_parent=False)
         raise SystemExit(
             "tokenlens: a scheduler of this engine started without tokenlens, and specs would"
             " silently not be carried out. SGLang's log says why its plugin was not loaded."

@@ -92,7 +92,8 @@ class Proxy:
         self.open_connections = 0
         self._loop = asyncio.new_event_loop()
         ready = threading.Event()
-        threading.Thread(target=self._serve, args=(ready,), daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, args=(ready,), daemon=True)
+        self._thread.start()
         assert ready.wait(10)
 
     @property
@@ -103,6 +104,8 @@ class Proxy:
     def close(self):
         """Stop listening."""
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
 
     def _serve(self, ready):
         asyncio.set_event_loop(self._loop)
@@ -110,6 +113,11 @@ class Proxy:
         self.port = server.sockets[0].getsockname()[1]
         ready.set()
         self._loop.run_forever()
+        server.close()
+        open_tasks = asyncio.all_tasks(self._loop)
+        for task in open_tasks:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*open_tasks, return_exceptions=True))
 
     async def _accept(self, reader, writer):
         if self.mode == "down":

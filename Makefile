@@ -63,7 +63,7 @@ install: $(VENV)/.ready ## make .venv with everything pinned, CPU only
 demo: $(VENV)/.ready ## two problems solved on the tiny reasoner, discrete and with concept tokens
 	@$(VENV)/bin/tokenlens demo
 
-test: $(VENV)/.ready test-hf4 test-vllm ## every test that runs on this machine's processor
+test: $(VENV)/.ready test-hf4 test-vllm test-routing ## every test that runs on this machine's processor
 	$(PY) -m pytest tests --ignore=tests/vllm --ignore=tests/sglang --ignore=tests/conformance --ignore=tests/routing/test_routing_vllm.py
 
 test-hf4: $(VENV_HF4)/.ready ## the Hugging Face tests on the oldest supported transformers

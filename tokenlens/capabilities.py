@@ -69,7 +69,8 @@ CAPABILITIES = (
     Capability(
         "step routing between two models",
         "yes",
-        "docs/routing.md; vLLM over HTTP and in process: written, its tests not run in full yet",
+        "vLLM over HTTP or in this process; any other OpenAI-compatible server as text",
+        vllm="yes",
     ),
     Capability(
         "beam search",

@@ -30,10 +30,10 @@ class Capability:
 CAPABILITIES = (
     Capability("Soft Thinking, Cold Stop", "yes", vllm="yes", sglang="yes"),
     Capability("Gumbel and Dirichlet noise", "yes", vllm="yes", sglang="yes"),
-    Capability("ThinkRouter, LEAD, SwiReasoning, SeLaR: one gate", "yes"),
-    Capability("Latent-SFT, Latent-GRPO, SofT-GRPO noise, CoT2, Soft Tokens", "yes"),
+    Capability("ThinkRouter, LEAD, SwiReasoning, SeLaR: one gate", "yes", vllm="yes"),
+    Capability("Latent-SFT, Latent-GRPO, SofT-GRPO noise, CoT2", "yes", vllm="yes"),
     Capability(
-        "full-vocabulary mixtures, noise on embeddings",
+        "full-vocabulary mixtures, Soft Tokens' noise on embeddings",
         "yes",
         "transformers: where the input embedding is a plain table",
         "refused",

@@ -1,6 +1,9 @@
 """What the routing tests share: the tiny reasoners, and a model that writes a script."""
 
+import asyncio
 import functools
+import threading
+from dataclasses import replace
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -90,3 +93,41 @@ class Scripted:
 
     async def close(self):
         pass
+
+
+class Held:
+    """A real backend whose calls stop behind their first chunk until they are let go.
+
+    A test can then disturb a text in its middle on a machine of any speed.
+    """
+
+    gives_full_entropy = True
+
+    def __init__(self, backend, let_go=None):
+        self._backend = backend
+        self.let_go = let_go or threading.Event()
+        self.holding = 0
+
+    async def generate(self, ask):
+        chunks = self._backend.generate(replace(ask, stream=True))
+        try:
+            yield await anext(chunks)
+            self.holding += 1
+            try:
+                while not self.let_go.is_set():
+                    await asyncio.sleep(0.01)
+            finally:
+                self.holding -= 1
+            async for chunk in chunks:
+                yield chunk
+        finally:
+            await chunks.aclose()
+
+    async def log_probs(self, session, context, ids):
+        return await self._backend.log_probs(session, context, ids)
+
+    async def release(self, session):
+        await self._backend.release(session)
+
+    async def close(self):
+        await self._backend.close()

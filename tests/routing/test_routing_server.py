@@ -9,21 +9,25 @@ import httpx
 import pytest
 import uvicorn
 from routing_servers import free_port
-from routing_support import alone, model, prompts, vocabulary
+from routing_support import Held, alone, model, prompts, vocabulary
 
 from tokenlens.routing import Router
 from tokenlens.routing.hf import HFBackend
 from tokenlens.routing.server import ServerSettings, make_app
 
 ASK = "make 6 using 4,11,9"
+PATIENCE = 120
+CHAT = "/v1/chat/completions"
 
 
 class Served:
     """An application on a port of this process."""
 
-    def __init__(self, spec, **settings):
+    def __init__(self, spec, wrap=lambda backend: backend, **settings):
         words = vocabulary()
-        small, large = (HFBackend(model(r), words, max_sessions=16) for r in ("small", "large"))
+        small, large = (
+            wrap(HFBackend(model(r), words, max_sessions=16)) for r in ("small", "large")
+        )
         router = Router(small, large, spec, small_vocabulary=words, large_vocabulary=words)
         port = free_port()
         config = uvicorn.Config(
@@ -33,19 +37,31 @@ class Served:
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
         self.url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 60
-        while not self._server.started and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for(lambda: self._server.started)
 
-    def post(self, path, body, timeout=120):
-        return httpx.post(self.url + path, json=body, timeout=timeout, trust_env=False)
+    def post(self, path, body):
+        return httpx.post(self.url + path, json=body, timeout=PATIENCE, trust_env=False)
 
     def get(self, path):
-        return httpx.get(self.url + path, timeout=30, trust_env=False)
+        return httpx.get(self.url + path, timeout=PATIENCE, trust_env=False)
+
+    def metric(self, name):
+        """Value of one line of the metrics; 0 where it is not there yet."""
+        found = [x for x in self.get("/metrics").text.splitlines() if x.startswith(name + " ")]
+        return float(found[0].rpartition(" ")[2]) if found else 0.0
 
     def close(self):
         self._server.should_exit = True
-        self._thread.join(30)
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+
+
+def wait_for(condition):
+    """Until it is so, however slow the machine."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +83,13 @@ def events(response):
 
 
 def test_whole_and_streamed_are_the_same(served):
-    whole = served.post("/v1/chat/completions", chat(route=True)).json()
+    whole = served.post(CHAT, chat(route=True)).json()
     usage = whole["usage"]
     assert usage["completion_tokens"] == sum(m["tokens"] for m in usage["models"].values())
     assert whole["route"]["handover"] == "ids"
     body = chat(stream=True, route=True, stream_options={"include_usage": True})
     with httpx.stream(
-        "POST", served.url + "/v1/chat/completions", json=body, timeout=60, trust_env=False
+        "POST", served.url + CHAT, json=body, timeout=PATIENCE, trust_env=False
     ) as response:
         found = events(response)
     pieces = [c["delta"].get("content", "") for e in found for c in e["choices"]]
@@ -99,7 +115,7 @@ def test_completions_take_ids(served):
      ({"tools": [{}]}, "tools"), ({"max_tokens": 0}, "max_tokens")],
 )  # fmt: skip
 def test_what_cannot_be_carried_out_is_a_400(served, fields, word):
-    response = served.post("/v1/chat/completions", chat(**fields))
+    response = served.post(CHAT, chat(**fields))
     assert response.status_code == 400
     assert word in response.json()["error"]["message"]
 
@@ -111,36 +127,60 @@ def test_a_prompt_that_is_too_long_is_a_400(served):
     assert stream.status_code == 400
 
 
-def test_clients_that_go_away_leave_nothing(served):
-    body = chat(max_tokens=900, temperature=1.5, stream=True)
-    address = served.url + "/v1/chat/completions"
-    with httpx.stream("POST", address, json=body, timeout=60, trust_env=False) as response:
-        next(response.iter_lines())
-    with pytest.raises(httpx.ReadTimeout):
-        served.post("/v1/chat/completions", {**body, "stream": False}, timeout=0.1)
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        text = served.get("/metrics").text
-        if "tokenlens_route_running 0.0" in text:
-            break
-        time.sleep(0.1)
-    assert "tokenlens_route_running 0.0" in text
-    assert '{outcome="cancelled"} 2.0' in text, [x for x in text.splitlines() if "outcome" in x]
-    assert served.get("/health").status_code == 200
-    assert served.get("/v1/models").json()["data"][0]["id"] == "tokenlens-route"
+def test_clients_that_go_away_leave_nothing():
+    held = []
+
+    def hold(backend):
+        held.append(Held(backend))
+        return held[-1]
+
+    one = Served("always_small", hold)
+
+    async def leave(stream):
+        """Go away once the model is in the middle of the text, which it never ends by itself."""
+        async with httpx.AsyncClient(timeout=PATIENCE, trust_env=False) as client:
+            call = asyncio.create_task(client.post(one.url + CHAT, json=chat(stream=stream)))
+            await asyncio.to_thread(wait_for, lambda: held[0].holding == 1)
+            assert one.metric("tokenlens_route_running") == 1
+            call.cancel()
+
+    try:
+        for count, stream in ((1, True), (2, False)):
+            asyncio.run(leave(stream))
+            name = 'tokenlens_route_requests_total{outcome="cancelled"}'
+            wait_for(lambda: one.metric(name) == count)
+            # The models were told, too.
+            wait_for(lambda: held[0].holding == 0)
+            assert one.metric("tokenlens_route_running") == 0
+        assert one.metric('tokenlens_route_requests_total{outcome="done"}') == 0
+        held[0].let_go.set()
+        assert one.post(CHAT, chat()).status_code == 200
+        assert one.get("/health").status_code == 200
+        assert one.get("/v1/models").json()["data"][0]["id"] == "tokenlens-route"
+    finally:
+        one.close()
 
 
 def test_a_full_queue_is_a_429():
-    one = Served("always_small", max_running=1, max_waiting=2)
+    let_go = threading.Event()
+    one = Served("always_small", lambda b: Held(b, let_go), max_running=1, max_waiting=2)
 
     async def go():
-        async with httpx.AsyncClient(timeout=120, trust_env=False) as client:
-            calls = [client.post(one.url + "/v1/chat/completions", json=chat()) for _ in range(8)]
-            return await asyncio.gather(*calls)
+        async with httpx.AsyncClient(timeout=PATIENCE, trust_env=False) as client:
+            calls = [client.post(one.url + CHAT, json=chat()) for _ in range(8)]
+            found = []
+            for call in asyncio.as_completed(calls):
+                found.append(await call)
+                if len(found) == 5:
+                    # Whoever was turned away knows it; until now nobody was served.
+                    assert {response.status_code for response in found} == {429}
+                    let_go.set()
+            return found
 
     try:
         found = asyncio.run(go())
     finally:
+        let_go.set()
         one.close()
     assert sorted(response.status_code for response in found) == [200] * 3 + [429] * 5
     assert all(r.headers["retry-after"] == "1" for r in found if r.status_code == 429)

@@ -56,14 +56,18 @@ def save(name: str, folder: Path) -> str:
     return str(path)
 
 
-def reference_ids(
-    model: Any, tokenizer: Any, scenario: Scenario, markers: dict[str, Any] = MARKERS
-) -> list[int]:
-    """What Hugging Face ``generate()`` gives for one scenario, alone, greedy."""
+def generated(
+    model: Any,
+    tokenizer: Any,
+    scenario: Scenario,
+    markers: dict[str, Any] = MARKERS,
+    trace: str = "summary",
+) -> tuple[list[int], dict[str, Any]]:
+    """One scenario through Hugging Face ``generate()``, alone, greedy: ids, what holds the trace."""
     from tokenlens.hf import generate_kwargs
 
     ids = torch.tensor([scenario.prompt])
-    spec = scenario.spec(markers)
+    spec = scenario.spec(markers, trace)
     kwargs = {} if spec is None else generate_kwargs(model, tokenizer, spec)
     output = model.generate(
         ids,
@@ -76,7 +80,14 @@ def reference_ids(
         **scenario.sampling,
         **kwargs,
     )
-    return output[0, ids.shape[1] :].tolist()
+    return output[0, ids.shape[1] :].tolist(), kwargs
+
+
+def reference_ids(
+    model: Any, tokenizer: Any, scenario: Scenario, markers: dict[str, Any] = MARKERS
+) -> list[int]:
+    """The ids alone."""
+    return generated(model, tokenizer, scenario, markers)[0]
 
 
 def references(

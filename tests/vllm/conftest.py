@@ -36,6 +36,15 @@ def reference(checkpoints):
 
 
 @pytest.fixture(scope="session")
+def traced():
+    """Hugging Face's traces of the reasoner's rows."""
+    from conformance_traces import reference_traces
+
+    thinks = models.reasoner_scenarios(tokenizer())
+    return reference_traces(str(models.REASONER_PATH), tokenizer(), {}, thinks)
+
+
+@pytest.fixture(scope="session")
 def first_runner(checkpoints, tmp_path_factory):
     """Everything that runs under the first model runner, by the name of the job."""
     qwen3 = checkpoints["qwen3"]
@@ -67,8 +76,12 @@ def first_runner(checkpoints, tmp_path_factory):
 @pytest.fixture(scope="session")
 def second_runner(checkpoints, tmp_path_factory):
     """Everything that runs under the second model runner, through Triton's interpreter."""
+    from conformance_traces import TRACED
+
     qwen3 = checkpoints["qwen3"]
+    thinks = models.reasoner_scenarios(tokenizer())
     work = {
+        "reasoner": jobs.reasoner_job([one for one in thinks if one.name in TRACED.values()]),
         "sync": jobs.table_job(qwen3),
         "features": jobs.features_job(tokenizer()),
         "async": jobs.table_job(qwen3, {"async": True}),

@@ -221,14 +221,16 @@ def test_our_class_is_recognised_without_being_imported():
 def test_a_recorder_keeps_the_newest_totals_and_bounds_its_steps():
     spec = parse_spec({"trace": {"level": "full", "max_steps": 2, "max_entries": 1}})
     recorder = Recorder(spec)
-    step = [4, 1, 9, True, True, True, 0.5, 0.75, [9, 8], [0.75, 0.25]]
-    assert recorder.add([[1, 1, 1, 1, 0, 0, 1], [1, 1], step]) == [1, 1, 1, 1, 0, 0]
+    step = [4, 1, 9, True, True, True, 0.5, 0.75, [0.75, 0.25], [9, 8], 0.0, []]
+    assert recorder.add([[1, 1, 1, 1, 0, 0, 0, 1], [1, 1], step]) == [1, 1, 1, 1, 0, 0, 0]
     assert recorder.switches == 0
-    assert recorder.add([[2, 2, 1, 1, 0, 1, 1], [1, 1], step]) == [1, 1, 0, 0, 0, 1]
+    assert recorder.add([[2, 2, 1, 1, 0, 1, 1, 1], [1, 1], step]) == [1, 1, 0, 0, 0, 1, 1]
     assert recorder.switches == 1
-    recorder.add([[3, 2, 1, 1, 0, 1, 2], [1, 1], step])
+    recorder.add([[3, 2, 1, 1, 0, 1, 1, 2], [1, 1], step])
     found = recorder.trace()
-    assert (found.counts.tokens, found.counts.cold_stops, found.final_phase) == (3, 1, "answer")
+    counts = found.counts
+    assert (counts.tokens, counts.cold_stops, counts.switches) == (3, 1, 1)
+    assert found.final_phase == "answer"
     assert (len(found.steps), found.dropped_steps) == (2, 1)
     assert found.steps[0].entries == ((9, 0.75),)
     output = SimpleNamespace(outputs=[SimpleNamespace(tokenlens=found)])

@@ -28,11 +28,11 @@ def table_job(path, rig=None, trace="summary", **engine):
 
 
 def reasoner_job(scenarios):
-    """The tiny reasoner, whose tokenizer finds the markers."""
+    """The tiny reasoner, whose tokenizer finds the markers; every step of it."""
     return {
         "model": str(models.REASONER_PATH),
         "engine": {"max_num_batched_tokens": 32, "max_num_seqs": 8},
-        "runs": [{"requests": models.requests({}, scenarios=scenarios)}],
+        "runs": [{"requests": models.requests({}, "full", scenarios)}],
     }
 
 

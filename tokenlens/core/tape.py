@@ -12,10 +12,11 @@ from tokenlens.core.pipeline import (
     Step,
 )
 from tokenlens.core.request import Request
-from tokenlens.methods.base import GENERATED, PHASE, THINKING_TOKENS, Field
+from tokenlens.methods.base import GENERATED, PHASE, SCORES, THINKING_TOKENS, Field
 from tokenlens.methods.gated import SWITCHES
 from tokenlens.methods.soft_thinking import COLD_STOPS
 from tokenlens.trace import PHASE_NAMES, Trace, TraceCounts, TraceStep
+from tokenlens.trace.steps import step_record
 
 CHUNK = 256
 """Steps that are gathered into one tensor each: many small tensors waste device memory."""
@@ -83,7 +84,7 @@ class Tape:
         steps: list[TraceStep] = []
         if config.level == "full":
             for chunk in host:
-                steps.extend(_steps(chunk, row, config.max_entries))
+                steps.extend(_steps(chunk, row, request))
         steps = steps[: config.max_steps]
         return Trace(
             engine=self._engine,
@@ -98,19 +99,17 @@ class Tape:
         return int(self._core.table.column(column)[row])
 
 
-def _steps(chunk: Step, row: int, max_entries: int) -> list[TraceStep]:
+def _steps(chunk: Step, row: int, request: Request) -> list[TraceStep]:
     # A column of `chunk` is [steps, rows] or [steps, rows, entries], on the host.
     columns = {name: column[:, row].tolist() for name, column in chunk._asdict().items()}
-    found = []
-    for index, advanced in enumerate(columns.pop("advanced")):
-        if advanced:
-            step = {name: column[index] for name, column in columns.items()}
-            weights = step.pop("weights")[:max_entries]
-            # A contrastive push can make the first entry's weight negative.
-            live = [place for place, weight in enumerate(weights) if weight != 0]
-            ids, scores = step.pop("ids"), step.pop("scores")
-            step["entries"] = tuple((ids[place], weights[place]) for place in live)
-            step["scores"] = tuple(scores[place] for place in live) if scores else ()
-            step["phase"] = PHASE_NAMES[step["phase"]]
-            found.append(TraceStep(**step))
-    return found
+    advanced = columns.pop("advanced")
+    scored = SCORES in request.traits
+    return [
+        step_record(
+            {name: column[index] for name, column in columns.items()},
+            request.spec.trace.max_entries,
+            scored,
+        )
+        for index, moved in enumerate(advanced)
+        if moved
+    ]

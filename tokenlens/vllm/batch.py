@@ -18,6 +18,7 @@ from tokenlens.core import Core, Request
 from tokenlens.core.past import Parked
 from tokenlens.core.pipeline import FORCED_STEPS, INVALID_STEPS, LATENT_STEPS, Step
 from tokenlens.methods.base import GENERATED, PHASE, QUIRKS, THINKING_TOKENS
+from tokenlens.methods.gated import SWITCHES
 from tokenlens.methods.soft_thinking import COLD_STOPS
 from tokenlens.spec.registry import LATENT_METHODS
 from tokenlens.vllm.embedding import Calls, InputEmbedding
@@ -35,6 +36,7 @@ REPORTED = (
     FORCED_STEPS,
     INVALID_STEPS,
     COLD_STOPS,
+    SWITCHES,
     PHASE,
 )
 """Columns of every report, in the order of ``traces.COUNTS``, then the phase."""

@@ -17,5 +17,5 @@ def observe(grown: list[int], usage: list[int], switches: int, *, engine: str = 
     shared = collector(engine)
     for name, amount in zip(GAUGES, usage):
         shared.set(name, amount)
-    tokens, _, latent, forced, invalid, cold_stops = grown
+    tokens, _, latent, forced, invalid, cold_stops, _ = grown
     shared.add(Grown(tokens, latent, switches, forced, invalid, cold_stops))

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from tokenlens.core.pipeline import Step
-from tokenlens.methods.base import Phase
+from tokenlens.methods.base import SCORES, Phase
 from tokenlens.vllm.batch import Batch, Live
+from tokenlens.vllm.traces import COLUMNS
 
 ATTRIBUTE = "tokenlens"
 """Name under which a report travels on vLLM's ``ModelRunnerOutput``."""
@@ -48,10 +49,7 @@ class StepReport:
         if full:
             self._step = [
                 _to_host(column[:, : self._entries] if column.dim() == 2 else column)
-                for column in (
-                    *(step.position, step.phase, step.token, step.latent, step.forced),
-                    *(step.valid, step.entropy, step.max_probability, step.ids, step.weights),
-                )
+                for column in (getattr(step, name) for name in COLUMNS)
             ]
         self._ready: Any = None
         if core.device.type == "cuda":
@@ -71,7 +69,10 @@ class StepReport:
                 self._batch.answers(live.req_id, totals[0], rewinds)
             report: list[Any] = [totals, self._usage]
             if columns and self._wants_step(live, totals[0]):
-                report.append([column[row] for column in columns])
+                values = [column[row] for column in columns]
+                if SCORES not in live.request.traits:
+                    values[COLUMNS.index("scores")] = []  # a neighbour's
+                report.append(values)
             found[live.req_id] = report
         return found
 

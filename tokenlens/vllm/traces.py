@@ -8,14 +8,19 @@ from typing import Any
 
 from tokenlens.spec import DecodingSpec
 from tokenlens.trace import PHASE_NAMES, Trace, TraceCounts, TraceStep
+from tokenlens.trace.steps import step_record
 
 FIELD = "tokenlens"
 """Name of what we add: an attribute of vLLM's outputs, and a field of HTTP responses."""
 
-COUNTS = (
-    "tokens", "thinking_tokens", "latent_steps", "forced_steps", "invalid_steps", "cold_stops",
-)  # fmt: skip
+COUNTS = tuple(TraceCounts.model_fields)
 """Order of the totals in a report; the phase follows them."""
+
+COLUMNS = (
+    *("position", "phase", "token", "latent", "forced", "valid", "entropy", "max_probability"),
+    *("weights", "ids", "log_probability", "scores"),
+)
+"""Order of a step's values in a report: columns of ``core.pipeline.Step``."""
 
 
 class Recorder:
@@ -27,6 +32,7 @@ class Recorder:
         self.phase = 0
         self.steps: list[TraceStep] = []
         self.switches = 0
+        self._entries = spec.trace.max_entries
         self._latent: bool | None = None
 
     def add(self, report: list[Any]) -> list[int]:
@@ -39,20 +45,8 @@ class Recorder:
             self.switches += self._latent is not None and self._latent != latent
             self._latent = latent
         if len(report) > 2 and len(self.steps) < self.spec.trace.max_steps:
-            position, phase, token, latent, forced, valid, entropy, top, ids, weights = report[2]
-            entries = tuple((i, w) for i, w in zip(ids, weights) if w > 0)
             self.steps.append(
-                TraceStep(
-                    position=position,
-                    phase=PHASE_NAMES[phase],
-                    token=token,
-                    latent=bool(latent),
-                    forced=bool(forced),
-                    valid=bool(valid),
-                    entropy=entropy,
-                    max_probability=top,
-                    entries=entries[: self.spec.trace.max_entries],
-                )
+                step_record(dict(zip(COLUMNS, report[2])), self._entries, scored=True)
             )
         return grown
 

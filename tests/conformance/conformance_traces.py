@@ -1,0 +1,97 @@
+"""Whether two engines' traces of one request are the same, up to the engine's name."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from conformance_models import generated
+from conformance_table import MARKERS, SCENARIOS
+
+TOLERANCE = 1e-4
+"""Of entropies, probabilities and weights, float32; everything else is equal."""
+
+ROUNDING = 3e-6
+"""A relative change of a model's parameters, some thirty times what rounding amounts to. Mixtures
+are fed back, and small models amplify: what this does to a request's values says how far they may
+be from another engine's, where that is more than ``TOLERANCE``."""
+
+
+TRACED = {
+    "latent": "soft-1",
+    "cold-stopped": "cold-1",
+    "gated": "lead-0",
+    "words": "cyclic-reflex-2",
+}
+"""Rows of the reasoner that every engine traces; none of them carries rounding far."""
+
+
+class Reference(NamedTuple):
+    """A trace as plain data, and how far another engine's values may be away."""
+
+    trace: dict[str, Any]
+    tolerance: float
+
+
+def reference_traces(
+    path: str, tokenizer: Any = None, markers: Any = MARKERS, scenarios: Any = SCENARIOS
+) -> dict[str, Reference]:
+    """What Hugging Face records of each greedy scenario that has a spec: every step.
+
+    Each is made twice, by the model and by one whose parameters are all a little different.
+    """
+    import transformers
+
+    from tokenlens.hf import traces
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    traced = [one for one in scenarios if one.greedy and one.methods is not None]
+    found = []
+    for _ in range(2):
+        holders = [generated(model, tokenizer, one, markers, "full")[1] for one in traced]
+        found.append([traces(kwargs)[0].model_dump(mode="json") for kwargs in holders])
+        _change(model)
+    references = {}
+    for scenario, one, other in zip(traced, *found):
+        apart = list(_distances(one, other, ""))
+        wrong = [place for place, distance in apart if math.isnan(distance)]
+        assert not wrong, f"{scenario.name}: chaotic, choose another prompt: {wrong[0]}"
+        carried = max((distance for _, distance in apart), default=0.0)
+        references[scenario.name] = Reference(one, max(TOLERANCE, carried))
+    return references
+
+
+def _change(model: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1 + ROUNDING * torch.randn(parameter.shape, generator=generator))
+
+
+def trace_differences(reference: Reference, other: dict[str, Any]) -> list[str]:
+    """Every place at which a trace is not the reference's; its engine's name is another.
+
+    Returns
+    -------
+    list of str
+        ``steps[3].entries[0][1]: 0.5 and 0.7``; empty if they are equal.
+    """
+    skip = {"engine": None}
+    places = _distances({**reference.trace, **skip}, {**other, **skip}, "")
+    # Written so that a NaN is too far away.
+    return [place for place, apart in places if not apart <= reference.tolerance]
+
+
+def _distances(one: Any, other: Any, path: str) -> Iterator[tuple[str, float]]:
+    """Places that are not equal, and how far apart: NaN for what is no number."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted(one.keys() | other.keys()):
+            yield from _distances(one.get(key, "-"), other.get(key, "-"), f"{path}.{key}")
+    elif isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        if len(one) != len(other):
+            yield f"{path[1:]}: {len(one)} and {len(other)} items", float("nan")
+        for index, (left, right) in enumerate(zip(one, other)):
+            yield from _distances(left, right, f"{path}[{index}]")
+    elif one != other:
+        both = isinstance(one, float) and isinstance(other, float)
+        yield f"{path[1:]}: {one} and {other}", abs(one - other) if both else float("nan")

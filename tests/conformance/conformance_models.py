@@ -63,7 +63,7 @@ def generated(
     markers: dict[str, Any] = MARKERS,
     trace: str = "summary",
 ) -> tuple[list[int], dict[str, Any]]:
-    """One scenario through Hugging Face ``generate()``, alone, greedy: ids, what holds the trace."""
+    """One scenario through ``generate()``, alone, greedy: its ids, and what holds its trace."""
     from tokenlens.hf import generate_kwargs
 
     ids = torch.tensor([scenario.prompt])

@@ -1,14 +1,11 @@
-"""Plots show the trace's figures, and the wave is the decoder's."""
+"""Plots and the page show the trace's figures."""
 
 import pytest
-import torch
-from trace_samples import SPEC, recording
+from trace_samples import recording
 
-from tokenlens.methods.waves import WAVES, schedule
-from tokenlens.spec import ColdStop, CyclicReflex, DecodingSpec, SoftThinking
+from tokenlens.spec import ColdStop, DecodingSpec, SoftThinking
 from tokenlens.trace import plots
-from tokenlens.trace.viewer import page
-from tokenlens.trace.waves import edits_of, wave
+from tokenlens.trace.viewer import columns, page
 
 
 def test_entropy_over_position():
@@ -46,27 +43,15 @@ def test_thresholds_are_found_in_any_method():
     assert list(plots.thresholds(DecodingSpec(methods=(SoftThinking(),)))) == []
 
 
-@pytest.mark.parametrize("shape", WAVES)
-def test_the_shown_wave_is_the_decoded_one(shape):
-    config = CyclicReflex(wave=shape, amplitude=2.5, period=37.0, shift=-0.3)
-    position = torch.arange(200)
-    rows = [list(WAVES).index(shape)], [2.5], [37.0], [-0.3]
-    expected = schedule(*(torch.tensor(x).expand(200) for x in rows), position)
-    found = [wave(config, i) for i in range(200)]
-    if shape == "square":
-        # On the edge itself the two round differently.
-        found[found.index(-2.5)] = expected[found.index(-2.5)].item()
-    assert found == pytest.approx(expected.tolist(), abs=1e-5)
-
-
-def test_the_wave_stands_where_it_acts():
-    steps = recording(900).trace.steps
-    config = CyclicReflex(windows=((100, 200),))
-    amounts = edits_of(SPEC.model_copy(update={"methods": (config,)}), steps[:1])
-    assert list(amounts) == ["cyclic_reflex"]
-    bare = tuple(step.model_copy(update={"edits": None}) for step in steps)
-    found = edits_of(SPEC.model_copy(update={"methods": (config,)}), bare)["cyclic_reflex"]
-    assert [i for i, amount in enumerate(found) if amount is not None] == list(range(100, 200))
+def test_the_page_s_edits_are_those_of_the_steps():
+    one = recording(4)
+    steps = list(one.trace.steps)
+    steps[1] = steps[1].model_copy(update={"edits": {"nowait": -1e10}})
+    trace = one.trace.model_copy(update={"steps": tuple(steps)})
+    found = columns(one.model_copy(update={"trace": trace}))["edits"]
+    assert list(found) == ["cyclic_reflex", "nowait"]
+    assert found["cyclic_reflex"][1::2] == [None, None]
+    assert found["nowait"] == [None, -1e10, None, None]
 
 
 def test_the_page_needs_nothing_else():

@@ -9,7 +9,6 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 from trace_samples import SPEC, WORDS, recording
 
-from tokenlens.spec import CyclicReflex
 from tokenlens.trace import Recording
 from tokenlens.trace.viewer import page
 
@@ -178,14 +177,35 @@ def test_the_curve_marks_thresholds_switches_and_the_wave(view, tmp_path):
     assert (seen["threshold"], seen["switches"], seen["height"]) == (0, 0, 144)
 
 
-def test_a_schedule_s_wave_is_shown_where_steps_say_nothing_of_it(view, tmp_path):
+def changed(**fields):
+    """The recording with the same fields in each of its steps."""
     bare = recording(LENGTH)
-    steps = tuple(step.model_copy(update={"edits": None}) for step in bare.trace.steps)
-    spec = SPEC.model_copy(update={"methods": (CyclicReflex(period=200.0),)})
-    trace = bare.trace.model_copy(update={"steps": steps, "spec": spec})
-    view.open(tmp_path / "wave.html", [bare.model_copy(update={"trace": trace})])
-    assert chart_pixels(view)["wave"] > 50
-    assert view.js("traces[0].c.edits.cyclic_reflex[50]") == 5.0
+    steps = tuple(step.model_copy(update=fields) for step in bare.trace.steps)
+    return bare.model_copy(update={"trace": bare.trace.model_copy(update={"steps": steps})})
+
+
+def test_the_card_says_what_was_edited_and_a_ban_is_no_wave(view, tmp_path):
+    edits = {"tip": -3.0, "nowait": -1e10, "edt": 0.75, "min_p": 12.0}
+    view.open(tmp_path / "edits.html", [changed(edits=edits)])
+    ActionChains(view.browser).move_to_element(view.token(4)).perform()
+    assert "tip -3.000 · nowait bans · edt temperature 0.75 · min_p keeps 12" in view.card
+    assert view.js("traces[0].c.edits.nowait[4]") == -1e10
+    assert chart_pixels(view)["height"] > 144
+    view.open(tmp_path / "bans.html", [changed(edits={"nowait": -1e10})])
+    assert chart_pixels(view)["height"] == 144
+
+
+def test_without_a_gate_a_change_of_mode_is_a_switch(view, tmp_path):
+    assert view.js("traces[0].c.token.findIndex((_, i) => traces[0].isSwitch(i))") == 3
+    view.open(tmp_path / "chance.html", [changed(switch=None)])
+    modes = [(s.phase, s.latent) for s in recording(LENGTH).trace.steps]
+    expected = [
+        i for i in range(1, LENGTH)
+        if modes[i][0] == modes[i - 1][0] == "thinking" and modes[i] != modes[i - 1]
+    ]  # fmt: skip
+    assert expected == view.js(
+        "traces[0].c.token.map((_, i) => i).filter(i => traces[0].isSwitch(i))"
+    )
 
 
 def test_search_marks_and_walks_the_matches(view):

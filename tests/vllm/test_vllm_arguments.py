@@ -222,6 +222,7 @@ def test_a_recorder_keeps_the_newest_totals_and_bounds_its_steps():
     spec = parse_spec({"trace": {"level": "full", "max_steps": 2, "max_entries": 1}})
     recorder = Recorder(spec)
     step = [4, 1, 9, True, True, True, 0.5, 0.75, [0.75, 0.25], [9, 8], 0.0, []]
+    step.append([{"tip": -3.0}, "to_latent"])
     assert recorder.add([[1, 1, 1, 1, 0, 0, 0, 1], [1, 1], step]) == [1, 1, 1, 1, 0, 0, 0]
     assert recorder.switches == 0
     assert recorder.add([[2, 2, 1, 1, 0, 1, 1, 1], [1, 1], step]) == [1, 1, 0, 0, 0, 1, 1]
@@ -233,6 +234,7 @@ def test_a_recorder_keeps_the_newest_totals_and_bounds_its_steps():
     assert found.final_phase == "answer"
     assert (len(found.steps), found.dropped_steps) == (2, 1)
     assert found.steps[0].entries == ((9, 0.75),)
+    assert (found.steps[0].edits, found.steps[0].switch) == ({"tip": -3.0}, "to_latent")
     output = SimpleNamespace(outputs=[SimpleNamespace(tokenlens=found)])
     assert trace(output) is found is trace(output.outputs[0])
     assert trace(SimpleNamespace(outputs=[])) is None

@@ -56,6 +56,7 @@ from tokenlens.methods.base import (
     THINKING_TOKENS,
     TOP_K,
     TOP_P,
+    TRACED,
     Ask,
     Field,
     Method,
@@ -66,7 +67,7 @@ from tokenlens.methods.base import (
     is_eos,
     overrides,
 )
-from tokenlens.methods.registry import METHODS
+from tokenlens.methods.registry import METHODS, NOTES
 from tokenlens.spec import SpecError, refuse_needs
 from tokenlens.spec import base as spec_base
 
@@ -113,6 +114,8 @@ class Step(NamedTuple):
     log_probability: Tensor
     # [num_rows, width] float32, or [num_rows, 0] where no live request has any
     scores: Tensor
+    # [num_rows, len(NOTES)] float32, or [num_rows, 0] where no live request has a full trace
+    notes: Tensor
 
 
 class Core:
@@ -165,6 +168,8 @@ class Core:
         # [max_slots + 2, hidden] and [max_slots + 2, width]: of the rows that were stepped
         self._base = torch.zeros(0, device=self.device)
         self._scores = torch.zeros(0, self.width, device=self.device)
+        # [max_slots + 2, len(NOTES)]: of the rows that were stepped
+        self._notes = torch.zeros(0, len(NOTES), device=self.device)
         if host is not None:
             self.feed.extend(host.hidden_size)
             self._base = torch.zeros(max_slots + 2, host.hidden_size, device=self.device)
@@ -209,6 +214,8 @@ class Core:
             values[MAX_ENTRIES] = min(int(values[MAX_ENTRIES]), limit)  # type: ignore[arg-type]
         if SCORES in request.traits and len(self._scores) == 0:
             self._scores = torch.zeros(self.table.max_slots + 2, self.width, device=self.device)
+        if TRACED in request.traits and len(self._notes) == 0:
+            self._notes = torch.zeros(self.table.max_slots + 2, len(NOTES), device=self.device)
         self.remove(slot)
         self.table.write(slot, values)
         self._intents.forget(slot)
@@ -342,6 +349,8 @@ class Core:
             self._base.index_copy_(0, slots, base)
         if proposal.scores is not None:
             self._scores.index_copy_(0, slots, proposal.scores)
+        if TRACED in self._live_traits:
+            self._notes.index_copy_(0, slots, _noted(rows))
         return logits, intent
 
     def _observe(self, logits: Tensor, rows: Rows) -> tuple[Signals, Proposal]:
@@ -460,12 +469,21 @@ class Core:
         scores = intent.weights[:, :0]
         if SCORES in self._live_traits:
             scores = self._scores.index_select(0, slots)
+        notes = intent.weights[:, :0]
+        if TRACED in self._live_traits:
+            notes = self._notes.index_select(0, slots)
         self.table.scatter(slots, rows)
         return Step(
             position, before, sampled, latent, forced, intent.valid, advance,
             intent.entropy, intent.max_probability, intent.weights, intent.ids,
-            rows[LOG_PROBABILITY], scores,
+            rows[LOG_PROBABILITY], scores, notes,
         )  # fmt: skip
+
+
+def _noted(rows: Rows) -> Tensor:
+    """What methods noted of the step, ``[num_rows, len(NOTES)]`` float32."""
+    nothing = torch.zeros_like(rows[INVERSE_TEMPERATURE])
+    return torch.stack([rows.notes.get(name, nothing).float() for name in NOTES], dim=1)
 
 
 def _continue_forcing(rows: Rows, proposal: Proposal) -> None:

@@ -16,6 +16,7 @@ from tokenlens.methods.base import (
     POSITION,
     PROMPT_THINKING,
     SEED,
+    TRACED,
     Admission,
     Field,
     Phase,
@@ -184,6 +185,8 @@ def bind(
         phases.END_MARKERS: phases.pack_markers(ends),
     }
     traits = {LATENT_TRAIT} if latent is not None else set()
+    if spec.trace.level == "full":
+        traits.add(TRACED)
     for method in METHODS:
         for config in spec.methods:
             if method.serves(config):

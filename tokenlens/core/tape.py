@@ -1,6 +1,7 @@
 """What happened at each step, kept on the device while decoding and read once it is over."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 
@@ -12,8 +13,9 @@ from tokenlens.core.pipeline import (
     Step,
 )
 from tokenlens.core.request import Request
-from tokenlens.methods.base import GENERATED, PHASE, SCORES, THINKING_TOKENS, Field
+from tokenlens.methods.base import GENERATED, PHASE, SCORES, SWITCH, THINKING_TOKENS, Field
 from tokenlens.methods.gated import SWITCHES
+from tokenlens.methods.registry import NOTES
 from tokenlens.methods.soft_thinking import COLD_STOPS
 from tokenlens.trace import PHASE_NAMES, Trace, TraceCounts, TraceStep
 from tokenlens.trace.steps import step_record
@@ -103,6 +105,7 @@ def _steps(chunk: Step, row: int, request: Request) -> list[TraceStep]:
     # A column of `chunk` is [steps, rows] or [steps, rows, entries], on the host.
     columns = {name: column[:, row].tolist() for name, column in chunk._asdict().items()}
     advanced = columns.pop("advanced")
+    columns["notes"] = [said(notes) for notes in columns["notes"]]
     scored = SCORES in request.traits
     return [
         step_record(
@@ -113,3 +116,18 @@ def _steps(chunk: Step, row: int, request: Request) -> list[TraceStep]:
         for index, moved in enumerate(advanced)
         if moved
     ]
+
+
+def said(
+    notes: Sequence[float],
+) -> tuple[dict[str, float] | None, Literal["to_latent", "to_discrete"] | None]:
+    """A step's logit edits and its switch, ``None`` where there is none.
+
+    Parameters
+    ----------
+    notes
+        Of one row, in the order of :data:`tokenlens.methods.registry.NOTES`.
+    """
+    edits = {name: amount for name, amount in zip(NOTES, notes) if amount}
+    turn = edits.pop(SWITCH, 0)
+    return edits or None, "to_latent" if turn > 0 else "to_discrete" if turn < 0 else None

@@ -130,7 +130,9 @@ class AlphaOneMethod(Method):
         fast = fast & (count >= rows[MOMENT])
         ends = comes_up(logits, rows[IDS], fast, rows[TEMPERATURE], rows)
         start_forcing(rows, ends, rows[END_IDS], rows[END_LENGTH])
-        return add(logits, rows[IDS], torch.where(fast, BAN, 0.0))
+        bias = torch.where(fast, BAN, 0.0)
+        rows.note(self.name, bias)
+        return add(logits, rows[IDS], bias)
 
     def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:
         rows[STEP_ENDED] = contains(rows[STEP_ENDS], sampled)

@@ -62,6 +62,8 @@ class Rows:
         Columns of the logits that are tokens; the rest is padding. Known in ``step``'s hooks.
     written
         Columns that were assigned, in that order.
+    notes
+        What :meth:`note` was told.
     latent, forced
         ``[num_rows]`` bool, in ``commit``'s hooks: what the step intended. A hook may take a latent
         row back.
@@ -88,6 +90,7 @@ class Rows:
         # What was looked at: a step costs what its small calls cost, so nothing else is viewed.
         self._values: dict[Field, Tensor] = {}
         self.written = dict.fromkeys(written)
+        self.notes: dict[str, Tensor] = {}
 
     def __getitem__(self, column: Field) -> Tensor:
         values = self._values.get(column)
@@ -117,6 +120,24 @@ class Rows:
     def add(self, column: Field, amount: Tensor | int) -> None:
         """Add to a column, e.g. a mask to a counter."""
         self[column] = self[column] + amount
+
+    @property
+    def traced(self) -> bool:
+        """Whether a live request has a full trace, in which notes are kept."""
+        return TRACED in self.traits
+
+    def note(self, name: str, amounts: Tensor) -> None:
+        """Say for full traces what a method does at this step, in ``step``'s hooks.
+
+        Parameters
+        ----------
+        name
+            One of :data:`tokenlens.methods.registry.NOTES`.
+        amounts
+            ``[num_rows]``; 0 for nothing.
+        """
+        if TRACED in self.traits:
+            self.notes[name] = amounts
 
 
 # The columns that are not any single method's.
@@ -169,6 +190,12 @@ QUIRKS = "anywhere"
 """The trait of requests that may be fed mixtures after the end of thinking."""
 SCORES = "scores"
 """The trait of requests whose steps have scores and a log-probability."""
+
+
+TRACED = "trace"
+"""The trait of requests with a full trace."""
+SWITCH = "switch"
+"""The note of a gate: 1 where it goes latent at this step, -1 where it goes discrete."""
 
 
 class Signals(NamedTuple):

@@ -96,7 +96,9 @@ class ScheduleMethod(Method):
         )
         acts = torch.where(rows[self.until_end], ~rows[self.ended], rows[PHASE] == Phase.THINKING)
         acts = acts & rows[self.on] & in_windows(rows[self.windows], position)
-        return add(logits, rows[self.ids], torch.where(acts, bias, 0.0))
+        bias = torch.where(acts, bias, 0.0)
+        rows.note(self.name, bias)
+        return add(logits, rows[self.ids], bias)
 
     def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:
         # Where the prompt has ended thinking, the phase does not change at a second end marker.

@@ -7,6 +7,7 @@ profile, the value of a third party's adapter (the authors' code has none and di
 
 from collections.abc import Collection, Mapping
 
+import torch
 from torch import Tensor
 
 from tokenlens.methods.base import PHASE, Admission, Field, Method, Phase, Rows, Value
@@ -57,4 +58,7 @@ class EdtMethod(Method):
         due = rows[self.on] & (rows[ALWAYS] | (rows[PHASE] == Phase.THINKING))
         nats, due = entropy(logits, due, rows)
         wanted = edt_temperature(nats, rows[TEMPERATURE], rows[BASE], rows[THETA])
-        return retemper(logits, due, wanted.nan_to_num(0.0).maximum(rows[FLOOR]), rows[ENGINE])
+        wanted = wanted.nan_to_num(0.0).maximum(rows[FLOOR])
+        if rows.traced:
+            rows.note(self.name, torch.where(due, wanted, 0.0))
+        return retemper(logits, due, wanted, rows[ENGINE])

@@ -50,6 +50,7 @@ from tokenlens.methods.base import (
     PHASE,
     QUIRKS,
     RAW_SIGNALS,
+    SWITCH,
     TOP_K,
     TOP_P,
     Admission,
@@ -196,8 +197,10 @@ class GateMethod(Method):
         new, entered, left = gate_step(value, state, rules, free)
         for column, values in zip((MODE, STARTED, REFERENCE, STAY, SWITCHES), new):
             rows.choose(column, here, values)
-        left = left & here
+        entered, left = entered & here, left & here
         rows[LEFT] = left
+        if rows.traced:
+            rows.note(SWITCH, entered.float() - left.float())
         sampled = rows[SAMPLED]
         latent = (new.latent & free) | (left & rows[LEAVES_BLENDED])
         proposal.latent = torch.where(here & sampled, latent, proposal.latent)
@@ -206,7 +209,7 @@ class GateMethod(Method):
         proposal.latent = proposal.latent & ~routed
         proposal.forced = proposal.forced & ~routed
         if BLENDS in rows.traits:
-            _blend(rows, proposal, beginning & latent, entered & here, left & sampled)
+            _blend(rows, proposal, beginning & latent, entered, left & sampled)
         if CONTROL in rows.traits:
             proposal.force(rows[self.on] & (rows[LEFT_TOKENS] == 0), rows[EOS_IDS][:, 0])
 

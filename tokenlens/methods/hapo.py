@@ -112,4 +112,7 @@ class HapoMethod(Method):
         nats, due = entropy(logits, due, rows)
         columns = (MEDIAN, STD, SCALE_POS, SCALE_NEG, STRENGTH, TEMPERATURE)
         wanted = hapo_temperature(nats, *(rows[column] for column in columns))
-        return retemper(logits, due, wanted.maximum(rows[FLOOR]), rows[ENGINE])
+        wanted = wanted.maximum(rows[FLOOR])
+        if rows.traced:
+            rows.note(self.name, torch.where(due, wanted, 0.0))
+        return retemper(logits, due, wanted, rows[ENGINE])

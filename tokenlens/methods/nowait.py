@@ -47,7 +47,9 @@ class NoWaitMethod(Method):
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         acts = rows[self.on] & (rows[ALWAYS] | (rows[PHASE] == Phase.THINKING))
-        return add(logits, rows[IDS], torch.where(acts, BAN, 0.0))
+        bias = torch.where(acts, BAN, 0.0)
+        rows.note(self.name, bias)
+        return add(logits, rows[IDS], bias)
 
 
 def pattern_of(config: NoWait) -> str:

@@ -2,7 +2,7 @@
 
 from tokenlens.methods.alpha_one import AlphaOneMethod
 from tokenlens.methods.answer_now import EndThinkingMethod
-from tokenlens.methods.base import Method
+from tokenlens.methods.base import SWITCH, Method, overrides
 from tokenlens.methods.cyclic_reflex import ScheduleMethod
 from tokenlens.methods.dirichlet_noise import DirichletNoiseMethod
 from tokenlens.methods.edt import EdtMethod
@@ -63,4 +63,7 @@ METHODS: tuple[Method, ...] = (
     TraceMethod(),
 )
 
-__all__ = ["METHODS", "Method"]
+NOTES = (*(method.name for method in METHODS if overrides(method, "edit")), SWITCH)
+"""What may be noted of a step: logit edits by their method's name, and a gate's switch."""
+
+__all__ = ["METHODS", "NOTES", "Method"]

@@ -99,7 +99,9 @@ class S1Method(Method):
         start_forcing(rows, replaced, rows[TEXT], rows[LENGTH])
         rows.add(LEFT, -replaced.long())
         rows.choose(WRITING, replaced, True)
-        return add(logits, last, torch.where(early | (completes & rows[FRESH]), BAN, 0.0))
+        bias = torch.where(early | (completes & rows[FRESH]), BAN, 0.0)
+        rows.note(self.name, bias)
+        return add(logits, last, bias)
 
     def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:
         rows[END_AT] = written(rows[END_AT], rows[END_IDS], rows[END_LENGTH], sampled)

@@ -56,6 +56,7 @@ from tokenlens.methods.base import (
     is_eos,
     start_forcing,
 )
+from tokenlens.methods.logits import BAN
 from tokenlens.spec import ConceptTokens, LatentGrpo, SpecError
 from tokenlens.spec.registry import AnyMethod
 
@@ -172,6 +173,8 @@ class SoftThinkingMethod(Method):
         ids = rows[EOS_IDS]
         ids = torch.where(ids < 0, ids[:, :1], ids)
         masked = forbidding & (ids[:, 0] >= 0)
+        if rows.traced:
+            rows.note(self.name, torch.where(masked, BAN, 0.0))
         ids = ids.clamp(min=0)
         values = torch.where(masked[:, None], -torch.inf, logits.gather(1, ids))
         return logits.scatter(1, ids, values)

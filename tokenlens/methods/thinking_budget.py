@@ -115,7 +115,9 @@ class ThinkingBudgetMethod(Method):
         bonus = rows[STRENGTH] * ramp(count, rows[RAMP_START], rows[BUDGET])
         acts = rows[self.on] & (rows[PHASE] == Phase.THINKING)
         next_of_end = rows[END_IDS].gather(1, rows[END_AT][:, None])
-        return add(logits, next_of_end, torch.where(acts, bonus, 0.0))
+        bias = torch.where(acts, bonus, 0.0)
+        rows.note(self.name, bias)
+        return add(logits, next_of_end, bias)
 
     def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:
         rows[TEXT_AT] = written(rows[TEXT_AT], rows[TEXT], rows[LENGTH], sampled)

@@ -55,7 +55,9 @@ class TipMethod(Method):
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         young = rows[THINKING_TOKENS] < rows[THOUGHT_START] + rows[DURATION]
         acts = rows[self.on] & (rows[PHASE] == Phase.THINKING) & young
-        return add(logits, rows[IDS], torch.where(acts, -rows[PENALTY], 0.0))
+        bias = torch.where(acts, -rows[PENALTY], 0.0)
+        rows.note(self.name, bias)
+        return add(logits, rows[IDS], bias)
 
     def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:
         switched = (before == Phase.THINKING) & contains(rows[IDS], sampled)

@@ -113,7 +113,10 @@ class TruncationMethod(Method):
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         real = logits[:, : rows.vocab_size]
         due = rows[self.on] & (rows[self.always] | (rows[PHASE] == Phase.THINKING))
-        return truncate(logits, due & usable(real), self.keep(real, rows))
+        due, keep = due & usable(real), self.keep(real, rows)
+        if rows.traced:
+            rows.note(self.name, torch.where(due, keep.sum(dim=1), 0))
+        return truncate(logits, due, keep)
 
     def keep(self, logits: Tensor, rows: Rows) -> Tensor:
         """The tokens that stay, ``[num_rows, vocab]`` bool."""

@@ -33,10 +33,12 @@ class TraceStep(StrictModel):
     scores: tuple[float, ...] = Field((), description="of the entries, for trainers")
     # What only some methods have to say. An engine that records it fills it in; None otherwise.
     edits: dict[str, float] | None = Field(
-        None, description="logit edits at this step: the method's name and its amount"
+        None,
+        description="by method: the bias in logits of its words (-1e10 bans them), the"
+        " temperature, or the number of tokens that a truncation keeps",
     )
     switch: Literal["to_latent", "to_discrete"] | None = Field(
-        None, description="a method changed the mode at this step"
+        None, description="the method's gate changed its mode at this step"
     )
     route: str | None = Field(None, description="the model that a router sent this step to")
 

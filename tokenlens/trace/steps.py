@@ -13,7 +13,8 @@ def step_record(columns: Mapping[str, Any], max_entries: int, scored: bool) -> T
     ----------
     columns
         The row's values by the names of ``core.pipeline.Step``, as plain data, ``phase`` as the
-        core's number; ``weights``, ``ids`` and ``scores`` instead of ``entries``.
+        core's number; ``weights``, ``ids`` and ``scores`` instead of ``entries``; ``notes`` as
+        ``core.tape.said`` reads them.
     max_entries
         Places of the concept token that are looked at.
     scored
@@ -22,10 +23,13 @@ def step_record(columns: Mapping[str, Any], max_entries: int, scored: bool) -> T
     values = dict(columns)
     weights = values.pop("weights")[:max_entries]
     ids, scores = values.pop("ids"), values.pop("scores")
+    edits, switch = values.pop("notes")
     # A contrastive push can make the first entry's weight negative.
     live = [place for place, weight in enumerate(weights) if weight != 0]
     return TraceStep(
         **{**values, "phase": PHASE_NAMES[values["phase"]]},
         entries=tuple((ids[place], weights[place]) for place in live),
         scores=tuple(scores[place] for place in live) if scored and scores else (),
+        edits=edits,
+        switch=switch,
     )

@@ -8,7 +8,6 @@ from typing import Any
 
 from tokenlens.trace.lines import Recording, token_ids
 from tokenlens.trace.plots import thresholds
-from tokenlens.trace.waves import edits_of
 
 SCRIPTS = ("model.js", "tokens.js", "chart.js", "app.js")
 MAX_SHOWN = 64
@@ -80,8 +79,11 @@ def columns(recording: Recording) -> dict[str, Any]:
             for step in steps
         ],
         "edits": {
-            name: [None if amount is None else round(amount, 4) for amount in amounts]
-            for name, amounts in edits_of(trace.spec, steps).items()
+            name: [
+                None if (amount := (step.edits or {}).get(name)) is None else round(amount, 4)
+                for step in steps
+            ]
+            for name in dict.fromkeys(name for step in steps for name in step.edits or ())
         },
         "switch": {i: step.switch for i, step in enumerate(steps) if step.switch is not None},
         "route": {i: step.route for i, step in enumerate(steps) if step.route is not None},

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tokenlens.core.pipeline import Step
+from tokenlens.core.tape import said
 from tokenlens.methods.base import SCORES, Phase
 from tokenlens.vllm.batch import Batch, Live
 from tokenlens.vllm.traces import COLUMNS
@@ -49,8 +50,9 @@ class StepReport:
         if full:
             self._step = [
                 _to_host(column[:, : self._entries] if column.dim() == 2 else column)
-                for column in (getattr(step, name) for name in COLUMNS)
+                for column in (getattr(step, name) for name in COLUMNS[:-1])
             ]
+            self._step.append(_to_host(step.notes))
         self._ready: Any = None
         if core.device.type == "cuda":
             self._ready = torch.cuda.Event()
@@ -70,6 +72,7 @@ class StepReport:
             report: list[Any] = [totals, self._usage]
             if columns and self._wants_step(live, totals[0]):
                 values = [column[row] for column in columns]
+                values[-1] = said(values[-1])
                 if SCORES not in live.request.traits:
                     values[COLUMNS.index("scores")] = []  # a neighbour's
                 report.append(values)

@@ -18,7 +18,7 @@ COUNTS = tuple(TraceCounts.model_fields)
 
 COLUMNS = (
     *("position", "phase", "token", "latent", "forced", "valid", "entropy", "max_probability"),
-    *("weights", "ids", "log_probability", "scores"),
+    *("weights", "ids", "log_probability", "scores", "notes"),
 )
 """Order of a step's values in a report: columns of ``core.pipeline.Step``."""
 

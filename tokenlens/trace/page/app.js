@@ -106,7 +106,7 @@ function cardHtml(trace, index) {
   if (c.switch[index]) facts.push(`switch ${c.switch[index].replace("_", " ")}`);
   if (trace.routes[index]) facts.push(`route ${trace.routes[index]}`);
   const edits = Object.entries(c.edits).filter(([, amounts]) => amounts[index] !== null)
-    .map(([name, amounts]) => `${name} ${amounts[index] >= 0 ? "+" : ""}${amounts[index].toFixed(3)}`);
+    .map(([name, amounts]) => editText(name, amounts[index]));
   const bars = [];
   for (let i = 0; i < c.entries[index].length; i += 2) {
     const [token, weight] = [c.entries[index][i], c.entries[index][i + 1]];

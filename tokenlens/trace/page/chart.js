@@ -61,7 +61,8 @@ Chart.prototype.positionAt = function (x) {
 Chart.prototype.draw = function () {
   const canvas = this.canvas;
   const scale = window.devicePixelRatio || 1;
-  const waves = this.traces.length ? Object.entries(this.traces[0].c.edits) : [];
+  const waves = this.traces.length
+    ? Object.entries(this.traces[0].c.edits).filter(([, amounts]) => !amounts.some((a) => a < BAN)) : [];
   const height = 144 + (waves.length ? WAVE : 0);
   canvas.style.height = `${height}px`;
   canvas.width = canvas.clientWidth * scale;
@@ -193,6 +194,7 @@ Chart.prototype.waves = function (pen, colours, waves) {
     const joined = amounts.slice();
     for (let i = 1; i < joined.length - 1; i++) if (joined[i] === null && amounts[i + 1] !== null) joined[i] = joined[i - 1];
     this.line(pen, this.traces[0], joined, (a) => middle - a / largest * (WAVE / 2 - 4), number ? colours.dim : colours.mark);
-    this.label(pen, `${name} ±${largest.toFixed(2)}`, LEFT + 4 + number * 160, 144 + 9, colours.dim, colours.ground);
+    const sign = amounts.some((a) => a < 0) ? "±" : "up to ";
+    this.label(pen, `${name} ${sign}${largest.toFixed(2)}`, LEFT + 4 + number * 160, 144 + 9, colours.dim, colours.ground);
   });
 };

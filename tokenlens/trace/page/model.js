@@ -14,6 +14,7 @@ function Trace(columns) {
     text += columns.texts[token];
   }
   this.plain = text.toLowerCase();
+  this.gated = Object.keys(columns.switch).length > 0;
   this.routes = this.c.position.map(() => "");
   let route = "";
   for (let i = 0; i < this.length; i++) {
@@ -30,9 +31,9 @@ Trace.prototype.topWeight = function (index) {
   return this.latent(index) && this.c.entries[index].length ? this.c.entries[index][1] : 1;
 };
 
-// A switch that a method reported, or a thinking step of another mode than the one before it.
+// A switch that a gate reported, or, without one, a thinking step of another mode than the one before.
 Trace.prototype.isSwitch = function (index) {
-  if (this.c.switch[index] !== undefined) return true;
+  if (this.gated) return this.c.switch[index] !== undefined;
   return index > 0 && this.c.phase[index] === "t" && this.c.phase[index - 1] === "t"
     && this.c.latent[index] !== this.c.latent[index - 1];
 };
@@ -71,6 +72,16 @@ Trace.prototype.find = function (wanted) {
   }
   return found;
 };
+
+// What a method did to the logits at a step, in words.
+const AMOUNTS = { edt: "temperature", hapo: "temperature", min_p: "keeps", top_h: "keeps", top_n_sigma: "keeps" };
+const BAN = -1e9; // a bias below it bans
+
+function editText(name, amount) {
+  if (amount < BAN) return `${name} bans`;
+  if (AMOUNTS[name]) return `${name} ${AMOUNTS[name]} ${+amount.toFixed(3)}`;
+  return `${name} ${amount >= 0 ? "+" : ""}${amount.toFixed(3)}`;
+}
 
 function visible(text) {
   return text.replace(/\n/g, "⏎").replace(/\t/g, "⇥") || "∅";

@@ -106,6 +106,34 @@ def test_stop_string_ends_the_trace(subject):
         assert trace.counts.tokens == length
 
 
+def test_steps_say_what_was_edited_and_when_a_gate_switched(subject):
+    reflex = {"method": "cyclic_reflex", "words": ["a"], "forms": "bare", "period": 8.0}
+    trend = {"signal": "entropy", "latent_when": "high", "trend": True, "first": "latent"}
+    gate = {"method": "think_router", "gate": {**trend, "enter": None, "leave": None}}
+    gate |= {"top_k": 8, "max_entries": 8}
+    specs = [subject.spec(methods=methods) for methods in ([reflex], [gate], [])]
+    kwargs = generate_kwargs(subject.model, Letters(96), specs)
+    output = subject.generate(**kwargs)
+    edited, gated, plain = traces(kwargs)
+    assert {(step.edits, step.switch) for step in plain.steps} == {(None, None)}
+    biases = []
+    for index, step in enumerate(edited.steps):
+        added = (output.scores[index] - output.logits[index])[0]
+        amount = (step.edits or {}).get("cyclic_reflex", 0.0)
+        assert added[0].item() == pytest.approx(amount, abs=1e-5)
+        assert not added[1:].any()
+        biases.append(amount)
+    assert max(biases) == 5.0
+    assert min(biases) < 0
+    mode, switches = gated.steps[0].latent, 0
+    for step in gated.steps[: gated.counts.thinking_tokens]:
+        if step.switch is not None:
+            mode = step.switch == "to_latent"
+            switches += not mode
+        assert step.latent == mode
+    assert switches == gated.counts.switches > 2
+
+
 def test_levels(subject):
     specs = [subject.spec(trace={"level": level}) for level in ("off", "summary", "full")]
     kwargs = generate_kwargs(subject.model, None, specs)

@@ -206,7 +206,7 @@ def test_hooks_keep_kinds_and_are_put_once(monkeypatch):
 
 def test_a_trace_comes_back_as_a_record():
     recorder = Recorder(SOFT, "sglang")
-    recorder.add([[2, 2, 1, 0, 0, 0, 1], [1, 0]])
+    recorder.add([[2, 2, 1, 0, 0, 0, 0, 1], [1, 0]])
     found = recorder.trace()
     output = {"meta_info": {"tokenlens": found.model_dump(mode="json")}}
     assert trace(output) == found

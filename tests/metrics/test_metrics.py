@@ -113,7 +113,7 @@ def test_an_engine_s_front_end_reports_to_it():
         from prometheus_client import REGISTRY
         from tokenlens.vllm import metrics
         metrics.count("refusals", engine="sglang")
-        metrics.observe([5, 4, 3, 2, 1, 0], [7, 8], 6, engine="sglang")
+        metrics.observe([5, 4, 3, 2, 1, 0, 0], [7, 8], 6, engine="sglang")
         names = ("refusals_total", "tokens_total", "latent_total", "discrete_total",
                  "switches_total", "forced_total", "invalid_total", "cold_stops_total",
                  "slots_in_use", "history_pages_in_use")

@@ -1,6 +1,8 @@
 """Runs engines in a process of their own: jobs in as JSON, what they gave out as JSON."""
 
 import asyncio
+import faulthandler
+import gc
 import json
 import os
 import sys
@@ -125,7 +127,11 @@ def run_job(job):
         else:
             engine = sglang.Engine(**kwargs)
         runs = [drive(engine, run, before) for run in job["runs"]]
-        return {"runs": runs, "info": info(engine)}
+        found = {"runs": runs, "info": info(engine)}
+        if "beside" in job:
+            found["beside"] = start_beside(job["beside"])
+            found["after"] = [drive(engine, run, before) for run in job["runs"]]
+        return found
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}"}
@@ -136,9 +142,29 @@ def run_job(job):
             engine.shutdown()
 
 
+def start_beside(job):
+    """Start another engine while one runs, in vain; what is left of it afterwards."""
+    import psutil
+
+    before = set(psutil.Process().children(recursive=True))
+    found = run_job(job)
+    # What the start left to be collected must not wait for anybody.
+    faulthandler.dump_traceback_later(300, exit=True)
+    gc.collect()
+    faulthandler.cancel_dump_traceback_later()
+    left = set(psutil.Process().children(recursive=True)) - before
+    return {**found, "left": [process.name() for process in left]}
+
+
 def info(engine):
-    """What the engine says of itself."""
-    return {"overlap": not engine.get_server_info()["disable_overlap_schedule"]}
+    """What the engine says of itself, and what the rig found to be untouched."""
+    untouched = Path("untouched.json")
+    checked = json.loads(untouched.read_text()) if untouched.exists() else None
+    untouched.unlink(missing_ok=True)
+    return {
+        "overlap": not engine.get_server_info()["disable_overlap_schedule"],
+        "untouched": checked,
+    }
 
 
 def main(jobs_file, out_file):

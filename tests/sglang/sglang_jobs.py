@@ -1,7 +1,7 @@
 """Jobs of the driver: what each engine of the tests is given to do."""
 
 import conformance_models as models
-from conformance_table import LONG, MARKERS, START, Scenario, hosted, soft
+from conformance_table import LONG, MARKERS, REFUSED, START, Scenario, hosted, soft
 
 # SGLang's repetition penalty leaves the prompt out, that of the reference does not.
 SCENARIOS = tuple(s for s in hosted("sglang") if "repetition_penalty" not in s.sampling)
@@ -120,6 +120,8 @@ def wrong():
         one("beam", sampling={"beam_width": 2}),
         one("grammar", sampling={"regex": "a+"}),
         one("session", more={"session_params": {"id": "x"}}),
+        *(one(name, spec(methods=[{"method": name}])) for name in sorted(REFUSED["sglang"])),
+        one("dense", spec(methods=[{"method": "swi_reasoning", "mixture": "full"}])),
         one("right"),
     ]
     return {"requests": rows}
@@ -180,13 +182,25 @@ def work(paths, reasoner=()):
             "engine": {**chunked, "skip_tokenizer_init": False, "max_total_tokens": 8192},
             "runs": [{"requests": models.requests({}, scenarios=reasoner)}],
         },
-        "stock": {"model": qwen3, "tokenlens": False, "runs": plain_runs()},
+        "small-history": {
+            "model": qwen3,
+            "engine": chunked,
+            "environment": retract,
+            # One page of 64 concept tokens.
+            "settings": {"history_mib": 64 * 64 * 12 / 2**20},
+            "runs": [{"requests": [{**row, "arrive": 0} for row in staggered()[:12]]}],
+        },
+        "stock": {
+            "model": qwen3,
+            "engine": chunked,
+            "tokenlens": False,
+            "runs": [*plain_runs(), {"requests": [{**wrong()["requests"][-1], "name": "spec"}]}],
+            "beside": {"model": qwen3, "environment": UNLOADED, **once},
+        },
         **{
             f"refused-{name}": {"model": qwen3, "engine": given, **once}
-            for name, given in REFUSED.items()
+            for name, given in UNHOSTED.items()
         },
-        # Last: SGLang cannot take an engine apart that did not start; the process ends with it.
-        "refused-unloaded": {"model": qwen3, "environment": UNLOADED, **once},
     }
 
 
@@ -196,7 +210,9 @@ def taken_back():
     ``first`` says them; ``writer`` has them as its prompt and leaves their KV in the cache;
     ``limited`` and ``unlimited`` say them again and are retracted on the way.
     """
-    latent = Scenario("first", (*LONG, START), (soft(),), tokens=60)
+    # A prompt whose ids stand when all weights change by three parts in ten million: with other
+    # ones, the rounding of a cached prompt is enough to take another way.
+    latent = Scenario("first", (*LONG, START, 14), (soft(),), tokens=60)
     rows = [{"requests": [request(latent)], "flush": True}]
     rows.append(
         {"requests": [{"name": "writer", "continues": "first", "sampling": {"max_tokens": 2}}]}
@@ -219,7 +235,9 @@ def plain_runs():
                     "sampling": {"max_tokens": 16, **extra},
                     "more": {"return_logprob": True, "top_logprobs_num": 3},
                 }
-            ]
+            ],
+            # With the same in the cache, the same is computed.
+            "flush": True,
         }
         for row, extra in enumerate([{}, {"frequency_penalty": 0.4}, {}])
     ]
@@ -228,13 +246,15 @@ def plain_runs():
 UNLOADED = {"TOKENLENS_TEST_UNLOADED": "1"}
 """The scheduler's process cannot import our package."""
 
-REFUSED = {
+UNHOSTED = {
     "pipeline": {"pp_size": 2},
     "speculative": {
         "speculative_algorithm": "NGRAM",
         "speculative_num_draft_tokens": 4,
     },
     "mixed": {"enable_mixed_chunk": True, "chunked_prefill_size": 32},
-    "disaggregated": {"disaggregation_mode": "prefill", "disaggregation_transfer_backend": "fake"},
+    "disaggregated": {"disaggregation_mode": "decode", "disaggregation_transfer_backend": "fake"},
     "sessions": {"enable_streaming_session": True},
+    "data-parallel": {"tp_size": 2, "dp_size": 2},
+    "attention": {"tp_size": 2, "dp_size": 2, "enable_dp_attention": True},
 }

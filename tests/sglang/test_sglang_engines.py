@@ -167,13 +167,22 @@ def test_traces_come_back(engines):
 
 
 def test_requests_without_a_spec_are_bit_identical(engines):
-    stock, loaded = runs_of(engines, "stock"), runs_of(engines, "overlap")[12:15]
-    assert len(stock) == 3
+    stock, loaded = runs_of(engines, "stock")[:3], runs_of(engines, "overlap")[12:15]
+    assert len(loaded[0]["plain-0"]["logprobs"]) == 16
     for one, other in zip(stock, loaded):
         for name in one:
             assert one[name]["ids"] == other[name]["ids"]
             assert one[name]["logprobs"] == other[name]["logprobs"]
             assert one[name]["tops"] == other[name]["tops"]
+
+
+@pytest.mark.parametrize("name", ["overlap", "no-overlap", "two-ranks", "retracted", "reasoner"])
+def test_rows_without_a_spec_are_untouched_beside_those_with_one(engines, name):
+    # A difference would have ended the scheduler; this shows that there was something to compare.
+    runs_of(engines, name)
+    untouched = engines[name]["info"]["untouched"]
+    assert untouched["rows"] > 20
+    assert untouched["tokens"] > 20
 
 
 @pytest.mark.parametrize(
@@ -189,6 +198,10 @@ def test_requests_without_a_spec_are_bit_identical(engines):
         ("beam", ["beam_width", "2"]),
         ("grammar", ["regex"]),
         ("session", ["session_params"]),
+        ("coconut", ["coconut.method", "SGLang does not host", "hidden state"]),
+        ("latent_mas", ["latent_mas.method", "SGLang does not host", "hidden state"]),
+        ("soft_tokens", ["soft_tokens.noise_scale", "SGLang does not host", "noise"]),
+        ("dense", ["swi_reasoning.mixture", "SGLang does not host", "whole vocabulary"]),
     ],
 )
 def test_a_bad_spec_is_refused_with_its_field(engines, name, words):
@@ -206,6 +219,8 @@ def test_a_bad_spec_is_refused_with_its_field(engines, name, words):
         ("mixed", ["enable_mixed_chunk"]),
         ("disaggregated", ["disaggregation_mode"]),
         ("sessions", ["sessions"]),
+        ("data-parallel", ["dp_size"]),
+        ("attention", ["data-parallel attention"]),
     ],
 )
 def test_an_engine_that_cannot_host_specs_does_not_start(engines, name, words):
@@ -214,8 +229,28 @@ def test_an_engine_that_cannot_host_specs_does_not_start(engines, name, words):
     assert all(word in message for word in words), message
 
 
-def test_a_scheduler_without_tokenlens_ends_the_start(engines):
+def test_a_scheduler_without_tokenlens_ends_the_start_and_only_that(engines):
     # SGLang logs that the plugin could not be imported there, and goes on.
-    message = engines["refused-unloaded"]["error"]
-    assert message.startswith("SystemExit")
-    assert "started without tokenlens" in message
+    found = engines["stock"]["beside"]
+    assert found["error"].startswith("SystemExit")
+    assert "started without tokenlens" in found["error"]
+    assert found["left"] == []
+    # The engine beside it goes on as if nothing had been.
+    assert engines["stock"]["after"] == engines["stock"]["runs"]
+
+
+def test_an_engine_without_tokenlens_refuses_specs(engines):
+    error = runs_of(engines, "stock")[-1]["spec"]["error"]
+    assert error.startswith("ValueError")
+    assert "--enable-tokenlens" in error
+
+
+def test_a_history_that_is_too_small_ends_requests_with_its_reason(engines, reference):
+    (run,) = runs_of(engines, "small-history")
+    lost = [name for name, one in run.items() if "error" in one]
+    assert lost
+    assert all("--tokenlens-history-mib" in run[name]["error"] for name in lost)
+    # The others are right.
+    assert len(lost) < len(run)
+    for name in set(run) - set(lost):
+        assert run[name]["ids"] == reference["qwen3"][name.split("/")[0]]

@@ -6,7 +6,7 @@ target ends the start. Wrappers do nothing for engines without tokenlens.
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -15,20 +15,23 @@ from tokenlens.vllm.hooks import MARK, after_import
 
 Around = Callable[..., Any]
 
+ADMISSION = "_tokenlens"
+"""Attribute of tokenizer managers whose engines run with tokenlens."""
+
 HANDSHAKE = "tokenlens"
 """What a scheduler with tokenlens says of itself when it is ready."""
 
 
-def missing(targets: Mapping[str, Mapping[str, Around]]) -> list[str]:
+def missing(*groups: Mapping[str, Iterable[str]]) -> list[str]:
     """Targets that are not there. Imports their modules.
 
     Parameters
     ----------
-    targets
-        By module, names of functions (``Class.method``) with what goes around them.
+    groups
+        By module, names of functions (``Class.method``).
     """
     lost = []
-    for module_name, names in targets.items():
+    for module_name, names in ((name, names) for group in groups for name, names in group.items()):
         try:
             module = import_module(module_name)
         except ImportError as error:
@@ -38,7 +41,7 @@ def missing(targets: Mapping[str, Mapping[str, Around]]) -> list[str]:
     return lost
 
 
-def check(targets: Mapping[str, Mapping[str, Around]]) -> None:
+def check(*groups: Mapping[str, Iterable[str]]) -> None:
     """End the start if a target is not there.
 
     Raises
@@ -46,7 +49,7 @@ def check(targets: Mapping[str, Mapping[str, Around]]) -> None:
     SystemExit
         SGLang goes on after any other exception of a plugin.
     """
-    lost = missing(targets)
+    lost = missing(*groups)
     if lost:
         raise SystemExit(
             f"tokenlens: not found in this SGLang: {', '.join(lost)}. It would run without them,"
@@ -55,18 +58,25 @@ def check(targets: Mapping[str, Mapping[str, Around]]) -> None:
         )
 
 
-def install(targets: Mapping[str, Mapping[str, Around]]) -> None:
-    """Wrap all targets, now or when their modules are imported; again does nothing."""
+def install(targets: Mapping[str, Mapping[str, Around]], needed: bool = True) -> None:
+    """Wrap all targets, now or when their modules are imported; again does nothing.
+
+    Parameters
+    ----------
+    needed
+        Whether a target that is missing ends the start; otherwise it is left out.
+    """
     for module_name, names in targets.items():
-        after_import(module_name, functools.partial(_install, names))
+        after_import(module_name, functools.partial(_install, names, needed))
 
 
-def _install(names: Mapping[str, Around], module: ModuleType) -> None:
+def _install(names: Mapping[str, Around], needed: bool, module: ModuleType) -> None:
     for name, around in names.items():
         found = _find(module, name)
-        if found is None:
+        if found is not None:
+            wrap(*found, around)
+        elif needed:
             raise SystemExit(f"tokenlens: not found in this SGLang: {module.__name__}.{name}")
-        wrap(*found, around)
 
 
 def _find(module: ModuleType, name: str) -> tuple[Any, str] | None:

@@ -1,15 +1,17 @@
 """The plugin that SGLang loads in each of its processes: a server flag, and hooks behind it.
 
 ``register`` is the entry point ``sglang.srt.plugins: tokenlens``. Without the flag it adds options
-to the command line and nothing else. With it, every place that is wrapped is looked up first, and
-one that is missing ends the start: SGLang itself would log it and go on.
+to the command line and refuses requests that bring a spec, and nothing else. With it, every place
+that is wrapped is looked up first, and one that is missing ends the start: SGLang itself would log
+it and go on.
 """
 
 import argparse
 from typing import Any
 
 from tokenlens.sglang import switch
-from tokenlens.sglang.hooks import Around, check, install
+from tokenlens.sglang.arguments import asks
+from tokenlens.sglang.hooks import ADMISSION, Around, check, install
 from tokenlens.sglang.refusals import UnsupportedError, check_engine
 from tokenlens.spec import SpecError
 
@@ -24,17 +26,17 @@ OPTIONS = {
 
 def register() -> None:
     """Entry point; may be called any number of times in any process."""
-    install(ARGUMENTS)
+    install(ALWAYS, needed=False)
     if switch.settings() is not None:
         install_all()
 
 
 def install_all() -> None:
     """Wrap everything, now or when its modules are imported."""
-    from tokenlens.sglang import frontend, scheduler
+    from tokenlens.sglang import frontend, responses, scheduler
 
-    install(frontend.TARGETS)
-    install(scheduler.TARGETS)
+    for targets in (frontend.TARGETS, responses.TARGETS, scheduler.TARGETS):
+        install(targets)
 
 
 def check_all() -> None:
@@ -44,14 +46,9 @@ def check_all() -> None:
     ------
     SystemExit
     """
-    from tokenlens.sglang import frontend, scheduler
+    from tokenlens.sglang import frontend, responses, scheduler
 
-    needed = {module: dict.fromkeys(names, _unused) for module, names in scheduler.NEEDED.items()}
-    check({**ARGUMENTS, **frontend.TARGETS, **scheduler.TARGETS, **needed})
-
-
-def _unused(*_: Any) -> None:
-    raise NotImplementedError
+    check(ALWAYS, frontend.TARGETS, responses.TARGETS, scheduler.TARGETS, scheduler.NEEDED)
 
 
 def _add_cli_args(original: Any, parser: argparse.ArgumentParser) -> None:
@@ -112,11 +109,32 @@ def _check_server_args(original: Any, self: Any, *args: Any, **kwargs: Any) -> A
     return result
 
 
-ARGUMENTS: dict[str, dict[str, Around]] = {
+def _create_tokenized_object(
+    original: Any, self: Any, request: Any, *args: Any, **kwargs: Any
+) -> Any:
+    tokenized = original(self, request, *args, **kwargs)
+    params = getattr(tokenized, "sampling_params", None)
+    if params is None or not asks(getattr(params, "custom_params", None)):
+        return tokenized
+    admission = vars(self).get(ADMISSION)
+    if admission is None:
+        # Else SGLang would carry the spec along, and nobody would read it.
+        raise ValueError(
+            "custom_params: got a spec for tokenlens, but this engine was started without it; start"
+            " it with --enable-tokenlens, or with tokenlens.sglang.engine(...)"
+        )
+    admission.admit(request, params)
+    return tokenized
+
+
+ALWAYS: dict[str, dict[str, Around]] = {
     "sglang.srt.server_args": {
         "ServerArgs.add_cli_args": _add_cli_args,
         "ServerArgs.from_cli_args": _from_cli_args,
         "ServerArgs.check_server_args": _check_server_args,
-    }
+    },
+    "sglang.srt.managers.tokenizer_manager": {
+        "TokenizerManager._create_tokenized_object": _create_tokenized_object,
+    },
 }
 """What is wrapped in every process, with tokenlens or without."""

@@ -1,8 +1,14 @@
 """What the tests switch off in tokenlens, request by request, to see that it matters.
 
 Loaded in the scheduler's process by ``sitecustomize``; a request names its switches in
-``custom_params["rig"]``, which the engine itself does not know.
+``custom_params["rig"]``, which the engine itself does not know. At every step of every engine, what
+did not ask is compared bit by bit with what SGLang had; the scheduler ends if it differs.
 """
+
+import json
+from pathlib import Path
+
+import torch
 
 SWITCHES = ("no_replay", "no_guard", "no_limit")
 
@@ -59,8 +65,57 @@ def install(room):
     finish["Req._compute_max_prefix_len"] = compute_max_prefix_len
 
 
+class Untouched:
+    """Rows and tokens that were compared, written to a file of the engine's working directory."""
+
+    rows = tokens = 0
+
+    @classmethod
+    def write(cls):
+        Path("untouched.json").write_text(json.dumps({"rows": cls.rows, "tokens": cls.tokens}))
+
+
+def watch(room):
+    """Compare logits and embeddings of what did not ask with what was there before."""
+    from tokenlens.sglang import embedding
+
+    decide = room.Room.decide
+
+    def _decide(self, logits, sampling):
+        before = logits.clone()
+        decided = decide(self, logits, sampling)
+        live = self.batch.live
+        if live:
+            plain = [row for row, rid in enumerate(self.batch._rows) if rid not in live]
+            if not torch.equal(decided[plain], before[plain]):
+                raise AssertionError("logits of a request without a spec were changed")
+            Untouched.rows += len(plain)
+            Untouched.write()
+        return decided
+
+    room.Room.decide = _decide
+    mixed = embedding._mixed
+
+    def _mixed(base):
+        class Watched(mixed(base)):
+            def _embed_local_shard(self, input_):
+                stock = base._embed_local_shard(self, input_).clone()
+                rows = super()._embed_local_shard(input_)
+                plain = self.tokenlens_pointers[: input_.numel()] < 0
+                if not torch.equal(rows[plain], stock[plain]):
+                    raise AssertionError("an embedding without a mixture was changed")
+                if not plain.all():
+                    Untouched.tokens += int(plain.sum())
+                return rows
+
+        return Watched
+
+    embedding._mixed = _mixed
+
+
 def install_now():
     """Once the module with the targets has been imported, before they are wrapped."""
     from tokenlens.sglang import room
 
     install(room)
+    watch(room)

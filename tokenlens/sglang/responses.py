@@ -1,0 +1,130 @@
+"""What comes back from SGLang's front end: traces in responses and streams, and counts."""
+
+import contextlib
+import copy
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from tokenlens.sglang.arguments import KEY, asks, spec_of
+from tokenlens.sglang.frontend import admission_of
+from tokenlens.sglang.hooks import Around
+from tokenlens.sglang.traces import ENGINE
+from tokenlens.vllm import metrics
+from tokenlens.vllm.traces import Recorder
+
+RECORDER = "_tokenlens"
+
+
+def _update_request_meta_info(
+    original: Any,
+    self: Any,
+    meta_info: Any,
+    state: Any,
+    customized_info: Any,
+    index: int,
+    finish_reason: Any,
+) -> Any:
+    if admission_of(self) is None or KEY not in customized_info:
+        return original(self, meta_info, state, customized_info, index, finish_reason)
+    rest = {key: values for key, values in customized_info.items() if key != KEY}
+    result = original(self, meta_info, state, rest, index, finish_reason)
+    reports = [report for report in customized_info[KEY][index] if report is not None]
+    recorder = vars(state).get(RECORDER)
+    if recorder is None and reports:
+        spec = spec_of((state.obj.sampling_params or {}).get("custom_params"))
+        if spec is None:
+            return result
+        recorder = Recorder(spec, ENGINE)
+        setattr(state, RECORDER, recorder)
+    for report in reports:
+        before = recorder.switches
+        grown = recorder.add(report)
+        metrics.observe(grown, report[1], recorder.switches - before, engine="sglang")
+    if recorder is not None and finish_reason is not None:
+        found = recorder.trace()
+        if found is not None:
+            meta_info[KEY] = found.model_dump(mode="json")
+    return result
+
+
+def _build_response(original: Any, self: Any, request: Any, ret: Any, *args: Any) -> Any:
+    """Put traces where ``/generate`` has them: into each choice's ``meta_info``."""
+    response = original(self, request, ret, *args)
+    traces = [(one.get("meta_info") or {}).get(KEY) for one in ret]
+    if not any(trace is not None for trace in traces):
+        return response
+    from fastapi.responses import JSONResponse
+
+    if hasattr(response, "model_dump"):
+        content = response.model_dump(mode="json")
+    else:
+        content = json.loads(response.body)
+    for choice in content.get("choices", ()):
+        trace = traces[choice["index"]]
+        if trace is not None:
+            choice["meta_info"] = {**(choice.get("meta_info") or {}), KEY: trace}
+    return JSONResponse(content)
+
+
+async def _stream(
+    original: Any, self: Any, adapted: Any, request: Any, raw_request: Any
+) -> AsyncIterator[str]:
+    """Put traces into the chunks that end the choices of a stream."""
+    manager = self.tokenizer_manager
+    traces: dict[int, Any] = {}
+    params = adapted.sampling_params
+    if admission_of(manager) is not None and asks((params or {}).get("custom_params")):
+        self = copy.copy(self)
+        self.tokenizer_manager = _Listener(manager, traces)
+    async with contextlib.aclosing(original(self, adapted, request, raw_request)) as chunks:
+        async for chunk in chunks:
+            yield _with_traces(chunk, traces) if traces else chunk
+
+
+class _Listener:
+    """A manager whose outputs are read on their way."""
+
+    def __init__(self, manager: Any, traces: dict[int, Any]) -> None:
+        self._manager, self._traces = manager, traces
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._manager, name)
+
+    async def generate_request(self, *args: Any) -> AsyncIterator[Any]:
+        async with contextlib.aclosing(self._manager.generate_request(*args)) as outputs:
+            async for output in outputs:
+                if KEY in output["meta_info"]:
+                    self._traces[output.get("index", 0)] = output["meta_info"][KEY]
+                yield output
+
+
+def _with_traces(chunk: str, traces: dict[int, Any]) -> str:
+    head, _, body = chunk.partition("data: ")
+    if head or not body.startswith("{"):
+        return chunk
+    content = json.loads(body)
+    ended = [
+        choice
+        for choice in content.get("choices", ())
+        if choice.get("finish_reason") and choice["index"] in traces
+    ]
+    for choice in ended:
+        choice["meta_info"] = {KEY: traces.pop(choice["index"])}
+    return f"data: {json.dumps(content)}\n\n" if ended else chunk
+
+
+TARGETS: dict[str, dict[str, Around]] = {
+    "sglang.srt.managers.tokenizer_manager": {
+        "TokenizerManager.update_request_meta_info": _update_request_meta_info,
+    },
+    "sglang.srt.entrypoints.openai.serving_completions": {
+        "OpenAIServingCompletion._build_completion_response": _build_response,
+        "OpenAIServingCompletion._generate_completion_stream": _stream,
+    },
+    "sglang.srt.entrypoints.openai.serving_chat": {
+        "OpenAIServingChat._build_chat_response": _build_response,
+        "OpenAIServingChat._generate_chat_stream": _stream,
+    },
+}
+"""What is wrapped."""

@@ -1,6 +1,7 @@
 """The server, started for real with the flag, and driven with ``openai`` and ``httpx``."""
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -14,7 +15,8 @@ from sglang_support import environment, needs_sglang
 
 pytestmark = [needs_sglang, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-MODEL = Path(__file__).parents[2] / "tokenlens" / "assets" / "tiny-reasoner-small"
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "tokenlens" / "assets" / "tiny-reasoner-small"
 START_SECONDS = 600
 MESSAGES = [{"role": "user", "content": "make 24 using 3,5,7,2"}]
 OPENED = "<|im_start|>user\nmake 24 using 3,5,7,2<|im_end|>\n<|im_start|>assistant\n<think>\n"
@@ -29,10 +31,10 @@ def server(tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log"
+    # The example's own command: with the flag, and 32 entries at most.
     command = [
-        *(sys.executable, "-m", "sglang.launch_server", "--model-path", str(MODEL)),
-        *("--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)),
-        *("--enable-tokenlens", "--tokenlens-max-entries", "32"),
+        *("sh", str(ROOT / "examples" / "sglang_serve.sh"), str(MODEL)),
+        *("--served-model-name", "tiny", "--port", str(port)),
         *("--tokenlens-max-trace-steps", "20"),
         *("--device", "cpu", "--dtype", "float32", "--attention-backend", "torch_native"),
         *("--mem-fraction-static", "0.2", "--max-total-tokens", "16384"),
@@ -40,8 +42,9 @@ def server(tmp_path_factory):
         *("--chunked-prefill-size", "64", "--sampling-defaults", "openai", "--enable-metrics"),
         *("--context-length", "512"),
     ]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     with log.open("w") as out:
-        process = subprocess.Popen(command, env=environment(), stdout=out, stderr=out)
+        process = subprocess.Popen(command, env=environment(PATH=path), stdout=out, stderr=out)
     address = f"http://127.0.0.1:{port}"
     try:
         import httpx
@@ -202,17 +205,63 @@ def test_structured_output_and_beams_are_refused(client, server):
 
 def test_streaming_gives_the_same_text(client, server):
     whole = chat(client, SOFT).choices[0].message.content
-    parts = [
-        chunk.choices[0].delta.content or ""
-        for chunk in chat(client, SOFT, stream=True)
-        if chunk.choices
-    ]
+    counts = trace_of(chat(client, SOFT))["counts"]
+    chunks = [chunk for chunk in chat(client, SOFT, stream=True) if chunk.choices]
+    parts = [chunk.choices[0].delta.content or "" for chunk in chunks]
     assert "".join(parts) == whole
     assert len(parts) > 5
+    # The chunk that ends a choice has its trace.
+    ended = [chunk for chunk in chunks if "meta_info" in chunk.model_dump()["choices"][0]]
+    assert len(ended) == 1
+    assert ended[0].choices[0].finish_reason
+    assert trace_of(ended[0])["counts"] == counts
     lines = generate(server, SOFT, stream=True).text.splitlines()
     chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
     assert chunks[-1]["meta_info"]["tokenlens"]["counts"]["latent_steps"] > 0
     assert all("tokenlens" not in chunk["meta_info"] for chunk in chunks[:-1])
+
+
+def test_streamed_samples_have_their_own_traces(client):
+    def stream(params):
+        return client.completions.create(
+            model="tiny",
+            prompt=OPENED,
+            max_tokens=30,
+            n=3,
+            temperature=1.0,
+            stream=True,
+            extra_body={"custom_params": params} if params else None,
+        )
+
+    noisy = {"tokenlens": "tiny-gumbel"}
+    choices = [one for chunk in stream(noisy) for one in chunk.model_dump()["choices"]]
+    texts = {
+        index: "".join(one["text"] for one in choices if one["index"] == index)
+        for index in range(3)
+    }
+    assert len(set(texts.values())) > 1
+    traces = {one["index"]: one["meta_info"]["tokenlens"] for one in choices if "meta_info" in one}
+    assert sorted(traces) == [0, 1, 2]
+    assert all(0 < trace["counts"]["tokens"] <= 30 for trace in traces.values())
+    assert all("meta_info" not in one for c in stream(None) for one in c.model_dump()["choices"])
+
+
+def test_the_client_example(server):
+    script = ROOT / "examples" / "sglang_client.py"
+    done = subprocess.run(
+        [sys.executable, str(script), server + "/v1", "tiny-soft"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    streamed, counts, refused = done.stdout.strip().rsplit("\n", 2)
+    assert streamed
+    assert "'latent_steps': " in counts
+    assert refused.startswith("refused: ")
+    assert "methods[0].top_k" in refused
 
 
 def test_stop_strings_penalties_logprobs_and_samples(client):

@@ -1,0 +1,49 @@
+"""Input embeddings of SGLang's own classes that concept tokens cannot be mixed from."""
+
+import pytest
+import torch
+from sglang.srt.layers.vocab_parallel_embedding import VocabParallelEmbedding
+from torch import nn
+
+from tokenlens.sglang.embedding import find_input_embedding
+from tokenlens.vllm.embedding import EmbeddingError
+
+
+def table():
+    """A table of one rank."""
+    return VocabParallelEmbedding(200, 64, enable_tp=False)
+
+
+def refused(model, words):
+    """The model is refused with a reason and a way out."""
+    with pytest.raises(EmbeddingError, match=words) as caught:
+        find_input_embedding(model)
+    assert "--tokenlens-allow" in str(caught.value)
+
+
+def main():
+    """One that is taken, and four that are not."""
+    model = nn.Module()
+    model.embed_tokens = table()
+    assert find_input_embedding(model) == ("embed_tokens", model.embed_tokens)
+    quantised, packed = type("GGUFEmbeddingMethod", (), {})(), torch.zeros(100, 16).byte()
+    method, weight = model.embed_tokens.quant_method, model.embed_tokens.weight
+    model.embed_tokens.quant_method = quantised
+    refused(model, "GGUFEmbeddingMethod.*not quantised")
+    model.embed_tokens.quant_method = method
+    model.embed_tokens.weight = nn.Parameter(packed, requires_grad=False)
+    refused(model, r"torch\.uint8.*not quantised")
+    model.embed_tokens.weight = weight
+    model.word_embeddings = table()
+    refused(model, r"got 2 input embeddings \(embed_tokens, word_embeddings\)")
+    # As SGLang puts an adapter around it; its own class needs an accelerator.
+    adapted = nn.Module()
+    adapted.embed_tokens = nn.Module()
+    adapted.embed_tokens.base_layer = table()
+    refused(adapted, "LoRA adapter on the input embedding")
+    refused(nn.Module(), "got 0 input embeddings")
+    print("fine")
+
+
+if __name__ == "__main__":
+    main()

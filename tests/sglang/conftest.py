@@ -34,6 +34,16 @@ def reference(checkpoints):
     return {**found, "reasoner": models.references(path, tokenizer, {}, thinks)}
 
 
+@pytest.fixture(scope="session")
+def traced():
+    """Hugging Face's traces of the reasoner's rows."""
+    import conformance_models as models
+    from conformance_traces import reference_traces
+
+    thinks = models.reasoner_scenarios(reasoner_tokenizer(), "sglang")
+    return reference_traces(str(models.REASONER_PATH), reasoner_tokenizer(), {}, thinks)
+
+
 def reasoner_tokenizer():
     """The tiny reasoner's."""
     import conformance_models as models

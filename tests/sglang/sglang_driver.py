@@ -158,7 +158,7 @@ def start_beside(job):
 
 def info(engine):
     """What the engine says of itself, and what the rig found to be untouched."""
-    untouched = Path("untouched.json")
+    untouched = Path(os.environ["TOKENLENS_TEST_UNTOUCHED"])
     checked = json.loads(untouched.read_text()) if untouched.exists() else None
     untouched.unlink(missing_ok=True)
     return {

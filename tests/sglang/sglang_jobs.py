@@ -180,7 +180,7 @@ def work(paths, reasoner=()):
         "reasoner": {
             "model": str(models.REASONER_PATH),
             "engine": {**chunked, "skip_tokenizer_init": False, "max_total_tokens": 8192},
-            "runs": [{"requests": models.requests({}, scenarios=reasoner)}],
+            "runs": [{"requests": models.requests({}, "full", reasoner)}],
         },
         "small-history": {
             "model": qwen3,

@@ -36,6 +36,7 @@ def environment(**extra):
 def run_jobs(work, folder, **extra):
     """Results of named jobs, from one process that runs their engines in turn."""
     (folder / "jobs.json").write_text(json.dumps(work))
+    extra["TOKENLENS_TEST_UNTOUCHED"] = str(folder / "untouched.json")
     done = subprocess.run(
         [sys.executable, str(HERE / "sglang_driver.py"), "jobs.json", "results.json"],
         cwd=folder,

@@ -6,6 +6,7 @@ did not ask is compared bit by bit with what SGLang had; the scheduler ends if i
 """
 
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -66,13 +67,15 @@ def install(room):
 
 
 class Untouched:
-    """Rows and tokens that were compared, written to a file of the engine's working directory."""
+    """Rows and tokens that were compared, written to a file for the driver."""
 
     rows = tokens = 0
 
     @classmethod
     def write(cls):
-        Path("untouched.json").write_text(json.dumps({"rows": cls.rows, "tokens": cls.tokens}))
+        path = os.environ.get("TOKENLENS_TEST_UNTOUCHED")
+        if path:
+            Path(path).write_text(json.dumps({"rows": cls.rows, "tokens": cls.tokens}))
 
 
 def watch(room):

@@ -63,9 +63,9 @@ def spec(arguments, **settings):
     """Latent from the first token to the last: the end marker is a token that is never sampled."""
     noise = (GumbelNoise(),) if settings.pop("noise", False) else ()
     method = SoftThinking(start="first_token", **settings)
-    # An end marker of eight unlikely tokens: no run ends its thinking.
+    # The end marker is a token that a random model does not come to by chance.
     return DecodingSpec(
-        methods=(method, *noise), phase=PhaseConfig(think_start=(1,), think_end=(2,) * 8)
+        methods=(method, *noise), phase=PhaseConfig(think_start=(1,), think_end=(2,))
     )
 
 

@@ -257,6 +257,8 @@ class Oracle:
             "forced": forced, "valid": facts.valid, "entropy": facts.entropy,
             "max_probability": facts.max_probability, "weights": facts.weights,
             "ids": facts.weight_ids,
+            # Rows that neither record nor read the statistics may be spared them.
+            "statistics": self.traced or bool(self.soft and self.soft.cold_stop),
         }  # fmt: skip
 
     def _ends_with(self, markers):

@@ -287,8 +287,14 @@ class Batch:
         self._compare_state()
 
     def _compare(self, step, records, places, order):
-        shown = [order[place] for place in places]
+        everyone = list(zip(places, records))
+        readers = [one for one in everyone if one[1]["statistics"]]
         for name in (name for name in step._fields if name in records[0] or name == "advanced"):
+            chosen = readers if name in ("entropy", "max_probability") else everyone
+            if not chosen:
+                continue
+            places, records = zip(*chosen)
+            places, shown = list(places), [order[place] for place in places]
             found = getattr(step, name)[places]
             if name == "advanced":
                 wanted = torch.ones(len(places), dtype=torch.bool)
@@ -297,6 +303,8 @@ class Batch:
                 stack = isinstance(values[0], torch.Tensor)
                 wanted = torch.stack(values) if stack else torch.tensor(values)
             self._equal(f"step.{name}", found, wanted, shown)
+        places, records = zip(*everyone)
+        shown = [order[place] for place in places]
         slots = [record["slot"] for record in records]
         latent = torch.tensor([record["latent"] for record in records])[:, None]
         tokens = torch.tensor([record["token"] for record in records])[:, None]

@@ -160,7 +160,7 @@ def test_a_planted_host_read_is_found(reader, monkeypatch):
     from tokenlens.methods import top1
 
     core = full_core(12)
-    code = compile("def gate(self, rows, signals, proposal):\n    read(signals.entropy)\n",
+    code = compile("def gate(self, rows, signals, proposal):\n    read(proposal.weights[:, 0])\n",
                    top1.__file__, "exec")  # fmt: skip
     namespace = {"read": READERS[reader]}
     exec(code, namespace)
@@ -198,7 +198,7 @@ def test_a_loop_over_rows_would_be_counted(monkeypatch):
 
     code = compile(
         "def gate(self, rows, signals, proposal):\n"
-        "    for row in range(len(signals.entropy)):\n        signals.entropy[row] + 1\n",
+        "    for row in range(len(signals.valid)):\n        signals.valid[row] | True\n",
         top1.__file__, "exec",
     )  # fmt: skip
     namespace = {}

@@ -20,5 +20,7 @@ def test_the_noise_is_bit_for_bit_that_of_philox() -> None:
 def test_entries_without_mass_change_nothing_however_many_follow() -> None:
     p = np.sort(np.random.default_rng(0).random((9, 13)))[:, ::-1] / 13
     longer = np.concatenate([p, np.zeros((9, 50))], axis=1)
-    limit = np.full((9, 1), 11)
-    assert (entries.cut(longer, limit)[:, :13] == entries.cut(p, limit)).all()
+    limit, ids = np.full((9, 1), 11), np.tile(np.arange(63), (9, 1))
+    most = np.full((9, 1), 63)
+    found, _ = entries.cut(longer, ids, limit, most)
+    assert (found[:, :13] == entries.cut(p, ids[:, :13], limit, most)[0]).all()

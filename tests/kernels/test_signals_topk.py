@@ -358,6 +358,25 @@ def test_a_row_alone_equals_the_row_in_a_batch(
     assert _differing_rows(lambda z, a: signals_topk(z, **a), z, arguments) == 0
 
 
+@pytest.mark.parametrize("filters", ["top_k", "mixed"])
+@pytest.mark.parametrize(("vocab_size", "columns"), [(111, 111), (32000, 32000)])
+def test_statistics_that_nobody_reads_change_nothing_else(
+    vocab_size: int, columns: int, filters: str
+) -> None:
+    z = logits(16, vocab_size, columns, seed=2)
+    arguments = mixed_parameters(16, vocab_size, 10, seed=4)
+    if filters == "top_k":
+        # Then no row needs the whole vocabulary's mass.
+        arguments["top_k"] = arguments["top_k"].clamp(min=3)
+    full = signals_topk(z, **arguments)
+    got = signals_topk(z, **arguments, statistics=False)
+    for name in ("probabilities", "ids", "weights", "weight_ids"):
+        assert torch.equal(getattr(got, name), getattr(full, name)), name
+    assert torch.equal(got.logsumexp.isnan(), full.logsumexp.isnan())
+    if filters == "top_k":
+        assert (got.entropy == 0).all()
+
+
 def test_the_batch_check_can_fail() -> None:
     def variant(z: torch.Tensor, arguments: dict[str, Any]) -> tuple[torch.Tensor]:
         # A reduction whose order follows the batch: split over all rows, then over a row's pieces.
@@ -369,8 +388,8 @@ def test_the_batch_check_can_fail() -> None:
 
 
 def test_poison_reaches_the_package() -> None:
-    scratch = cpu._reduce_tiles(torch.ones(1, 130), "sum")
-    assert scratch.tolist() == [[128.0, 2.0]]
+    scratch = cpu._reduce_tiles(torch.ones(1, cpu.TILE + 2), "sum")
+    assert scratch.tolist() == [[float(cpu.TILE), 2.0]]
     probe = compile("torch.empty(3)", cpu.__file__, "eval")
     assert eval(probe, {"torch": torch}).isnan().all()
 

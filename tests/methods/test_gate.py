@@ -118,7 +118,7 @@ def test_who_may_not_enter_can_still_leave():
     assert not again.latent[0]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(
     script=st.lists(st.sampled_from([0.0, 0.2, 0.5, 0.5000001, 0.8, 1.0]), max_size=40),
     enter=st.sampled_from([0.2, 0.5, 0.8]),
@@ -170,7 +170,8 @@ GATES = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+# The same examples every time: what decides whether a change lands must not depend on chance.
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     name=st.sampled_from(sorted(GATES)),
     script=st.lists(

@@ -43,7 +43,8 @@ def core_of(*methods, vocab=VOCAB, rows=3, eos=(), **core):
     The Cold Stop records have a vocabulary of 10 and end thinking with token 9.
     """
     phase = PhaseConfig(think_start=(4,), think_end=(9,) if vocab == 10 else (5,))
-    spec = DecodingSpec(methods=methods, phase=phase)
+    # A full trace: the records' entropies are compared, which nobody else asks for.
+    spec = DecodingSpec(methods=methods, phase=phase, trace={"level": "full"})
     request = bind(spec, tokenizer=None, vocab_size=vocab, eos_ids=eos)
     made = Core(max_slots=rows, vocab_size=vocab, **core)
     for slot in range(rows):

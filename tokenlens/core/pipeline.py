@@ -53,6 +53,7 @@ from tokenlens.methods.base import (
     RAW_SIGNALS,
     SCORES,
     SEED,
+    STATISTICS,
     THINKING_TOKENS,
     TOP_K,
     TOP_P,
@@ -60,11 +61,9 @@ from tokenlens.methods.base import (
     Ask,
     Field,
     Method,
-    Phase,
     Proposal,
     Rows,
     Signals,
-    is_eos,
     overrides,
 )
 from tokenlens.methods.registry import METHODS, NOTES
@@ -160,6 +159,7 @@ class Core:
         self.width = min(width, vocab_size)
         self._signals = signals
         fields = (*COMMON_FIELDS, *(column for method in METHODS for column in method.fields))
+        self._phases = phases.Phases(self.device)
         self.table = SlotTable(max_slots, fields, self.device)
         # What `step` intends; becomes the state when a token is committed.
         self._intents = Intents(self.table, self.width)
@@ -328,7 +328,7 @@ class Core:
             method.control(rows)
         for method in hooks["edit"]:
             logits = method.edit(logits, rows)
-        signals, proposal = self._observe(logits, rows)
+        signals, proposal, facts = self._observe(logits, rows)
         for method in hooks["reweigh"]:
             method.reweigh(rows, signals, proposal)
         for method in hooks["propose"]:
@@ -339,7 +339,7 @@ class Core:
             _continue_forcing(rows, proposal)
         intent = Intent(
             *(proposal.latent, proposal.forced, proposal.recorded),
-            *(signals.valid, signals.entropy, signals.max_probability),
+            *(signals.valid, *facts),
             *(proposal.weights, proposal.ids),
         )
         self._intents.put(slots, rows, intent)
@@ -353,10 +353,14 @@ class Core:
             self._notes.index_copy_(0, slots, _noted(rows))
         return logits, intent
 
-    def _observe(self, logits: Tensor, rows: Rows) -> tuple[Signals, Proposal]:
+    def _observe(
+        self, logits: Tensor, rows: Rows
+    ) -> tuple[Signals, Proposal, tuple[Tensor, Tensor]]:
+        """Signals, a proposal of nothing, and entropy and maximum probability for the record."""
         ask = Ask.of(rows)
         for method in self._hooks["ask"]:
             method.ask(rows, ask)
+        statistics = STATISTICS in self._live_traits
         found = self._signals(
             logits,
             active=ask.active,
@@ -370,17 +374,23 @@ class Core:
             position=rows[POSITION],
             vocab_size=self.vocab_size,
             width=self.width,
+            statistics=statistics,
         )
         logsumexp, entropy, max_probability, probabilities, ids, weights, weight_ids = found
         # The op marks unusable rows with NaN.
         valid = logsumexp == logsumexp
-        signals = Signals(entropy, max_probability, valid, probabilities, ids)
+        signals = Signals(
+            entropy if statistics else None,
+            max_probability if statistics else None,
+            valid,
+            probabilities,
+            ids,
+        )
         if RAW_SIGNALS in self._live_traits:
             signals = signals._replace(**self._raw_signals(logits, ask, rows))
         nothing = torch.zeros_like(valid)
-        return signals, Proposal(
-            nothing, nothing, torch.zeros_like(rows[POSITION]), weights, weight_ids
-        )
+        proposal = Proposal(nothing, nothing, torch.zeros_like(rows[POSITION]), weights, weight_ids)
+        return signals, proposal, (entropy, max_probability)
 
     def _raw_signals(self, logits: Tensor, ask: Ask, rows: Rows) -> dict[str, Tensor]:
         """Entropy and maximum probability at temperature 1: a second look at the logits."""
@@ -434,11 +444,11 @@ class Core:
         if self._past is not None:
             self._past.record(slots, self.table, self._changing)
         before, position = rows[PHASE], rows[POSITION]
+        rows.add(THINKING_TOKENS, rows.thinking)
         as_recorded = sampled == intent.recorded
-        rows[PHASE] = phases.advance(rows, before, sampled)
+        rows[PHASE], ended = self._phases.advance(rows, before, sampled)
         rows.add(POSITION, 1)
         rows.add(GENERATED, 1)
-        rows.add(THINKING_TOKENS, before == Phase.THINKING)
         if FORCES in self._live_traits:
             # A token that the engine put in the place of a forced one breaks the sequence in two,
             # and half an end marker ends nothing: it begins again.
@@ -448,8 +458,7 @@ class Core:
         rows.latent, rows.forced = intent.latent, intent.forced
         for method in self._hooks["commit"]:
             method.commit(rows, before, sampled)
-        ended = is_eos(rows, sampled)
-        inside = rows[PHASE] == Phase.THINKING
+        inside = rows.thinking
         if QUIRKS in self._live_traits:
             inside = inside | rows[ANYWHERE]
         latent = rows.latent & (as_recorded | ~intent.forced) & inside & ~ended

@@ -16,6 +16,7 @@ from tokenlens.methods.base import (
     POSITION,
     PROMPT_THINKING,
     SEED,
+    STATISTICS,
     TRACED,
     Admission,
     Field,
@@ -181,12 +182,15 @@ def bind(
         EOS_IDS: list(eos_ids),
         END_IDS: end,
         END_LENGTH: len(end),
+        phases.MARKS: phases.pack_marks(starts, ends, eos_ids),
         phases.START_MARKERS: phases.pack_markers(starts),
         phases.END_MARKERS: phases.pack_markers(ends),
     }
     traits = {LATENT_TRAIT} if latent is not None else set()
     if spec.trace.level == "full":
-        traits.add(TRACED)
+        traits.update((TRACED, STATISTICS))
+    if any(len(marker) > 1 for marker in (*starts, *ends)):
+        traits.add(phases.LONG_MARKERS)
     for method in METHODS:
         for config in spec.methods:
             if method.serves(config):

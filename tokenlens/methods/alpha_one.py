@@ -35,13 +35,11 @@ from tokenlens.methods.base import (
     FORCE_LENGTH,
     FORCES,
     MAX_FORCED_TOKENS,
-    PHASE,
     POSITION,
     SEED,
     Admission,
     Field,
     Method,
-    Phase,
     Rows,
     Value,
     start_forcing,
@@ -120,13 +118,13 @@ class AlphaOneMethod(Method):
     def control(self, rows: Rows) -> None:
         count = counted(rows, rows[OUTPUT], rows[PROMPT])
         draw = philox.uniform(rows[SEED], philox.offset(rows[POSITION], 0, philox.SCHEDULE))
-        due = rows[self.on] & (rows[PHASE] == Phase.THINKING) & rows[STEP_ENDED] & (count >= FIRST)
+        due = rows[self.on] & rows.thinking & rows[STEP_ENDED] & (count >= FIRST)
         due = due & (draw < slow_probability(count, rows[MOMENT]))
         start_forcing(rows, due, rows[TEXT], rows[LENGTH])
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         count = counted(rows, rows[OUTPUT], rows[PROMPT])
-        fast = rows[self.on] & (rows[PHASE] == Phase.THINKING) & (rows[FORCE_LENGTH] == 0)
+        fast = rows[self.on] & rows.thinking & (rows[FORCE_LENGTH] == 0)
         fast = fast & (count >= rows[MOMENT])
         ends = comes_up(logits, rows[IDS], fast, rows[TEMPERATURE], rows)
         start_forcing(rows, ends, rows[END_IDS], rows[END_LENGTH])

@@ -9,12 +9,10 @@ from collections.abc import Collection, Mapping
 from tokenlens.methods.base import (
     FORCES,
     MAX_FORCED_TOKENS,
-    PHASE,
     THINKING_TOKENS,
     Admission,
     Field,
     Method,
-    Phase,
     Rows,
     Value,
     start_forcing,
@@ -43,7 +41,7 @@ class EndThinkingMethod(Method):
 
     def control(self, rows: Rows) -> None:
         thought = rows[THINKING_TOKENS] >= rows[self.after]
-        due = rows[self.on] & (rows[PHASE] == Phase.THINKING) & thought & ~rows[self.done]
+        due = rows[self.on] & rows.thinking & thought & ~rows[self.done]
         start_forcing(rows, due, rows[self.text], rows[self.length])
         # Once: a text of the user's need not hold the end marker.
         rows.choose(self.done, due, True)

@@ -91,6 +91,8 @@ class Rows:
         self._values: dict[Field, Tensor] = {}
         self.written = dict.fromkeys(written)
         self.notes: dict[str, Tensor] = {}
+        # The phases that were compared, and the result
+        self._thinking: tuple[Tensor, Tensor] | None = None
 
     def __getitem__(self, column: Field) -> Tensor:
         values = self._values.get(column)
@@ -110,6 +112,14 @@ class Rows:
             raise TypeError(f"{column.name}: got an assignment; allowed: none, the field is fixed")
         self._values[column] = values
         self.written[column] = None
+
+    @property
+    def thinking(self) -> Tensor:
+        """Rows that think, ``[num_rows]`` bool; compared once for all hooks."""
+        phase = self[PHASE]
+        if self._thinking is None or self._thinking[0] is not phase:
+            self._thinking = (phase, phase == int(Phase.THINKING))
+        return self._thinking[1]
 
     def choose(self, column: Field, where: Tensor, values: Tensor | float | int | bool) -> None:
         """Set a column where the mask holds."""
@@ -178,6 +188,8 @@ FORCES = "force"
 """The trait of requests that may force a sequence of tokens."""
 LATENT_TRAIT = "latent"
 """The trait of requests that may be fed mixtures."""
+STATISTICS = "statistics"
+"""The trait of requests that read the entropy or the maximum probability, or record them."""
 RAW_SIGNALS = "raw_signals"
 """The trait of requests that need the signals at temperature 1 beside their own."""
 BLENDS = "blends"
@@ -201,10 +213,11 @@ SWITCH = "switch"
 class Signals(NamedTuple):
     """Facts of this step, per row; see :func:`tokenlens_kernels.signals_topk`."""
 
-    # [num_rows] float32, nats, of the tempered full-vocabulary distribution
-    entropy: Tensor
+    # [num_rows] float32, nats, of the tempered full-vocabulary distribution; ``None`` where no live
+    # request has the trait STATISTICS
+    entropy: Tensor | None
     # [num_rows] float32, of the same distribution
-    max_probability: Tensor
+    max_probability: Tensor | None
     # [num_rows] bool: False where the logits hold a NaN, +inf, or nothing finite
     valid: Tensor
     # [num_rows, width] float32, filtered, sorted, not cut to max_entries, without noise

@@ -94,7 +94,7 @@ class ScheduleMethod(Method):
         bias = schedule(
             rows[self.wave], rows[self.amplitude], rows[self.period], rows[self.shift], position
         )
-        acts = torch.where(rows[self.until_end], ~rows[self.ended], rows[PHASE] == Phase.THINKING)
+        acts = torch.where(rows[self.until_end], ~rows[self.ended], rows.thinking)
         acts = acts & rows[self.on] & in_windows(rows[self.windows], position)
         bias = torch.where(acts, bias, 0.0)
         rows.note(self.name, bias)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from tokenlens.methods.base import PHASE, Admission, Field, Method, Phase, Rows, Value
+from tokenlens.methods.base import Admission, Field, Method, Rows, Value
 from tokenlens.methods.logits import entropy, retemper
 from tokenlens.spec.registry import AnyMethod
 from tokenlens.spec.samplers import Edt
@@ -55,7 +55,7 @@ class EdtMethod(Method):
         return ("edt.edit",)
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
-        due = rows[self.on] & (rows[ALWAYS] | (rows[PHASE] == Phase.THINKING))
+        due = rows[self.on] & (rows[ALWAYS] | rows.thinking)
         nats, due = entropy(logits, due, rows)
         wanted = edt_temperature(nats, rows[TEMPERATURE], rows[BASE], rows[THETA])
         wanted = wanted.nan_to_num(0.0).maximum(rows[FLOOR])

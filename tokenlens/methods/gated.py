@@ -50,6 +50,7 @@ from tokenlens.methods.base import (
     PHASE,
     QUIRKS,
     RAW_SIGNALS,
+    STATISTICS,
     SWITCH,
     TOP_K,
     TOP_P,
@@ -163,7 +164,7 @@ class GateMethod(Method):
 
     def traits(self, config: AnyMethod) -> Collection[str]:
         gate, temperature = _gated(config).gate, _gated(config).temperature
-        found = []
+        found = [STATISTICS]
         if gate.of == "raw" and temperature != 1:
             found.append(RAW_SIGNALS)
         if gate.of in ("filtered", "topk"):
@@ -236,7 +237,7 @@ class GateMethod(Method):
         after, count = rows[CONTROL_AFTER], rows[SWITCHES]
         counting = rows[LEFT_TOKENS] > 0
         rows.choose(LEFT_TOKENS, counting, rows[LEFT_TOKENS] - 1)
-        due = left & (after > 0) & (rows[ANYWHERE] | (rows[PHASE] == Phase.THINKING))
+        due = left & (after > 0) & (rows[ANYWHERE] | rows.thinking)
         converge = due & (count >= after) & (count <= 2 * after)
         terminate = due & (count > 2 * after) & (rows[REARMS] | (rows[LEFT_TOKENS] < 0))
         start_forcing(rows, converge, rows[CONVERGE], rows[CONVERGE_LENGTH])
@@ -331,6 +332,8 @@ def _switching(config: Switching, admission: Admission) -> dict[Field, Value]:
 def _signal(rows: Rows, signals: Signals) -> Tensor:
     """Each row's signal, ``[num_rows]`` float32, in the unit of its bounds."""
     probability, source = rows[PROBABILITY], rows[SOURCE]
+    assert signals.entropy is not None
+    assert signals.max_probability is not None
     value = torch.where(probability, signals.max_probability, signals.entropy)
     if RAW_SIGNALS in rows.traits:
         assert signals.raw_entropy is not None

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tokenlens.methods.base import PHASE, Admission, Field, Method, Phase, Rows, Value
+from tokenlens.methods.base import Admission, Field, Method, Rows, Value
 from tokenlens.methods.logits import entropy, retemper
 from tokenlens.spec.registry import AnyMethod
 from tokenlens.spec.samplers import Hapo
@@ -108,7 +108,7 @@ class HapoMethod(Method):
         return ("hapo.edit",)
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
-        due = rows[self.on] & (rows[ALWAYS] | (rows[PHASE] == Phase.THINKING))
+        due = rows[self.on] & (rows[ALWAYS] | rows.thinking)
         nats, due = entropy(logits, due, rows)
         columns = (MEDIAN, STD, SCALE_POS, SCALE_NEG, STRENGTH, TEMPERATURE)
         wanted = hapo_temperature(nats, *(rows[column] for column in columns))

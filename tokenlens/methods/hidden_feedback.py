@@ -19,13 +19,11 @@ from tokenlens.methods.base import (
     BASE_WEIGHT,
     INVERSE_TEMPERATURE,
     MAX_ENTRIES,
-    PHASE,
     THINKING_TOKENS,
     Admission,
     Ask,
     Field,
     Method,
-    Phase,
     Proposal,
     Rows,
     Signals,
@@ -120,4 +118,4 @@ class HiddenFeedbackMethod(Method):
 
     def _here(self, rows: Rows) -> Tensor:
         early = rows[THINKING_TOKENS] < rows[STEPS]
-        return rows[self.on] & (rows[PHASE] == Phase.THINKING) & early
+        return rows[self.on] & rows.thinking & early

@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from tokenlens.methods.base import PHASE, Admission, Field, Method, Phase, Rows, Value
+from tokenlens.methods.base import Admission, Field, Method, Rows, Value
 from tokenlens.methods.logits import BAN, MAX_SET_IDS, add
 from tokenlens.spec.penalties import NoWait
 from tokenlens.spec.registry import AnyMethod
@@ -46,7 +46,7 @@ class NoWaitMethod(Method):
         return ("nowait.edit",)
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
-        acts = rows[self.on] & (rows[ALWAYS] | (rows[PHASE] == Phase.THINKING))
+        acts = rows[self.on] & (rows[ALWAYS] | rows.thinking)
         bias = torch.where(acts, BAN, 0.0)
         rows.note(self.name, bias)
         return add(logits, rows[IDS], bias)

@@ -23,15 +23,14 @@ from tokenlens.methods.base import (
     MAX_ENTRIES,
     NOISE,
     NOISE_SCALE,
-    PHASE,
     POSITION,
     SCORES,
     SEED,
+    STATISTICS,
     Admission,
     Ask,
     Field,
     Method,
-    Phase,
     Proposal,
     Rows,
     Signals,
@@ -161,10 +160,11 @@ class LatentGrpoNoiseMethod(Method):
         }
 
     def traits(self, config: AnyMethod) -> Collection[str]:
-        return (SCORES,)
+        return (SCORES, STATISTICS)
 
     def reweigh(self, rows: Rows, signals: Signals, proposal: Proposal) -> None:
         p = signals.probabilities
+        assert signals.max_probability is not None
         # The op renormalises over its width; the maximum is of the whole vocabulary.
         whole = signals.max_probability / p[:, 0].clamp(min=1e-30)
         log_p = torch.log((p * whole[:, None]).clamp(min=1e-38))
@@ -227,7 +227,7 @@ class Cot2Method(Method):
         return logits
 
     def ask(self, rows: Rows, ask: Ask) -> None:
-        ask.active = ask.active | (rows[self.on] & (rows[PHASE] == Phase.THINKING))
+        ask.active = ask.active | (rows[self.on] & rows.thinking)
 
     def reweigh(self, rows: Rows, signals: Signals, proposal: Proposal) -> None:
         width = proposal.weights.shape[1]
@@ -239,7 +239,7 @@ class Cot2Method(Method):
         _take(self, rows, signals, proposal, weights, ids, torch.zeros_like(weights))
 
     def propose(self, rows: Rows, signals: Signals, proposal: Proposal) -> None:
-        latent = rows[self.on] & signals.valid & (rows[PHASE] == Phase.THINKING)
+        latent = rows[self.on] & signals.valid & rows.thinking
         proposal.latent = proposal.latent | latent
         proposal.force(latent, proposal.ids[:, 0])
 

@@ -22,12 +22,10 @@ from tokenlens.methods.base import (
     FORCE_LENGTH,
     FORCES,
     MAX_FORCED_TOKENS,
-    PHASE,
     THINKING_TOKENS,
     Admission,
     Field,
     Method,
-    Phase,
     Rows,
     Value,
     start_forcing,
@@ -86,13 +84,13 @@ class S1Method(Method):
 
     def control(self, rows: Rows) -> None:
         spent = (rows[LIMIT] >= 0) & (rows[THINKING_TOKENS] >= rows[LIMIT])
-        due = rows[self.on] & (rows[PHASE] == Phase.THINKING) & spent
+        due = rows[self.on] & rows.thinking & spent
         start_forcing(rows, due, rows[FINAL], rows[FINAL_LENGTH], rows[END_AT])
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         # [num_rows, 1]: the token that would complete the end marker
         last = rows[END_IDS].gather(1, rows[END_AT][:, None])
-        free = rows[self.on] & (rows[PHASE] == Phase.THINKING) & (rows[FORCE_LENGTH] == 0)
+        free = rows[self.on] & rows.thinking & (rows[FORCE_LENGTH] == 0)
         completes = free & (rows[END_AT] == rows[END_LENGTH] - 1)
         early = completes & (rows[LEFT] > 0) & ~rows[FRESH]
         replaced = comes_up(logits, last, early, rows[TEMPERATURE], rows)

@@ -42,6 +42,7 @@ from tokenlens.methods.base import (
     MAX_ENTRIES,
     MIN_P,
     PHASE,
+    STATISTICS,
     TOP_K,
     TOP_P,
     Admission,
@@ -162,13 +163,13 @@ class SoftThinkingMethod(Method):
         if settings.eos_while_latent == "forbid":
             found.append("soft_thinking.edit")
         if settings.cold_stop is not None:
-            found += [COLD_STOP, FORCES]
+            found += [COLD_STOP, FORCES, STATISTICS]
         if settings.greedy_answer or settings.abort_answer_on_low_entropy:
             found.append(ANSWER)
         return found
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
-        forbidding = rows[self.on] & rows[FORBID_EOS] & (rows[PHASE] == Phase.THINKING)
+        forbidding = rows[self.on] & rows[FORBID_EOS] & rows.thinking
         # [num_rows, 8] int64; unused places repeat the first id, rows without any point at id 0
         ids = rows[EOS_IDS]
         ids = torch.where(ids < 0, ids[:, :1], ids)
@@ -180,15 +181,16 @@ class SoftThinkingMethod(Method):
         return logits.scatter(1, ids, values)
 
     def ask(self, rows: Rows, ask: Ask) -> None:
-        phase = rows[PHASE]
-        wants = phase == Phase.THINKING
+        wants = rows.thinking
         if ANSWER in rows.traits:
-            wants = wants | ((phase == Phase.ANSWER) & (rows[GREEDY_ANSWER] | rows[ABORT_ANSWER]))
+            wants = wants | (
+                (rows[PHASE] == Phase.ANSWER) & (rows[GREEDY_ANSWER] | rows[ABORT_ANSWER])
+            )
         ask.active = ask.active | (rows[self.on] & wants)
 
     def propose(self, rows: Rows, signals: Signals, proposal: Proposal) -> None:
         on = rows[self.on] & signals.valid
-        thinking = on & (rows[PHASE] == Phase.THINKING)
+        thinking = on & rows.thinking
         top_entry = proposal.ids[:, 0]
         proposal.latent = proposal.latent | thinking
         proposal.force(thinking, top_entry)
@@ -207,6 +209,7 @@ class SoftThinkingMethod(Method):
         thinking: Tensor,
         answering: Tensor,
     ) -> None:
+        assert signals.entropy is not None
         counter, fires = cold_stop(signals.entropy, rows[COUNTER], rows[THRESHOLD], rows[PATIENCE])
         # The reference tests for the end of the request before it tests for Cold Stop. A sequence
         # that is already being forced cannot be started again.

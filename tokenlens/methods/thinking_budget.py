@@ -22,11 +22,9 @@ from tokenlens.methods.base import (
     END_LENGTH,
     FORCES,
     MAX_FORCED_TOKENS,
-    PHASE,
     Admission,
     Field,
     Method,
-    Phase,
     Rows,
     Value,
     start_forcing,
@@ -107,13 +105,13 @@ class ThinkingBudgetMethod(Method):
     def control(self, rows: Rows) -> None:
         count = counted(rows, rows[OUTPUT], rows[PROMPT])
         spent = ((count >= rows[BUDGET]) & rows[STEP_ENDED]) | (count >= rows[LATEST])
-        due = rows[self.on] & (rows[PHASE] == Phase.THINKING) & spent
+        due = rows[self.on] & rows.thinking & spent
         start_forcing(rows, due, rows[TEXT], rows[LENGTH], rows[TEXT_AT])
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         count = counted(rows, rows[OUTPUT], rows[PROMPT])
         bonus = rows[STRENGTH] * ramp(count, rows[RAMP_START], rows[BUDGET])
-        acts = rows[self.on] & (rows[PHASE] == Phase.THINKING)
+        acts = rows[self.on] & rows.thinking
         next_of_end = rows[END_IDS].gather(1, rows[END_AT][:, None])
         bias = torch.where(acts, bonus, 0.0)
         rows.note(self.name, bias)

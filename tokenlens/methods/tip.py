@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from tokenlens.methods.base import (
-    PHASE,
     THINKING_TOKENS,
     Admission,
     Field,
@@ -54,7 +53,7 @@ class TipMethod(Method):
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         young = rows[THINKING_TOKENS] < rows[THOUGHT_START] + rows[DURATION]
-        acts = rows[self.on] & (rows[PHASE] == Phase.THINKING) & young
+        acts = rows[self.on] & rows.thinking & young
         bias = torch.where(acts, -rows[PENALTY], 0.0)
         rows.note(self.name, bias)
         return add(logits, rows[IDS], bias)

@@ -20,7 +20,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from tokenlens.methods.base import PHASE, Admission, Field, Method, Phase, Rows, Value
+from tokenlens.methods.base import Admission, Field, Method, Rows, Value
 from tokenlens.methods.logits import truncate, usable
 from tokenlens.spec.registry import AnyMethod
 from tokenlens.spec.samplers import MAX_TOKENS_TO_KEEP, MinP, SamplerMethod, TopH, TopNSigma
@@ -112,7 +112,7 @@ class TruncationMethod(Method):
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         real = logits[:, : rows.vocab_size]
-        due = rows[self.on] & (rows[self.always] | (rows[PHASE] == Phase.THINKING))
+        due = rows[self.on] & (rows[self.always] | rows.thinking)
         due, keep = due & usable(real), self.keep(real, rows)
         if rows.traced:
             rows.note(self.name, torch.where(due, keep.sum(dim=1), 0))

@@ -39,7 +39,7 @@ class Signals(NamedTuple):
 _SCHEMA = (
     "signals_topk(Tensor logits, Tensor active, Tensor inverse_temperature, Tensor top_k,"
     " Tensor top_p, Tensor min_p, Tensor max_entries, Tensor noise_temperature, Tensor seed,"
-    " Tensor position, SymInt vocab_size, int width)"
+    " Tensor position, SymInt vocab_size, int width, bool statistics=True)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
@@ -60,6 +60,7 @@ def signals_topk(
     position: Tensor,
     vocab_size: int,
     width: int,
+    statistics: bool = True,
 ) -> Signals:
     """Signals and concept weights of every row, with the row's own parameters.
 
@@ -98,6 +99,10 @@ def signals_topk(
     width : int
         Entries returned, 1 to 64, at most ``vocab_size``. With top-k off, what lies beyond the
         ``width`` most probable entries is cut, and the rest is renormalised.
+    statistics : bool
+        False where nobody reads ``logsumexp``, ``entropy`` and ``max_probability``: they may come
+        back as 0 (the ``logsumexp`` of an invalid row is NaN all the same). A processor then skips
+        the passes over the vocabulary that they need; everything else keeps its bits.
 
     Returns
     -------
@@ -153,7 +158,7 @@ def signals_topk(
             " (64, and no more than vocab_size)"
         )
     arguments = [tensor for tensor, _ in per_row.values()]
-    outputs = torch.ops.tokenlens.signals_topk(logits, *arguments, vocab_size, width)
+    outputs = torch.ops.tokenlens.signals_topk(logits, *arguments, vocab_size, width, statistics)
     return Signals(*outputs)
 
 
@@ -170,7 +175,7 @@ def _device(*arguments: Any) -> _Outputs:
 
 
 def _fake(logits: Tensor, *arguments: Any) -> _Outputs:
-    num_rows, width = logits.shape[0], arguments[-1]
+    num_rows, width = logits.shape[0], arguments[10]
     return (
         logits.new_empty((num_rows,), dtype=torch.float32),
         logits.new_empty((num_rows,), dtype=torch.float32),

@@ -46,28 +46,55 @@ def _normalise(values: Floats) -> Floats:
 
 
 def probabilities_of(
-    values: Floats, highest: Floats, total: Floats, parameters: Parameters
+    values: Floats, highest: Floats, total: Floats | None, parameters: Parameters
 ) -> Floats:
-    """Filtered probabilities ``[num_rows, width]`` float64 of the largest logits, in order."""
+    """Filtered probabilities ``[num_rows, kept]`` float64 of the largest logits, in order.
+
+    ``total`` is needed by rows without a top-k. What a row is divided by depends on its own
+    parameters alone, so that its bits are the same in any batch.
+    """
     shifted = ((values - highest) * parameters.inverse_temperature).astype(np.float64)
-    p = np.where(shifted >= LIVE_FLOOR, np.exp(shifted) / total, 0.0)
-    limit = parameters.top_k
-    # With top-k off the mass outside the window still counts for top-p, so nothing is renormalised.
-    p = np.where(limit > 0, _normalise(np.where(np.arange(p.shape[1]) < limit, p, 0.0)), p)
-    mass = np.cumsum(p, axis=1)
+    p = np.exp(shifted)
+    p[shifted < LIVE_FLOOR] = 0.0
+    limit, kept = parameters.top_k, p.shape[1]
+    if total is None:
+        p = _normalise(_head(p, limit))
+    else:
+        # With top-k off the mass outside the window still counts for top-p.
+        p = np.where(limit > 0, _normalise(_head(p, np.where(limit > 0, limit, kept))), p / total)
     # Float64 holds the float32 parameters exactly; the literal comparison would round the mass.
     nucleus = parameters.top_p.astype(np.float64)
-    beyond = mass[:, :-1] > nucleus
-    p[:, 1:] = np.where(beyond & (nucleus < 1.0), 0.0, p[:, 1:])
-    p = _normalise(p)
-    p = np.where(p < parameters.min_p.astype(np.float64) * p[:, :1], 0.0, p)
-    return _normalise(p)
+    filtering = nucleus < 1.0
+    if filtering.any():
+        beyond = np.cumsum(p, axis=1)[:, :-1] > nucleus
+        p[:, 1:] = np.where(beyond & filtering, 0.0, p[:, 1:])
+    unfinished = filtering | (limit <= 0)
+    if unfinished.any():
+        p = np.where(unfinished, _normalise(p), p)
+    floor = parameters.min_p
+    if floor.any():
+        p = np.where(p < floor.astype(np.float64) * p[:, :1], 0.0, p)
+        p = np.where(floor > 0, _normalise(p), p)
+    return p
 
 
-def cut(probabilities: Floats, max_entries: Ints) -> Floats:
-    """Concept weights: the first entries, renormalised."""
-    kept = np.arange(probabilities.shape[1]) < max_entries
-    return _normalise(np.where(kept, probabilities, 0.0))
+def _head(p: Floats, lengths: Ints) -> Floats:
+    """The first entries of each row, 0 behind them."""
+    kept = p.shape[1]
+    return p if lengths.min() >= kept else np.where(np.arange(kept) < lengths, p, 0.0)
+
+
+def cut(probabilities: Floats, ids: Ints, max_entries: Ints, most: Ints) -> tuple[Floats, Ints]:
+    """Concept weights and their ids: the first entries, renormalised.
+
+    ``most`` is how many entries a row may have: one that may keep them all keeps its bits.
+    """
+    cutting = max_entries < most
+    if not cutting.any():
+        return probabilities, ids
+    weights = _head(probabilities, max_entries)
+    weights = np.where(cutting, _normalise(weights), weights)
+    return weights, repeat_first(weights > 0, ids)
 
 
 def repeat_first(live: NDArray[np.bool_], ids: Ints) -> Ints:

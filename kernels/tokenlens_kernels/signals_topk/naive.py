@@ -138,8 +138,9 @@ def signals_topk(
     position: Tensor,
     vocab_size: int,
     width: int,
+    statistics: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The op, see `tokenlens_kernels.signals_topk`."""
+    """The op, see `tokenlens_kernels.signals_topk`; the statistics cost no pass here."""
     z = logits[:, :vocab_size].to(torch.float32)
     highest = z.amax(-1)
     # The maximum is NaN if any logit is, +inf if any is, -inf if none is finite.

@@ -323,8 +323,9 @@ def signals_topk(
     position: Tensor,
     vocab_size: int,
     width: int,
+    statistics: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The op, see `tokenlens_kernels.signals_topk`."""
+    """The op, see `tokenlens_kernels.signals_topk`; the statistics cost no pass here."""
     num_rows = logits.shape[0]
     logsumexp, entropy, max_probability = (
         logits.new_empty((num_rows,), dtype=torch.float32) for _ in range(3)

@@ -42,6 +42,8 @@ from tokenlens.spec import (
 )
 
 MAX_NEW_TOKENS = 256
+# A static cache: a dynamic one is copied whole at every step of a batch of hundreds.
+CACHE = {"cache_implementation": "static", "disable_compile": True}
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_k": 30, "top_p": 0.95}
 GREEDY = {"do_sample": False}
 SOFT = SoftThinking()
@@ -90,7 +92,7 @@ def evaluate(model, tokenizer, chosen, methods, sampling, seed):
     kwargs = generate_kwargs(model, tokenizer, specs)
     torch.manual_seed(seed)
     output = model.generate(
-        **inputs, **kwargs, **sampling, max_new_tokens=MAX_NEW_TOKENS, eos_token_id=2
+        **inputs, **kwargs, **sampling, **CACHE, max_new_tokens=MAX_NEW_TOKENS, eos_token_id=2
     )
     new = output[:, inputs["input_ids"].shape[1] :]
     found = []

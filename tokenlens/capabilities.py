@@ -30,8 +30,8 @@ class Capability:
 CAPABILITIES = (
     Capability("Soft Thinking, Cold Stop", "yes", vllm="yes", sglang="yes"),
     Capability("Gumbel and Dirichlet noise", "yes", vllm="yes", sglang="yes"),
-    Capability("ThinkRouter, LEAD, SwiReasoning, SeLaR: one gate", "yes", vllm="yes"),
-    Capability("Latent-SFT, Latent-GRPO, SofT-GRPO noise, CoT2", "yes", vllm="yes"),
+    Capability("ThinkRouter, LEAD, SwiReasoning, SeLaR: one gate", "yes", vllm="yes", sglang="yes"),
+    Capability("Latent-SFT, Latent-GRPO, SofT-GRPO noise, CoT2", "yes", vllm="yes", sglang="yes"),
     Capability(
         "full-vocabulary mixtures, Soft Tokens' noise on embeddings",
         "yes",
@@ -45,7 +45,12 @@ CAPABILITIES = (
     Capability(
         "controls: top1, random_route, no_thinking, answer_now", "yes", vllm="yes", sglang="yes"
     ),
-    Capability("CyclicReflex, TIP, NoWait, S1, AlphaOne, thinking budgets", "yes", vllm="yes"),
+    Capability(
+        "CyclicReflex, TIP, NoWait, S1, AlphaOne, thinking budgets",
+        "yes",
+        vllm="yes",
+        sglang="yes",
+    ),
     Capability(
         "EDT, HAPO, min-p, top-n-sigma, top-H as logit edits", "yes", vllm="yes", sglang="yes"
     ),
@@ -57,7 +62,7 @@ CAPABILITIES = (
         sglang="yes",
     ),
     Capability("torch.compile", "yes", "transformers: two graphs, no graph breaks", vllm="yes"),
-    Capability("tied and scaled embeddings", "yes", "SGLang: tied ones", vllm="yes"),
+    Capability("tied and scaled embeddings", "yes", vllm="yes", sglang="yes"),
     Capability(
         "LoRA on the embedding",
         "yes",
@@ -99,7 +104,7 @@ CAPABILITIES = (
         vllm="yes",
         sglang="yes",
     ),
-    Capability("tensor parallel", "n/a", vllm="yes"),
+    Capability("tensor parallel", "n/a", vllm="yes", sglang="yes"),
     Capability(
         "pipeline parallel",
         "n/a",

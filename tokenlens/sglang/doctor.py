@@ -23,4 +23,4 @@ def plugin() -> str:
         switch.check_loading()
     except UnsupportedError as error:
         return str(error)
-    return "found; it adds --enable-tokenlens to the server and does nothing without it"
+    return "found; it adds --enable-tokenlens to the server, which without it refuses specs"

@@ -4,15 +4,17 @@ Runs on a processor in one process, with a random model whose step takes 20 ms o
 time is printed, the tokens are checked: unused gives what stock gives, and an unmixed soft spec
 (``top1`` at temperature 0) gives what greedy gives.
 
-What is compared changes from round to round, so that all meet the same machine; the difference is
-taken within a round. ``stock again`` is a second stock engine: the noise of the comparison.
+Four engines live side by side and take turns, one step each: whatever else the machine does hits
+all alike, and differences are taken within a turn. They read the same weights, because where those
+lie in memory alone makes some per cent. ``stock again`` is a second stock engine: the noise of the
+comparison.
 """
 
 import argparse
 import csv
 import gc
 import os
-import statistics
+import random
 import sys
 import tempfile
 import time
@@ -24,6 +26,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 ARMS = ("stock", "stock again", "unused", "latent")
 VOCAB = 4096
+QUANTILES = (0.2, 0.5, 0.8)
 
 
 def checkpoint(folder, hidden, layers):
@@ -56,16 +59,31 @@ def engine(path, tokenlens):
         skip_tokenizer_init=True,
         enforce_eager=True,
         dtype="float32",
-        kv_cache_memory_bytes=256 << 20,
-        max_model_len=512,
+        kv_cache_memory_bytes=128 << 20,
+        max_model_len=256,
         max_num_seqs=32,
         disable_log_stats=True,
         logits_processors=["tokenlens.vllm:TokenLens"] if tokenlens else None,
     )
 
 
-def run(llm, batch, tokens, methods):
-    """Seconds of each decode step, and the ids."""
+def share(first, other):
+    """Let an engine read the weights of another."""
+    mine, theirs = (dict(model_of(llm).named_modules()) for llm in (other, first))
+    for name, module in mine.items():
+        for kind in ("weight", "cpu_linear"):
+            if hasattr(module, kind):
+                setattr(module, kind, getattr(theirs[name], kind))
+
+
+def model_of(llm):
+    """The model of an engine in this process."""
+    executor = llm.llm_engine.engine_core.engine_core.model_executor
+    return executor.driver_worker.worker.model_runner.model
+
+
+def add(llm, batch, tokens, methods):
+    """Give an engine its requests."""
     from vllm import SamplingParams
 
     from tokenlens.vllm import extra_args
@@ -78,18 +96,34 @@ def run(llm, batch, tokens, methods):
         detokenize=False,
         extra_args=extra_args(spec) if methods else None,
     )
-    step = llm.llm_engine
     for row in range(batch):
         prompt = {"prompt_token_ids": [1, 6, 10 + row, 11, 12]}
-        step.add_request(f"{batch}-{row}-{time.monotonic_ns()}", prompt, params)
-    times, ids = [], {}
-    while step.has_unfinished_requests():
-        start = time.perf_counter()
-        outputs = step.step()
-        times.append(time.perf_counter() - start)
-        ids.update({o.request_id: list(o.outputs[0].token_ids) for o in outputs if o.finished})
-    # The first step is the prompt's.
-    return times[1:], [ids[name] for name in sorted(ids, key=lambda n: int(n.split("-")[1]))]
+        llm.llm_engine.add_request(f"{row}-{time.monotonic_ns()}", prompt, params)
+
+
+def turns(engines, batch, tokens, methods):
+    """Seconds of each engine's steps, turn by turn, and the ids by engine."""
+    for name, llm in engines.items():
+        add(llm, batch, tokens, methods.get(name))
+    times, ids = [], {name: {} for name in engines}
+    names, shuffle = list(engines), random.Random(0).shuffle
+    while any(llm.llm_engine.has_unfinished_requests() for llm in engines.values()):
+        taken = {}
+        for name in names:
+            start = time.perf_counter()
+            outputs = engines[name].llm_engine.step()
+            taken[name] = time.perf_counter() - start
+            done = {o.request_id: list(o.outputs[0].token_ids) for o in outputs if o.finished}
+            ids[name].update(done)
+        times.append(taken)
+        # Nobody is always behind the same one.
+        shuffle(names)
+    in_order = {
+        name: [found[key] for key in sorted(found, key=lambda key: int(key.split("-")[0]))]
+        for name, found in ids.items()
+    }
+    # The first turn is the prompts', in the second every shape is new.
+    return times[2:], in_order
 
 
 def quantile(values, share):
@@ -103,58 +137,58 @@ def main():
     parser.add_argument("--hidden", type=int, default=768)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--tokens", type=int, default=17, help="tokens of a round")
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--csv", type=Path, help="where to write every round")
+    parser.add_argument("--tokens", type=int, default=66, help="tokens of a request")
+    parser.add_argument("--rounds", type=int, default=3, help="requests one after the other")
+    parser.add_argument("--csv", type=Path, help="where to write every step")
     options = parser.parse_args()
     soft = [{"method": "soft_thinking"}]
     same = [{"method": "soft_thinking", "temperature": 0.0}, {"method": "top1"}]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         checkpoint(folder, options.hidden, options.layers)
-        # Both engines live side by side: what they share, they share in every round.
-        engines = {"stock": engine(folder, False), "stock again": engine(folder, False)}
-        engines["unused"] = engines["latent"] = engine(folder, True)
-        wanted = run(engines["stock"], 3, 12, None)[1]
-        for name, methods in (("unused", None), ("latent", same)):
-            assert run(engines[name], 3, 12, methods)[1] == wanted, f"{name}: other tokens"
-        assert run(engines["latent"], 3, 12, soft)[1] != wanted, "mixtures change nothing"
+        engines = {name: engine(folder, name in ("unused", "latent")) for name in ARMS}
+        for name in ARMS[1:]:
+            share(engines["stock"], engines[name])
+        _, ids = turns(engines, 3, 12, {"latent": same})
+        assert all(found == ids["stock"] for found in ids.values()), "other tokens"
+        _, ids = turns(engines, 3, 12, {"latent": soft})
+        assert ids["latent"] != ids["stock"], "mixtures change nothing"
         for batch in options.batch:
-            for turn in range(options.rounds + 1):
-                for name in ARMS[turn % len(ARMS) :] + ARMS[: turn % len(ARMS)]:
-                    methods = soft if name == "latent" else None
-                    times, _ = run(engines[name], batch, options.tokens, methods)
-                    # The first round warms caches.
-                    if turn > 0:
-                        rows.append((batch, turn, name, statistics.median(times)))
+            for turn in range(options.rounds):
+                times, _ = turns(engines, batch, options.tokens, {"latent": soft})
+                for step, taken in enumerate(times):
+                    number = turn * len(times) + step
+                    rows += [(batch, number, name, taken[name]) for name in ARMS]
         del engines
         gc.collect()
     report(rows, options.batch)
     if options.csv:
         with options.csv.open("w", newline="") as out:
             writer = csv.writer(out)
-            writer.writerow(["batch", "round", "engine", "median_step_seconds"])
-            writer.writerows(rows)
+            writer.writerow(["batch", "turn", "engine", "seconds"])
+            writer.writerows((*row[:3], f"{row[3]:.6f}") for row in rows)
 
 
 def report(rows, batches):
-    """One line for each batch and engine."""
-    header = ("batch", "engine", "ms/step", "tokens/s", "vs stock: q25", "median", "q75")
-    print("{:>5}  {:<12}{:>9}{:>10}{:>15}{:>8}{:>8}".format(*header))
+    """One line for each batch and engine; differences are taken within a turn."""
+    quantiles = "q20 / q50 / q80"
+    print(f"| batch | engine | ms per step: {quantiles} | tokens/s | against stock: {quantiles} |")
+    print("|---|---|---|---|---|")
     for batch in batches:
         found = {
             name: {turn: value for b, turn, n, value in rows if (b, n) == (batch, name)}
             for name in ARMS
         }
         for name in ARMS:
-            median = statistics.median(found[name].values())
+            times = [1000 * value for value in found[name].values()]
             changes = [
                 100 * (found[name][turn] / found["stock"][turn] - 1) for turn in found["stock"]
             ]
-            shares = [f"{quantile(changes, share):+.1f}%" for share in (0.25, 0.5, 0.75)]
+            took = " / ".join(f"{quantile(times, share):.1f}" for share in QUANTILES)
+            more = " / ".join(f"{quantile(changes, share):+.1f} %" for share in QUANTILES)
+            speed = 1000 * batch / quantile(times, 0.5)
             print(
-                f"{batch:>5}  {name:<12}{1000 * median:>9.2f}{batch / median:>10.1f}"
-                f"{shares[0]:>15}{shares[1]:>8}{shares[2]:>8}"
+                f"| {batch} | {name} | {took} | {speed:.1f} | {more if name != 'stock' else ''} |"
             )
 
 

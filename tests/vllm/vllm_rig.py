@@ -50,15 +50,15 @@ class Rig:
 
         point = Batch._point
 
-        def _point(batch, slots, computed, scheduled):
+        def _point(batch, computed, scheduled):
             if self.values.get("no_replay"):
-                again = slots[scheduled > 1]
+                again = batch._slots[scheduled > 1]
                 before = batch._latent[again].copy()
                 batch._latent[again] = False
-                point(batch, slots, computed, scheduled)
+                point(batch, computed, scheduled)
                 batch._latent[again] = before
             else:
-                point(batch, slots, computed, scheduled)
+                point(batch, computed, scheduled)
 
         Batch._point = _point
 

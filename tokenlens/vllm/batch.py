@@ -76,7 +76,8 @@ class Batch:
         self.live: dict[str, Live] = {}
         self.failed: set[str] = set()
         places = [core.table.columns[column].start for column in REPORTED]
-        self.report_columns = torch.tensor(places, device=core.device)
+        self._report_places = np.array(places, dtype=np.int64)
+        self._report_columns = torch.tensor(places, device=core.device)
         slots = core.table.max_slots
         self._null = core.table.null_slot
         self._free = list(range(slots - 1, -1, -1))
@@ -96,9 +97,14 @@ class Batch:
         # [num_rows] each, of this step
         self._slots: Ints = np.zeros(0, dtype=np.int64)
         self.slots = nothing
+        self._prompts: Ints = np.zeros(0, dtype=np.int64)
+        self._owned = self._may_mix = np.zeros(0, dtype=bool)
         self._advance: NDArray[np.bool_] = np.zeros(0, dtype=bool)
         self._advance_tensor = nothing
-        self._entries = nothing
+        # Where this step's tokens go, 0 for nowhere
+        self._entries: Ints = np.zeros(0, dtype=np.int64)
+        # Where they went in the last step, if all rows took one and are still the same
+        self._last: Ints | None = None
 
     # Requests come and go.
 
@@ -210,31 +216,41 @@ class Batch:
             self._clean(0)
             return
         if self._changed or self._rows != req_ids:
-            self._rows = list(req_ids)
-            seats = {req_id: live.slot for req_id, live in self.live.items()}
-            self._slots = np.array(
-                [seats.get(req_id, self._null) for req_id in req_ids], dtype=np.int64
-            )
-            self.slots = self._upload(self._slots)
-            self._changed = False
+            self._notice_rows(req_ids)
         slots = self._slots
         # The number that the next sampled token has in its request; a chunk of a prompt has none.
-        number = computed + scheduled - self._prompt[slots]
-        self._advance = (number == self._generated[slots]) & (slots != self._null)
+        number = computed + scheduled - self._prompts
+        self._advance = (number == self._generated[slots]) & self._owned
         self._advance_tensor = self._upload(self._advance)
         if self.embedding is not None:
-            self._point(slots, computed, scheduled)
-            self._make_room(slots, number)
+            self._point(computed, scheduled)
+            self._make_room(number)
 
-    def _point(self, slots: Ints, computed: Ints, scheduled: Ints) -> None:
+    def _notice_rows(self, req_ids: Sequence[str]) -> None:
+        self._rows = list(req_ids)
+        seats = {req_id: live.slot for req_id, live in self.live.items()}
+        slots = [seats.get(req_id, self._null) for req_id in req_ids]
+        self._slots = np.array(slots, dtype=np.int64)
+        self.slots = self._upload(self._slots)
+        self._prompts = self._prompt[self._slots]
+        self._owned = self._slots != self._null
+        self._may_mix = self._latent[self._slots]
+        self._last = None
+        self._changed = False
+
+    def _point(self, computed: Ints, scheduled: Ints) -> None:
         """Tell the embedding where each token's concept token is, if it may have one."""
-        num_tokens = int(scheduled.sum())
-        latent = self._latent[slots] & (computed + scheduled > self._prompt[slots])
+        slots, num_tokens = self._slots, int(scheduled.sum())
+        if self._last is not None and num_tokens == len(slots) and self._advance.all():
+            # Decoding goes on: each row is fed what the last step kept for it.
+            self._write_pointers(np.where(self._last > 0, self._last, -1))
+            return
+        latent = self._may_mix & (computed + scheduled > self._prompts)
         if not latent.any():
             self._clean(num_tokens)
             return
         if num_tokens == len(slots):
-            owner, index = slots, computed - self._prompt[slots]
+            owner, index = slots, computed - self._prompts
         else:
             row = np.repeat(np.arange(len(slots)), scheduled)
             first = np.repeat(np.cumsum(scheduled) - scheduled, scheduled)
@@ -242,13 +258,15 @@ class Batch:
             index = computed[row] + np.arange(num_tokens) - first - self._prompt[owner]
         fed = self._latent[owner] & (index >= 0) & (index < self._until[owner])
         owner, place = np.where(fed, owner, self._null), np.where(fed, index, 0)
-        entries = np.where(fed, self.store.entries(owner, place), -1)
         lost = fed & (place >= self.store.missing[owner]) & (place < self._generated[owner] - 1)
         if lost.any():
             gone = set(owner[lost].tolist())
             self.failed.update(one.req_id for one in self.live.values() if one.slot in gone)
+        self._write_pointers(np.where(fed, self.store.entries(owner, place), -1))
+
+    def _write_pointers(self, entries: Ints) -> None:
         assert self.embedding is not None
-        pointers = self.embedding.pointers
+        num_tokens, pointers = len(entries), self.embedding.pointers
         pointers[:num_tokens].copy_(self._upload(entries), non_blocking=True)
         if self._dirty > num_tokens:
             pointers[num_tokens : self._dirty].fill_(-1)
@@ -262,13 +280,16 @@ class Batch:
             self.embedding.pointers[: self._dirty].fill_(-1)
             self._dirty = 0
 
-    def _make_room(self, slots: Ints, number: Ints) -> None:
+    def _make_room(self, number: Ints) -> None:
         """Pages for the tokens of this step, and where each goes."""
-        wants = self._advance & self._latent[slots] & (number < self._until[slots])
+        slots = self._slots
+        wants = self._advance & self._may_mix & (number < self._until[slots])
         place = np.where(wants, number, 0)
-        for row in np.flatnonzero(wants & (self.store.pages[slots, place // PAGE] < 0)):
-            self.store.take_page(int(slots[row]), int(place[row]))
-        self._entries = self._upload(np.where(wants, self.store.entries(slots, place), 0))
+        homeless = wants & (self.store.pages[slots, place // PAGE] < 0)
+        if homeless.any():
+            for row in np.flatnonzero(homeless):
+                self.store.take_page(int(slots[row]), int(place[row]))
+        self._entries = np.where(wants, self.store.entries(slots, place), 0)
 
     def decide(self, logits: Tensor) -> Tensor:
         """The logits that the engine samples from."""
@@ -288,15 +309,35 @@ class Batch:
             return None
         self._open = False
         step = self.core.commit(sampled.long(), self.slots, self._advance_tensor)
-        self._generated[self._slots[self._advance]] += 1
+        self._generated[self._slots] += self._advance
+        self._last = None
         if self.embedding is not None and self.core.may_be_latent:
-            feed = self.core.feed
+            if self._advance.all():
+                self._last = self._entries
+            self._keep()
+        return step
+
+    def _keep(self) -> None:
+        """Copy what the core feeds next to where the embedding finds it, now and on a replay."""
+        feed = self.core.feed
+        if self.core.device.type != "cpu":
             self.store.write(
-                self._entries,
+                self._upload(self._entries),
                 feed.weights.index_select(0, self.slots),
                 feed.ids.index_select(0, self.slots),
             )
-        return step
+            return
+        # A step costs what its small calls cost, and numpy's are the cheaper ones.
+        width = self.store.width
+        for kept, fed in ((self.store.weights, feed.weights), (self.store.ids, feed.ids)):
+            kept.numpy()[self._entries] = fed.numpy()[self._slots, :width]
+
+    def totals(self) -> Tensor:
+        """The columns of a report, ``[num_rows, len(REPORTED)]``: a copy."""
+        table = self.core.table.ints
+        if table.device.type == "cpu":
+            return torch.from_numpy(table.numpy()[self._slots[:, None], self._report_places])
+        return table.index_select(0, self.slots).index_select(1, self._report_columns)
 
     def advanced(self) -> list[tuple[int, Live]]:
         """Rows that commit a token in this step."""

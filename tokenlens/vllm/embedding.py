@@ -7,6 +7,7 @@ graph replays it. Rows without a mixture keep the bits that vLLM looked up. Know
 import re
 from typing import Any
 
+import numpy as np
 import torch
 from tokenlens_kernels import concept_embedding, concept_mixture
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ def _mix(
     Parameters
     ----------
     token_ids
-        ``[num_tokens]`` int64, what was looked up.
+        ``[num_tokens]`` integers, what was looked up.
     pointers
         ``[num_tokens]`` int64: the entry that a token's place is fed, -1 for its own embedding.
     ids, weights
@@ -53,19 +54,37 @@ def _mix(
     rows
         ``[num_tokens, hidden]``, zero for ids of another shard.
     """
-    Calls.count += 1
-    if rows.device.type != "cpu":
-        # One launch; rows that point nowhere get the bits that they have.
-        concept_embedding(
-            token_ids, pointers, ids, weights, table, shard_start=shard_start, out=rows
-        )
+    if rows.device.type == "cpu":
+        _mix_on_processor(pointers, ids, weights, table, shard_start, rows)
         return
-    # Reading the mask on the host is free here, and only here.
-    fed = (pointers >= 0).nonzero()[:, 0]
-    if len(fed) > 0:
-        entries = pointers[fed]
-        mixture = concept_mixture(table, ids[entries], weights[entries], shard_start=shard_start)
-        rows.index_copy_(0, fed, mixture)
+    Calls.count += 1
+    # One launch; rows that point nowhere get the bits that they have.
+    concept_embedding(
+        token_ids.long(), pointers, ids, weights, table, shard_start=shard_start, out=rows
+    )
+
+
+def _mix_on_processor(
+    pointers: Tensor, ids: Tensor, weights: Tensor, table: Tensor, shard_start: int, rows: Tensor
+) -> None:
+    Calls.count += 1
+    # Reading the mask on the host is free here, and only here. On arrays this small numpy's calls
+    # are the cheaper ones.
+    place = pointers.numpy()
+    fed = np.flatnonzero(place >= 0)
+    if len(fed) == 0:
+        return
+    entries = place[fed]
+    mixture = concept_mixture(
+        table,
+        torch.from_numpy(ids.numpy()[entries]),
+        torch.from_numpy(weights.numpy()[entries]),
+        shard_start=shard_start,
+    )
+    if len(fed) == len(place):
+        rows.copy_(mixture)
+    else:
+        rows.index_copy_(0, torch.from_numpy(fed), mixture)
 
 
 _LIBRARY = torch.library.Library("tokenlens_vllm", "DEF")
@@ -157,8 +176,7 @@ def _mixed(base: type[Any]) -> type[nn.Module]:
         def forward(self, input_: Tensor) -> Tensor:
             rows: Tensor = super().forward(input_)
             flat = rows.view(-1, rows.shape[-1])
-            torch.ops.tokenlens_vllm.mix_rows(
-                input_.reshape(-1).long(),
+            mixing = (
                 self.tokenlens_pointers[: flat.shape[0]],
                 self.tokenlens_ids,
                 self.tokenlens_weights,
@@ -166,6 +184,11 @@ def _mixed(base: type[Any]) -> type[nn.Module]:
                 self.shard_indices.org_vocab_start_index,
                 flat,
             )
+            if flat.device.type == "cpu" and not torch.compiler.is_compiling():
+                # What the op does, without the price of its dispatch.
+                _mix_on_processor(*mixing)
+            else:
+                torch.ops.tokenlens_vllm.mix_rows(input_.reshape(-1), *mixing)
             if self.tp_size > 1 and self.tokenlens_reduces:
                 from vllm.distributed import tensor_model_parallel_all_reduce
 

@@ -41,9 +41,7 @@ class StepReport:
         self._rows = [(row, live, live.rewinds) for row, live in rows]
         core = batch.core
         self._usage = [batch.slots_in_use, batch.store.pages_in_use]
-        self._counts = _to_host(
-            core.table.ints.index_select(0, batch.slots).index_select(1, batch.report_columns)
-        )
+        self._counts = _to_host(batch.totals(), fresh=True)
         full = [live for _, live in rows if live.request.spec.trace.level == "full"]
         self._entries = max((live.request.spec.trace.max_entries for live in full), default=0)
         self._step: list[Tensor] = []
@@ -84,9 +82,9 @@ class StepReport:
         return trace.level == "full" and number <= min(trace.max_steps, self._max_steps)
 
 
-def _to_host(column: Tensor) -> Tensor:
+def _to_host(column: Tensor, fresh: bool = False) -> Tensor:
     if column.device.type == "cpu":
         # What it was cut from may be written again before it is read.
-        return column.clone()
+        return column if fresh else column.clone()
     host = torch.empty(column.shape, dtype=column.dtype, pin_memory=True)
     return host.copy_(column, non_blocking=True)

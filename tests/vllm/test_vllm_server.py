@@ -195,15 +195,39 @@ def test_the_example_s_client(server):
     assert "methods[0].top_k: got -1" in refused
 
 
-def test_streaming_gives_the_same_text(client):
-    whole = chat(client, SOFT).choices[0].message.content
-    parts = [
-        chunk.choices[0].delta.content or ""
-        for chunk in chat(client, SOFT, stream=True)
-        if chunk.choices
-    ]
-    assert "".join(parts) == whole
+def test_streaming_gives_the_same_text_and_trace(client):
+    whole = chat(client, SOFT)
+    chunks = list(chat(client, SOFT, stream=True, stream_options={"include_usage": True}))
+    parts = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(parts) == whole.choices[0].message.content
     assert len(parts) > 5
+    # In the chunk that ends the text, and nowhere else.
+    ended = [chunk for chunk in chunks if chunk.choices and chunk.choices[0].finish_reason]
+    carriers = [chunk for chunk in chunks if chunk.model_dump().get("kv_transfer_params")]
+    assert len(ended) == 1
+    assert carriers == ended
+    assert trace_of(ended[0]) == trace_of(whole)
+    assert not any(
+        "kv_transfer_params" in chunk.model_dump() for chunk in chat(client, None, stream=True)
+    )
+
+
+def test_each_choice_of_a_stream_has_its_trace(client):
+    settings = {"model": "tiny", "max_tokens": 12, "temperature": 1.0, "n": 2}
+    xargs = {"tokenlens": "tiny-gumbel", "tokenlens_trace.level": "full"}
+    stream = client.completions.create(
+        prompt=[OPENED, OPENED], stream=True, extra_body={"vllm_xargs": xargs}, **settings
+    )
+    found, texts = {}, {}
+    for chunk in stream:
+        for choice in chunk.choices:
+            texts[choice.index] = texts.get(choice.index, "") + choice.text
+            if choice.finish_reason:
+                found[choice.index] = trace_of(chunk)
+    assert sorted(found) == [0, 1, 2, 3]
+    # Two samples of each prompt; the same sample of the same prompt is the same.
+    assert texts[0] == texts[2] != texts[1] == texts[3]
+    assert found[0]["steps"] == found[2]["steps"] != found[1]["steps"] == found[3]["steps"]
 
 
 def test_stop_strings_penalties_logprobs_and_samples(client):

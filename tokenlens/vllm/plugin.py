@@ -39,6 +39,7 @@ def install() -> None:
     after_import("vllm.v1.engine.parallel_sampling", _samples)
     for kind in ("chat_completion", "completion"):
         after_import(f"vllm.entrypoints.openai.{kind}.protocol", _beams)
+        after_import(f"vllm.entrypoints.openai.{kind}.serving", _streams)
 
 
 def _arguments(module: ModuleType) -> None:
@@ -103,6 +104,17 @@ def _beams(module: ModuleType) -> None:
         request = getattr(module, name, None)
         if request is not None and request.__module__ == module.__name__:
             wrap(request, "to_beam_search_params", frontend.to_beam_search_params)
+
+
+def _streams(module: ModuleType) -> None:
+    from tokenlens.vllm import streams
+
+    for server, name in (
+        ("OpenAIServingChat", "chat_completion_stream_generator"),
+        ("OpenAIServingCompletion", "completion_stream_generator"),
+    ):
+        if hasattr(module, server):
+            wrap(getattr(module, server), name, streams.stream_generator)
 
 
 def _samples(module: ModuleType) -> None:

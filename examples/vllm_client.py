@@ -4,7 +4,7 @@
     python examples/vllm_client.py http://127.0.0.1:8000/v1 qwen3-soft
 
 What a request wants goes into ``vllm_xargs``: a preset, single fields, or a whole spec as JSON. The
-trace comes back in the response.
+trace comes back in the response, or in the last chunk of a stream.
 """
 
 import sys
@@ -31,7 +31,9 @@ def main() -> None:
     for chunk in stream:
         if chunk.choices:
             print(chunk.choices[0].delta.content or "", end="", flush=True)
-    print()
+            if chunk.choices[0].finish_reason:
+                streamed = chunk.model_dump()["kv_transfer_params"]["tokenlens"]
+    print(f"\n{streamed['counts']}")
 
     response = client.chat.completions.create(
         model=model,

@@ -47,6 +47,7 @@ def traced():
 @pytest.fixture(scope="session")
 def first_runner(checkpoints, tmp_path_factory):
     """Everything that runs under the first model runner, by the name of the job."""
+    folder = tmp_path_factory.mktemp("first")
     qwen3 = checkpoints["qwen3"]
     thinks = models.reasoner_scenarios(tokenizer())
     work = {
@@ -68,9 +69,11 @@ def first_runner(checkpoints, tmp_path_factory):
         "stock": jobs.plain_job(qwen3, tokenlens=False),
         "loaded": jobs.plain_job(qwen3, by_class=True),
         "admission": jobs.admission_job(qwen3),
-        **jobs.refused_jobs(qwen3),
+        "adapters": jobs.adapters_job(qwen3, folder),
+        "other-version": jobs.other_version_job(qwen3),
+        **jobs.refused_jobs(qwen3, folder),
     }
-    return run_jobs(work, tmp_path_factory.mktemp("first"))
+    return run_jobs(work, folder)
 
 
 @pytest.fixture(scope="session")

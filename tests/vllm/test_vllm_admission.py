@@ -53,8 +53,32 @@ def test_samples_of_one_prompt_have_their_own_noise(run):
         ("refused-embeds", ["enable_prompt_embeds"]),
         ("refused-setting", ["allow", "sofd"]),
         ("refused-version", ["0.99.0", "TOKENLENS_ANY_VLLM"]),
+        ("refused-pooling", ["pooling", "logits_processors"]),
+        ("refused-pipeline", ["pipeline_parallel_size: got 2"]),
+        ("refused-connector", ["KV connector"]),
+        ("refused-dbo", ["dual batch overlap"]),
+        ("refused-quantised", ["embed_tokens", "CompressedTensorsEmbedding", "not quantised"]),
     ],
 )
 def test_an_engine_that_cannot_host_specs_does_not_start(first_runner, name, words):
     message = first_runner[name]["error"]
     assert all(word in message for word in words), message
+
+
+def test_an_untested_version_goes_on_if_its_owner_says_so(first_runner, reference):
+    outputs = first_runner["other-version"]["runs"][0]["outputs"]
+    assert len(outputs) == 2
+    assert all(one["ids"] == reference["qwen3"][name] for name, one in outputs.items())
+
+
+def test_adapters_of_the_attention_are_fine_and_of_the_embedding_are_not(first_runner):
+    run = first_runner["adapters"]["runs"][0]
+    outputs = run["outputs"]
+    assert set(run["errors"]) == {"soft-embedding"}
+    message = run["errors"]["soft-embedding"]
+    assert "lora_request: got 'embedding'" in message
+    assert "embed_tokens" in message
+    assert outputs["soft-queries"]["trace"]["counts"]["latent_steps"] == 16
+    assert outputs["soft-queries"]["ids"] != outputs["soft"]["ids"]
+    # A method that feeds no mixtures does not mind: vLLM may.
+    assert "ends-embedding" in outputs

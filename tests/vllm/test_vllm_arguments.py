@@ -2,16 +2,21 @@
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 from types import SimpleNamespace
 
 import conformance_table as table
 import pytest
 
+from tokenlens.capabilities import TESTED
 from tokenlens.spec import METHOD_CONFIGS, DecodingSpec, SpecError, parse_spec, preset
-from tokenlens.vllm import Settings, extra_args, trace
+from tokenlens.vllm import Settings, extra_args, trace, versions
 from tokenlens.vllm.arguments import asks, spec_of
 from tokenlens.vllm.refusals import asked_for, check_engine, check_request, names_tokenlens
 from tokenlens.vllm.traces import Recorder
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", ["qwen3-soft", "r1-llama-gumbel-published", "tiny-answer-now"])
@@ -256,12 +261,26 @@ def test_importing_is_light():
 def test_the_doctor_says_what_is_there(monkeypatch):
     from tokenlens.vllm import doctor
 
+    monkeypatch.delenv("TOKENLENS_ANY_VLLM", raising=False)
     monkeypatch.setattr("tokenlens.vllm.versions.installed", lambda: None)
-    assert doctor.facts() == [("vllm", "not installed; tokenlens supports 0.32")]
+    assert doctor.facts() == [("vllm", "not installed; tokenlens supports 0.32.*")]
     monkeypatch.setattr("tokenlens.vllm.versions.installed", lambda: "0.99.0")
     monkeypatch.setenv("VLLM_PLUGINS", "other")
     monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
     found = dict(doctor.facts())
-    assert found["tested with tokenlens"].startswith("no: vllm: got version 0.99.0")
+    assert found["supported"].startswith("no: vllm: got version 0.99.0")
     assert found["model runner"].startswith("second")
     assert "VLLM_PLUGINS=other" in found["plugin"] or "missing" in found["plugin"]
+    monkeypatch.setenv("TOKENLENS_ANY_VLLM", "1")
+    assert "TOKENLENS_ANY_VLLM=1 goes on" in dict(doctor.facts())["supported"]
+    assert doctor.support("0.32.7").startswith("yes")
+
+
+def test_the_range_is_the_same_everywhere():
+    low, (major, minor) = versions.OLDEST, versions.NEWEST
+    extra = f"vllm>={low[0]}.{low[1]},<{major}.{minor + 1}"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["optional-dependencies"]["vllm"] == [extra]
+    assert versions.tested(TESTED["vllm"].removeprefix("vLLM "))
+    for page in ("README.md", "docs/vllm.md"):
+        assert f"`{extra}`" in (ROOT / page).read_text(), f"{page} does not name the range {extra}"

@@ -62,6 +62,16 @@ def prompt_of(request, before):
     return [*earlier["prompt"], *earlier["ids"]]
 
 
+def adapter_of(request):
+    """The adapter that a request names, as an argument."""
+    if not request.get("adapter"):
+        return {}
+    from vllm.lora.request import LoRARequest
+
+    name, path = request["adapter"]
+    return {"lora_request": LoRARequest(name, 1 + len(name), path)}
+
+
 def drive(llm, run, before):
     """Add requests when it is their turn, and step until all are done."""
     from vllm.exceptions import VLLMError
@@ -73,14 +83,15 @@ def drive(llm, run, before):
     waiting = sorted(run["requests"], key=lambda request: request.get("arrive", 0))
     prompts, done, errors, step, most_pages = {}, {}, {}, 0, 0
     room, _ = room_of(llm)
-    RIG.preemptions = 0
+    RIG.preemptions, RIG.room = 0, room
     while waiting or engine.has_unfinished_requests():
         while waiting and waiting[0].get("arrive", 0) <= step:
             request = waiting.pop(0)
             name = request["name"]
             prompts[name] = prompt_of(request, before)
             try:
-                engine.add_request(name, {"prompt_token_ids": prompts[name]}, sampling(request))
+                prompt = {"prompt_token_ids": prompts[name]}
+                engine.add_request(name, prompt, sampling(request), **adapter_of(request))
             except (ValueError, VLLMError) as error:
                 errors[name] = str(error)
         for name in run.get("abort", {}).get(str(step), ()):

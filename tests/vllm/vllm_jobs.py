@@ -1,7 +1,12 @@
 """Jobs of the driver: what each engine of the tests is given to do."""
 
+import json
+import shutil
+
 import conformance_models as models
+import torch
 from conformance_table import LONG, MARKERS, START, Scenario, hosted, soft
+from safetensors.torch import load_file, save_file
 
 SMALL_CACHE = {"num_gpu_blocks_override": 6, "block_size": 32, "max_model_len": 128}
 """Room for five blocks, of which most requests of the table (there are eighteen) need two."""
@@ -181,17 +186,120 @@ def admission_job(path):
     }
 
 
-def refused_jobs(path):
+def other_version_job(path):
+    """A version that was not tested, by the decision of the owner."""
+    rows = [row for row in models.requests() if row["name"] in ("soft", "plain")]
+    return {
+        "model": path,
+        "engine": {"skip_tokenizer_init": True},
+        "rig": {"version": "0.99.0", "any_version": True},
+        "runs": [{"requests": rows}],
+    }
+
+
+def save_adapter(folder, target):
+    """A random adapter (LoRA) of the tiny model, on its queries or on its embedding."""
+    shape = models.SHAPE
+    hidden, vocab = shape["hidden_size"], shape["vocab_size"]
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": [target]}
+    weights = {}
+    if target == "q_proj":
+        for layer in range(shape["num_hidden_layers"]):
+            name = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+            weights[f"{name}.lora_A.weight"] = torch.randn(4, hidden)
+            weights[f"{name}.lora_B.weight"] = torch.randn(hidden, 4)
+    else:
+        name = "base_model.model.model.embed_tokens"
+        weights[f"{name}.lora_embedding_A"] = torch.randn(4, vocab)
+        weights[f"{name}.lora_embedding_B"] = torch.randn(hidden, 4)
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    save_file(weights, folder / "adapter_model.safetensors")
+    return str(folder)
+
+
+def adapters_job(path, folder):
+    """Requests with an adapter of the attention, and with one of the embedding."""
+    adapters = {
+        name: save_adapter(folder / name, target)
+        for name, target in (("queries", "q_proj"), ("embedding", "embed_tokens"))
+    }
+    spec = {"methods": [soft()], "phase": {key: list(ids) for key, ids in MARKERS.items()}}
+    ends = {**spec, "methods": [{"method": "answer_now", "after": 9}]}
+    requests = {
+        "soft": (spec, None),
+        "soft-queries": (spec, "queries"),
+        "soft-embedding": (spec, "embedding"),
+        "ends-embedding": (ends, "embedding"),
+    }
+    rows = [
+        {
+            "name": name,
+            "prompt": [1, START, 11, 12],
+            "spec": asked,
+            "sampling": {"max_tokens": 16},
+            "adapter": None if adapter is None else [adapter, adapters[adapter]],
+        }
+        for name, (asked, adapter) in requests.items()
+    ]
+    return {
+        "model": path,
+        "engine": {"skip_tokenizer_init": True, "enable_lora": True, "max_loras": 2},
+        "runs": [{"requests": rows}],
+    }
+
+
+def save_quantised(path, folder):
+    """The model with an embedding of packed 8-bit integers, as compressed-tensors has it."""
+    shutil.copytree(path, folder)
+    weights = load_file(folder / "model.safetensors")
+    table = weights.pop("model.embed_tokens.weight")
+    scale = table.abs().amax(dim=1, keepdim=True) / 127
+    rounded = (table / scale).round().to(torch.int64) + 128
+    packed = (rounded.view(len(table), -1, 4) << torch.tensor([0, 8, 16, 24])).sum(dim=2)
+    name = "model.embed_tokens.weight"
+    weights[f"{name}_packed"] = packed.to(torch.int32)
+    weights[f"{name}_scale"] = scale
+    weights[f"{name}_shape"] = torch.tensor(table.shape)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    integers = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
+    config["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": {"targets": ["re:.*embed_tokens"], "weights": integers}},
+        "ignore": ["lm_head"],
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+def refused_jobs(path, folder):
     """Engines that must not start."""
     base = {"model": path, "runs": []}
     quiet = {"skip_tokenizer_init": True}
     draft = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}
-    return {
-        "refused-speculative": {**base, "engine": {**quiet, "speculative_config": draft}},
-        "refused-embeds": {**base, "engine": {**quiet, "enable_prompt_embeds": True}},
-        "refused-setting": {
-            **base,
-            "engine": {**quiet, "additional_config": {"tokenlens": {"allow": ["sofd"]}}},
-        },
-        "refused-version": {**base, "engine": quiet, "rig": {"version": "0.99.0"}},
+    shared = {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}
+    engines = {
+        "speculative": {"speculative_config": draft},
+        "embeds": {"enable_prompt_embeds": True},
+        "setting": {"additional_config": {"tokenlens": {"allow": ["sofd"]}}},
+        "version": {},
+        "pooling": {"runner": "pooling"},
+        "pipeline": {"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"},
+        "connector": {"kv_transfer_config": shared},
+        "dbo": {"enable_dbo": True},
+        "sharded-sampling": {"enable_batch_sharded_sampling": True},
+        "prefill-context": {"prefill_context_parallel_size": 2},
+        "trace-replay": {"enable_trace_replay": True},
+        "sampling-mask": {"return_sampling_mask": True},
     }
+    jobs = {
+        f"refused-{name}": {**base, "engine": {**quiet, **engine}}
+        for name, engine in engines.items()
+    }
+    jobs["refused-version"]["rig"] = {"version": "0.99.0"}
+    quantised = {**base, "model": save_quantised(path, folder / "quantised"), "engine": quiet}
+    jobs["refused-quantised"] = quantised
+    return jobs

@@ -11,12 +11,23 @@ class Rig:
     def __init__(self):
         self.values = {}
         self.preemptions = 0
+        self.room = None
         self._patch()
 
     def set(self, values):
         """Names of switches with their values; what is not named is off."""
         self.values = values
         self.preemptions = 0
+        self.room = None
+        os.environ["TOKENLENS_ANY_VLLM"] = "1" if values.get("any_version") else "0"
+
+    def _thinks(self, req_id):
+        live = None if self.room is None else self.room.batch.live.get(req_id)
+        if live is None or not live.latent or live.slot < 0:
+            return False
+        from tokenlens.methods.base import PHASE, Phase
+
+        return int(self.room.batch.core.table.column(PHASE)[live.slot]) == Phase.THINKING
 
     def _patch(self):
         import torch
@@ -24,9 +35,7 @@ class Rig:
         from vllm.v1.core.sched.scheduler import Scheduler
 
         from tokenlens.vllm import engine, versions
-        from tokenlens.vllm.arguments import spec_of
         from tokenlens.vllm.batch import Batch
-        from tokenlens.vllm.refusals import is_latent
 
         check = CpuPlatform.check_and_update_config.__func__
 
@@ -41,9 +50,8 @@ class Rig:
         preempt = Scheduler._preempt_request
 
         def _preempt_request(scheduler, request, *args, **kwargs):
-            # Those that are fed mixtures count.
-            spec = spec_of(request.sampling_params.extra_args)
-            self.preemptions += spec is not None and is_latent(spec)
+            # Those that think in mixtures count, while they do.
+            self.preemptions += self._thinks(request.request_id)
             return preempt(scheduler, request, *args, **kwargs)
 
         Scheduler._preempt_request = _preempt_request

@@ -13,20 +13,23 @@ def facts() -> list[tuple[str, str]]:
     """Names and findings, one line each."""
     found = versions.installed()
     if found is None:
-        return [("vllm", "not installed; tokenlens supports " + supported())]
-    problem = versions.problem(found)
+        return [("vllm", "not installed; tokenlens supports " + versions.supported())]
     return [
         ("vllm", found),
-        ("tested with tokenlens", "yes" if problem is None else f"no: {problem}"),
+        ("supported", support(found)),
         ("model runner", runner()),
         ("plugin", plugin()),
     ]
 
 
-def supported() -> str:
-    """The tested range in words."""
-    low, high = (".".join(map(str, bound)) for bound in (versions.OLDEST, versions.NEWEST))
-    return low if low == high else f"{low} to {high}"
+def support(found: str) -> str:
+    """Whether an engine of this version will start with our class."""
+    if versions.tested(found):
+        return f"yes; tested: {versions.supported()}"
+    problem = versions.problem(found)
+    if problem is not None:
+        return f"no: {problem}"
+    return f"not tested, but {versions.OVERRIDE}=1 goes on; tested: {versions.supported()}"
 
 
 def runner() -> str:

@@ -32,14 +32,24 @@ def tested(found: str) -> bool:
     return OLDEST <= release <= NEWEST
 
 
+def supported() -> str:
+    """The tested range in words."""
+    low, high = (".".join(map(str, bound)) for bound in (OLDEST, NEWEST))
+    return f"{low}.*" if low == high else f"{low}.* to {high}.*"
+
+
+def overridden() -> bool:
+    """Whether the owner goes on with any version."""
+    return os.environ.get(OVERRIDE) == "1"
+
+
 def problem(found: str | None) -> str | None:
     """Why this version is refused, ``None`` if it is not."""
     if found is not None and tested(found):
         return None
-    if os.environ.get(OVERRIDE) == "1":
+    if overridden():
         return None
-    low, high = (".".join(map(str, bound)) for bound in (OLDEST, NEWEST))
     return (
-        f"vllm: got version {found or 'unknown'}; allowed: {low} to {high}, with which tokenlens"
+        f"vllm: got version {found or 'unknown'}; allowed: {supported()}, with which tokenlens"
         f" was tested. Install one of them, or set {OVERRIDE}=1 to go on at your own risk."
     )

@@ -56,13 +56,26 @@ def test_samples_of_one_prompt_have_their_own_noise(run):
         ("refused-pooling", ["pooling", "logits_processors"]),
         ("refused-pipeline", ["pipeline_parallel_size: got 2"]),
         ("refused-connector", ["KV connector"]),
-        ("refused-dbo", ["dual batch overlap"]),
         ("refused-quantised", ["embed_tokens", "CompressedTensorsEmbedding", "not quantised"]),
     ],
 )
 def test_an_engine_that_cannot_host_specs_does_not_start(first_runner, name, words):
     message = first_runner[name]["error"]
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("refused-sharded-sampling", ["enable_batch_sharded_sampling", "some rows"]),
+        ("refused-prefill-context", ["prefill context parallelism"]),
+        ("refused-trace-replay", ["enable_trace_replay"]),
+        ("refused-sampling-mask", ["return_sampling_mask"]),
+    ],
+)
+def test_an_engine_of_the_second_runner_does_not_start(second_runner, name, words):
+    message = second_runner[name]["error"]
+    assert all(word in message for word in ["tokenlens:", *words]), message
 
 
 def test_an_untested_version_goes_on_if_its_owner_says_so(first_runner, reference):

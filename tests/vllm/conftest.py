@@ -91,6 +91,5 @@ def second_runner(checkpoints, tmp_path_factory):
         "preempted": jobs.preempted_job(qwen3),
         "no-replay": jobs.table_job(qwen3, {"no_replay": True}, **jobs.SMALL_CACHE),
         "shared": jobs.shared_job(qwen3),
-        **jobs.refused_second_jobs(qwen3),
     }
     return run_jobs(work, tmp_path_factory.mktemp("second"), second_runner=True)

@@ -64,20 +64,6 @@ def test_an_engine_that_cannot_host_specs_does_not_start(first_runner, name, wor
     assert all(word in message for word in words), message
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("refused-sharded-sampling", ["enable_batch_sharded_sampling", "some rows"]),
-        ("refused-prefill-context", ["prefill context parallelism"]),
-        ("refused-trace-replay", ["enable_trace_replay"]),
-        ("refused-sampling-mask", ["return_sampling_mask"]),
-    ],
-)
-def test_an_engine_of_the_second_runner_does_not_start(second_runner, name, words):
-    message = second_runner[name]["error"]
-    assert all(word in message for word in ["tokenlens:", *words]), message
-
-
 def test_an_untested_version_goes_on_if_its_owner_says_so(first_runner, reference):
     outputs = first_runner["other-version"]["runs"][0]["outputs"]
     assert len(outputs) == 2
@@ -92,6 +78,5 @@ def test_adapters_of_the_attention_are_fine_and_of_the_embedding_are_not(first_r
     assert "lora_request: got 'embedding'" in message
     assert "embed_tokens" in message
     assert outputs["soft-queries"]["trace"]["counts"]["latent_steps"] == 16
-    assert outputs["soft-queries"]["ids"] != outputs["soft"]["ids"]
     # A method that feeds no mixtures does not mind: vLLM may.
     assert "ends-embedding" in outputs

@@ -134,9 +134,10 @@ def engine_config(**changes):
 def test_engines_that_cannot_host_specs(monkeypatch, changes, word):
     """With stand-ins for vLLM's configuration.
 
-    Most are refused by real starts as well, in ``test_vllm_admission.py``. Not these: the
-    processor's platform switches dual batch overlap off by itself, and the others need checkpoints
-    of encoder-decoder, diffusion and multimodal models, with processors of their own.
+    Most are refused by real starts as well, in ``test_vllm_admission.py``. Not these: on a
+    processor vLLM switches dual batch overlap off by itself, and its first runner refuses context
+    parallelism, sharded sampling, replay and sampling masks before we are asked; encoder-decoder,
+    diffusion and multimodal models need checkpoints with processors of their own.
     """
     monkeypatch.setattr("tokenlens.vllm.versions.installed", lambda: "0.32.0")
     check_engine(engine_config())

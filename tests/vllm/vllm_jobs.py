@@ -298,21 +298,3 @@ def refused_jobs(path, folder):
     quantised = {**base, "model": save_quantised(path, folder / "quantised"), "engine": quiet}
     jobs["refused-quantised"] = quantised
     return jobs
-
-
-def refused_second_jobs(path):
-    """Engines that must not start, of settings that only the second runner has."""
-    engines = {
-        "sharded-sampling": {"enable_batch_sharded_sampling": True},
-        "prefill-context": {"prefill_context_parallel_size": 2},
-        "trace-replay": {"enable_trace_replay": True},
-        "sampling-mask": {"return_sampling_mask": True},
-    }
-    return {
-        f"refused-{name}": {
-            "model": path,
-            "runs": [],
-            "engine": {"skip_tokenizer_init": True, **engine},
-        }
-        for name, engine in engines.items()
-    }

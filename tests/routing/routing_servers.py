@@ -58,12 +58,13 @@ class Process:
             self.process.wait(timeout=60)
 
 
-def vllm_server(role, log, port=None):
-    """Stock vLLM with a tiny reasoner."""
+def vllm_server(role, log, port=None, path=None):
+    """Stock vLLM with a tiny reasoner, or a model like it."""
     port = port or free_port()
+    path = path or path_of(f"tiny-reasoner-{role}")
     command = [
         *(str(VLLM_PYTHON), "-m", "vllm.entrypoints.openai.api_server"),
-        *("--model", path_of(f"tiny-reasoner-{role}"), "--served-model-name", f"tiny-{role}"),
+        *("--model", str(path), "--served-model-name", f"tiny-{role}"),
         *("--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--dtype", "float32"),
         *("--max-model-len", "1024", "--kv-cache-memory-bytes", str(48 << 20)),
         *("--max-num-seqs", "64", "--generation-config", "vllm"),
@@ -83,18 +84,25 @@ def route_server(small, large, log, *options):
 
 
 class Proxy:
-    """A real connection in between that slows, cuts or garbles what the server answers."""
+    """A real connection in between that holds, cuts or garbles what the server answers.
+
+    ``hold``: of what comes back over each connection, ``passed`` bytes; the rest once the mode is
+    another one.
+    """
 
     def __init__(self, target):
         host, _, port = target.removeprefix("http://").partition(":")
         self._target = host, int(port)
         self.mode = "pass"
+        self.passed = 0
+        # connections whose answer is held
+        self.held = 0
         self.open_connections = 0
         self._loop = asyncio.new_event_loop()
         ready = threading.Event()
         self._thread = threading.Thread(target=self._serve, args=(ready,), daemon=True)
         self._thread.start()
-        assert ready.wait(10)
+        assert ready.wait(60)
 
     @property
     def address(self):
@@ -104,7 +112,7 @@ class Proxy:
     def close(self):
         """Stop listening."""
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(60)
         self._loop.close()
 
     def _serve(self, ready):
@@ -142,16 +150,26 @@ class Proxy:
         self.open_connections -= 1
 
     async def _pump(self, reader, writer, answers):
-        sent = 0
+        seen = 0
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(2048):
-                if answers and self.mode == "slow":
-                    await asyncio.sleep(3)
-                if answers and self.mode == "truncate" and b"200 OK" not in data:
-                    sent += 1
-                    if sent > 2:
-                        return
+                seen += len(data)
+                if answers and self.mode == "hold" and seen > self.passed:
+                    await self._hold()
+                if answers and self.mode == "truncate":
+                    head, gap, body = data.partition(b"\r\n\r\n")
+                    writer.write(head + gap + body[:300])
+                    await writer.drain()
+                    return
                 if answers and self.mode == "malform":
                     data = data.replace(b'"choices"', b'"choices}')
                 writer.write(data)
                 await writer.drain()
+
+    async def _hold(self):
+        self.held += 1
+        try:
+            while self.mode == "hold":
+                await asyncio.sleep(0.02)
+        finally:
+            self.held -= 1

@@ -1,12 +1,15 @@
 """What the routing tests share: the tiny reasoners, and a model that writes a script."""
 
 import asyncio
+import copy
 import functools
+import json
 import threading
 from dataclasses import replace
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from tokenlens.assets import path_of
 from tokenlens.evaluation.countdown import problems, prompt
@@ -14,6 +17,8 @@ from tokenlens.routing import Chunk, Signals, Vocabulary
 
 EOS_IDS = (2, 0)
 MAX_TOKENS = 320
+# A question that the tiny vocabulary can write; what its answer means is another matter.
+VERBAL = {"score": "verbal", "threshold": 8.0, "question": "9-5=4?", "answer_prefix": "<think>\n"}
 
 
 @functools.cache
@@ -54,6 +59,34 @@ def alone(role, ids, max_new_tokens=MAX_TOKENS):
         max_new_tokens=max_new_tokens,
     )
     return output[0, len(ids) :].tolist()
+
+
+def turn(token):
+    """A token's id in the other vocabulary."""
+    return (token + 7) % len(tokenizer())
+
+
+@functools.cache
+def turned():
+    """The large model under another vocabulary: the same words, each with another id."""
+    data = json.loads(tokenizer().backend_tokenizer.to_str())
+    data["model"]["vocab"] = {word: turn(i) for word, i in data["model"]["vocab"].items()}
+    for token in data["added_tokens"]:
+        token["id"] = turn(token["id"])
+    other = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(data)),
+        eos_token=tokenizer().eos_token,
+        chat_template=tokenizer().chat_template,
+    )
+    order = torch.tensor([turn(i) for i in range(len(tokenizer()))]).argsort()
+    network = copy.deepcopy(model("large"))
+    with torch.no_grad():
+        for name in ("model.embed_tokens.weight", "lm_head.weight"):
+            network.get_parameter(name).copy_(model("large").get_parameter(name)[order])
+    ends = [turn(i) for i in EOS_IDS]
+    network.config.eos_token_id = ends[0]
+    network.generation_config.eos_token_id = ends
+    return Vocabulary(other, ends), network
 
 
 class Scripted:

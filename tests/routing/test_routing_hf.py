@@ -6,7 +6,17 @@ import threading
 
 import pytest
 import torch
-from routing_support import EOS_IDS, MAX_TOKENS, alone, model, prompts, tokenizer, vocabulary
+from routing_support import (
+    EOS_IDS,
+    MAX_TOKENS,
+    VERBAL,
+    alone,
+    model,
+    prompts,
+    turn,
+    turned,
+    vocabulary,
+)
 from test_routing_boundaries import byte_level
 from transformers import AutoModelForCausalLM, MistralConfig
 
@@ -127,8 +137,32 @@ def test_scores_are_the_large_models_probabilities():
     assert again == pytest.approx(found, abs=1e-5)
 
 
+def test_a_verbal_score_is_the_large_models_answer():
+    """The protocol against plain forward passes; what a tiny model answers means nothing."""
+    words, ids = vocabulary(), prompts(2)[1]
+    spec = {"policy": {"policy": "specreason", **VERBAL}, "duplicate_guard": False}
+    routed = run_all(spec, count=2)[1]
+    steps = [step for step in routed.trace.steps if step.phase == "thinking"]
+    assert {step.draft_tokens > 0 for step in steps} == {True, False}
+    context = list(ids)
+    for step in steps:
+        draft = alone("small", tuple(context), MAX_TOKENS)
+        ends = [words.piece(i) in ("\n\n", "</think>") or i in EOS_IDS for i in draft]
+        draft = draft[: ends.index(True) + 1]
+        text = f"{words.decode([*context, *draft])}<|im_end|>\n<|im_start|>user\n9-5=4?<|im_end|>\n"
+        asked = words.encode(text + "<|im_start|>assistant\n<think>\n")
+        with torch.inference_mode():
+            top = model("large")(torch.tensor([asked])).logits[0, -1].softmax(-1).topk(20)
+        digits = {words.piece(i): p for p, i in zip(*(x.tolist() for x in top))}
+        numbers = {int(k): p for k, p in digits.items() if k.isdecimal()}
+        score = sum(k * p for k, p in numbers.items()) / sum(numbers.values())
+        assert step.score == pytest.approx(score, abs=1e-3)
+        assert step.pieces[0].writer == ("small" if score >= 8.0 else "large")
+        context += words.encode(step.text)
+
+
 def test_a_request_that_goes_away_frees_its_cache():
-    words = vocabulary()
+    words, before = vocabulary(), set(threading.enumerate())
 
     async def go():
         backend = HFBackend(model("small"), words, max_sessions=1)
@@ -145,7 +179,7 @@ def test_a_request_that_goes_away_frees_its_cache():
     other, backend = asyncio.run(go())
     assert sum(len(chunk.ids) for chunk in other) == 3
     assert "gone" not in backend._slots
-    assert not any(thread.name == "tokenlens-hf" for thread in threading.enumerate())
+    assert not [t for t in set(threading.enumerate()) - before if t.name == "tokenlens-hf"]
 
 
 def test_streamed_text_is_the_text():
@@ -184,34 +218,10 @@ def test_models_that_cannot_forget_are_refused():
 
 
 def test_two_vocabularies_hand_over_text_and_say_so():
-    """The same words under other ids: the large model's vocabulary is the small one's, turned."""
-    raw = tokenizer().backend_tokenizer.to_str()
-    import json
-
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    data = json.loads(raw)
-    size = len(tokenizer())
-    turn = lambda i: (i + 7) % size  # noqa: E731
-    data["model"]["vocab"] = {word: turn(i) for word, i in data["model"]["vocab"].items()}
-    for token in data["added_tokens"]:
-        token["id"] = turn(token["id"])
-    turned = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(data)),
-        eos_token=tokenizer().eos_token,
-        chat_template=tokenizer().chat_template,
-    )
-    network = AutoModelForCausalLM.from_config(model("large").config).eval()
-    state = {k: v.clone() for k, v in model("large").state_dict().items()}
-    order = torch.tensor([(i - 7) % size for i in range(size)])
-    for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        state[name] = state[name][order]
-    network.load_state_dict(state)
-    words, others = vocabulary(), Vocabulary(turned, [turn(i) for i in EOS_IDS])
+    words, (others, network) = vocabulary(), turned()
 
     async def go(spec):
-        small, large = HFBackend(model("small"), words), HFBackend(network.float(), others)
+        small, large = HFBackend(model("small"), words), HFBackend(network, others)
         router = Router(small, large, spec, small_vocabulary=words, large_vocabulary=others)
         assert router.handover == "text"
         both = {"small": prompts(2)[1], "large": tuple(turn(i) for i in prompts(2)[1])}

@@ -3,12 +3,10 @@
 import asyncio
 import json
 import threading
-import time
 
 import httpx
 import pytest
-import uvicorn
-from routing_servers import free_port
+from routing_stand_in import PATIENCE, Served, wait_for
 from routing_support import Held, alone, model, prompts, vocabulary
 
 from tokenlens.routing import Router
@@ -16,12 +14,11 @@ from tokenlens.routing.hf import HFBackend
 from tokenlens.routing.server import ServerSettings, make_app
 
 ASK = "make 6 using 4,11,9"
-PATIENCE = 120
 CHAT = "/v1/chat/completions"
 
 
-class Served:
-    """An application on a port of this process."""
+class RouteServer(Served):
+    """A router over the tiny reasoners, with its application on a port of this process."""
 
     def __init__(self, spec, wrap=lambda backend: backend, **settings):
         words = vocabulary()
@@ -29,15 +26,7 @@ class Served:
             wrap(HFBackend(model(r), words, max_sessions=16)) for r in ("small", "large")
         )
         router = Router(small, large, spec, small_vocabulary=words, large_vocabulary=words)
-        port = free_port()
-        config = uvicorn.Config(
-            make_app(router, ServerSettings(**settings)), port=port, log_level="warning"
-        )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{port}"
-        wait_for(lambda: self._server.started)
+        super().__init__(make_app(router, ServerSettings(**settings)))
 
     def post(self, path, body):
         return httpx.post(self.url + path, json=body, timeout=PATIENCE, trust_env=False)
@@ -50,23 +39,10 @@ class Served:
         found = [x for x in self.get("/metrics").text.splitlines() if x.startswith(name + " ")]
         return float(found[0].rpartition(" ")[2]) if found else 0.0
 
-    def close(self):
-        self._server.should_exit = True
-        self._thread.join(PATIENCE)
-        assert not self._thread.is_alive()
-
-
-def wait_for(condition):
-    """Until it is so, however slow the machine."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
 
 @pytest.fixture(scope="module")
 def served():
-    one = Served({"policy": {"policy": "glimprouter", "threshold": 0.4}}, max_running=8)
+    one = RouteServer({"policy": {"policy": "glimprouter", "threshold": 0.4}}, max_running=8)
     yield one
     one.close()
 
@@ -134,7 +110,7 @@ def test_clients_that_go_away_leave_nothing():
         held.append(Held(backend))
         return held[-1]
 
-    one = Served("always_small", hold)
+    one = RouteServer("always_small", hold)
 
     async def leave(stream):
         """Go away once the model is in the middle of the text, which it never ends by itself."""
@@ -165,7 +141,7 @@ def test_clients_that_go_away_leave_nothing():
 
 def test_a_full_queue_is_a_429():
     let_go = threading.Event()
-    one = Served("always_small", lambda b: Held(b, let_go), max_running=1, max_waiting=2)
+    one = RouteServer("always_small", lambda b: Held(b, let_go), max_running=1, max_waiting=2)
 
     async def go():
         async with httpx.AsyncClient(timeout=PATIENCE, trust_env=False) as client:

@@ -46,6 +46,7 @@ def test_texts_that_the_tokenizer_cannot_write_are_refused():
     backend, words = Scripted(lambda text: ""), vocabulary()
     for spec, field in (
         ({"policy": "speculative_thinking"}, "policy.recap_text"),
+        ({"policy": "specreason"}, "policy.question"),
         ({"think_end": "<never>"}, "think_end"),
         ({"delimiter": "\u2042"}, "delimiter"),
     ):

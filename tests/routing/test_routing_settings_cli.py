@@ -1,10 +1,9 @@
-"""``tokenlens route``: bad settings are errors that name the setting; the breaker's states."""
+"""``tokenlens route``: bad settings are errors that name the setting."""
 
 import pytest
 from typer.testing import CliRunner
 
 from tokenlens.cli import app
-from tokenlens.routing.breaker import Breaker
 
 HERE, THERE = "http://127.0.0.1:9", "http://127.0.0.1:19"
 
@@ -36,30 +35,3 @@ def test_bad_settings_name_the_setting(options, words):
     assert result.exit_code == 2
     shown = " ".join(result.output.split())
     assert all(word in shown for word in words), shown
-
-
-def test_a_breaker_opens_waits_and_tries_once():
-    now = [0.0]
-    breaker = Breaker(2, 5.0, lambda: now[0])
-    breaker.failed()
-    breaker.succeeded()
-    breaker.failed()
-    assert breaker.state == "closed"
-    breaker.failed()
-    assert breaker.state == "open"
-    assert not breaker.may_call()
-    now[0] = 5.0
-    assert breaker.state == "half_open"
-    assert breaker.may_call()
-    # one trial at a time
-    assert not breaker.may_call()
-    breaker.failed()
-    assert breaker.state == "open"
-    now[0] = 10.0
-    assert breaker.may_call()
-    # who tried went away: the next one may
-    breaker.cancelled()
-    assert breaker.may_call()
-    breaker.succeeded()
-    assert breaker.state == "closed"
-    assert breaker.may_call()

@@ -46,6 +46,8 @@ class Ask:
         Whether the first token's signals are wanted.
     stream
         Whether chunks should come as they are made; otherwise one at the end will do.
+    last_resort
+        The other model has failed: wait for a server that is left alone to be tried again.
     """
 
     session: str
@@ -56,6 +58,7 @@ class Ask:
     matcher: Matcher | None = None
     signals: bool = False
     stream: bool = False
+    last_resort: bool = False
 
     @property
     def engine_seed(self) -> int:

@@ -6,7 +6,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tokenlens.routing.http import Api, HTTPSettings, client
+from tokenlens.routing.completions import Api
+from tokenlens.routing.http import HTTPSettings, client
 from tokenlens.routing.settings import Role
 from tokenlens.routing.vocabulary import Vocabulary
 from tokenlens.spec import SpecError

@@ -69,8 +69,8 @@ class SlotCache(Cache):
         ):
             # Advanced indices apart put their shape first: [num_rows, num_queries, heads, dim].
             held[self._slots[:, None], :, self._positions] = new.transpose(1, 2)
-            rows = held[self._slots] if self._run is None else held[self._run]
-            found.append(rows[:, :, : self._span])
+            seen = held[:, :, : self._span]
+            found.append(seen[self._slots if self._run is None else self._run])
         return found[0], found[1]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:

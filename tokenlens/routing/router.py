@@ -18,6 +18,7 @@ from tokenlens.routing.settings import (
     Role,
     RoutingSpec,
     Sampling,
+    SpecReason,
     SpeculativeThinking,
     other,
     parse_routing,
@@ -178,6 +179,12 @@ class Router:
         texts = {"closing": self.spec.closing_text}
         if isinstance(policy, SpeculativeThinking) and policy.recap_after:
             texts["policy.recap_text"] = policy.recap_text
+        large = self.vocabularies["large"]
+        if isinstance(policy, SpecReason) and policy.score == "verbal" and large is not None:
+            # A model that reads unknown words would answer with some number all the same.
+            for field in ("question", "answer_prefix"):
+                if text := getattr(policy, field):
+                    encode_text(large.tokenizer, text, f"policy.{field}")
         for vocabulary in {id(v): v for v in self.vocabularies.values() if v is not None}.values():
             for field, text in texts.items():
                 if text:
@@ -253,7 +260,13 @@ class _Run:
             if not self._spec.fallback or error.kind == "refused":
                 raise
             step.notes.fallback = str(error)
-            await step.write(other(error.role))
+            try:
+                await step.write(other(error.role), last_resort=True)
+            except BackendError as second:
+                # Left alone until now, the first one may be the one that comes back.
+                if error.kind != "open" or second.kind == "refused":
+                    raise
+                await step.write(error.role, last_resort=True)
 
     def _close(self, why: str) -> str:
         """End the thinking by force."""

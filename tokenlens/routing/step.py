@@ -162,8 +162,12 @@ class Step:
             self.notes.draft_tokens += draft.tokens
         self._request.tallies[draft.role].discarded_tokens += draft.tokens
 
-    async def write(self, role: Role, *, max_tokens: int | None = None) -> None:
+    async def write(
+        self, role: Role, *, max_tokens: int | None = None, last_resort: bool = False
+    ) -> None:
         """Have a model write on, until the step ends or ``max_tokens`` are there.
+
+        ``last_resort``: the other model cannot, so this one is waited for if it is left alone.
 
         Raises
         ------
@@ -173,7 +177,9 @@ class Step:
         if self.is_over:
             return
         streams = self._request.streams
-        async for chunk in self._chunks(role, max_tokens, False, False, streams=streams):
+        async for chunk in self._chunks(
+            role, max_tokens, False, False, streams=streams, last_resort=last_resort
+        ):
             draft = Draft(role)
             matcher = self._matchers[role]
             self._append(draft, chunk, matcher.copy() if matcher is not None else None)
@@ -243,7 +249,14 @@ class Step:
         self.pieces.append((writer, tokens))
 
     async def _chunks(
-        self, role: Role, max_tokens: int | None, signals: bool, greedy: bool, *, streams: bool
+        self,
+        role: Role,
+        max_tokens: int | None,
+        signals: bool,
+        greedy: bool,
+        *,
+        streams: bool,
+        last_resort: bool = False,
     ) -> AsyncGenerator[Chunk]:
         request = self._request
         context, readings = request.transcript.context(role)
@@ -261,6 +274,7 @@ class Step:
             matcher=matcher.copy() if matcher is not None else None,
             signals=signals,
             stream=streams,
+            last_resort=last_resort,
         )
         request.tallies[role].calls += 1
         chunks = request.backends[role].generate(ask)

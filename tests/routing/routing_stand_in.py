@@ -1,0 +1,92 @@
+"""A stand-in for other people's completion servers: text in, text out, over a tiny reasoner.
+
+It is tokenlens' own code behind a real socket, for tests of the router's side; tests against vLLM
+itself are in ``test_routing_vllm.py``.
+"""
+
+import contextlib
+import json
+import threading
+import time
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
+from routing_servers import free_port
+from routing_support import model, vocabulary
+
+from tokenlens.routing import Ask, Sampling
+from tokenlens.routing.hf import HFBackend
+
+PATIENCE = 300
+
+
+def wait_for(condition):
+    """Until it is so, however slow the machine."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+class Served:
+    """An application on a port of this process."""
+
+    def __init__(self, app):
+        port = free_port()
+        config = uvicorn.Config(app, port=port, log_level="warning")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{port}"
+        wait_for(lambda: self._server.started)
+
+    def close(self):
+        """Until it has ended."""
+        self._server.should_exit = True
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+
+
+def stand_in(role):
+    """``/v1/completions`` of one tiny reasoner, streamed, with the largest log-probabilities."""
+    words = vocabulary()
+    backend = HFBackend(model(role), words)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_):
+        yield
+        await backend.close()
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.get("/v1/models")
+    async def models():
+        return {"data": [{"id": f"tiny-{role}", "owned_by": "somebody"}]}
+
+    @app.post("/v1/completions")
+    async def completions(request: Request):
+        body = await request.json()
+        sampling = Sampling(temperature=body["temperature"], top_p=body["top_p"], seed=body["seed"])
+        ask = Ask(
+            str(id(body)), tuple(words.encode(body["prompt"])), body["max_tokens"], sampling,
+            signals=True, stream=True,
+        )  # fmt: skip
+        return StreamingResponse(events(ask, body["logprobs"]), media_type="text/event-stream")
+
+    async def events(ask, count):
+        chunks = backend.generate(ask)
+        try:
+            async for chunk in chunks:
+                text = words.decode([i for i in chunk.ids if i not in words.eos_ids])
+                top = dict(chunk.signals.top[:count]) if chunk.signals else {}
+                reason = {"eos": "stop"}.get(chunk.finish, chunk.finish)
+                facts = {"tokens": [text], "top_logprobs": [top]}
+                choice = {"text": text, "finish_reason": reason, "logprobs": facts}
+                yield f"data: {json.dumps({'choices': [choice]})}\n\n"
+            yield "data: [DONE]\n\n"
+        finally:
+            await chunks.aclose()
+            await backend.release(ask.session)
+
+    return app

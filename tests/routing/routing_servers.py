@@ -86,7 +86,7 @@ def route_server(small, large, log, *options):
 class Proxy:
     """A real connection in between that holds, cuts or garbles what the server answers.
 
-    ``hold``: of what comes back over each connection, ``passed`` bytes; the rest once the mode is
+    ``hold``: ``budget`` bytes of all that comes back are let through, the rest once the mode is
     another one.
     """
 
@@ -94,7 +94,7 @@ class Proxy:
         host, _, port = target.removeprefix("http://").partition(":")
         self._target = host, int(port)
         self.mode = "pass"
-        self.passed = 0
+        self.budget = 0
         # connections whose answer is held
         self.held = 0
         self.open_connections = 0
@@ -150,12 +150,14 @@ class Proxy:
         self.open_connections -= 1
 
     async def _pump(self, reader, writer, answers):
-        seen = 0
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(2048):
-                seen += len(data)
-                if answers and self.mode == "hold" and seen > self.passed:
-                    await self._hold()
+                if self.mode == "down":
+                    return
+                if answers and self.mode == "hold":
+                    self.budget -= len(data)
+                    if self.budget < 0:
+                        await self._hold()
                 if answers and self.mode == "truncate":
                     head, gap, body = data.partition(b"\r\n\r\n")
                     writer.write(head + gap + body[:300])

@@ -97,6 +97,23 @@ def test_the_probe_reads_the_entropy_of_the_full_vocabulary():
         at += sum(piece.tokens for piece in step.pieces)
 
 
+@pytest.mark.parametrize(
+    ("signal", "name"),
+    [("entropy", "raw_entropy"), ("max_probability", "1 - max_probability"),
+     ("concept_entropy", "concept_entropy")],
+)  # fmt: skip
+def test_a_target_share_of_any_signal(signal, name):
+    policy = {"policy": "glimprouter", "target_share": 0.3, "signal": signal}
+    routed = run_all({"policy": policy, "duplicate_guard": False}, one_by_one=True)
+    steps = [s for one in routed for s in one.trace.steps if s.phase == "thinking"]
+    large = [step for step in steps if step.pieces[0].writer == "large"]
+    assert len(steps) > 80
+    assert len(large) / len(steps) == pytest.approx(0.3, abs=0.12)
+    assert {step.signal_name for step in steps} == {name}
+    # The threshold is what the running quantile was at that step.
+    assert all(step.signal >= step.threshold for step in large)
+
+
 def test_any_company_gives_the_same_text():
     spec = {"policy": "random"}
     sampling = Sampling(temperature=0.7, top_p=0.9, top_k=20, seed=5)
@@ -110,11 +127,11 @@ def test_any_company_gives_the_same_text():
 
 def test_a_cache_that_is_not_rolled_back_shows(monkeypatch):
     """The guard switched off: what a thrown-away probe left in the cache is taken for context."""
-    import tokenlens.routing.hf as hf
+    from tokenlens.routing import hf_worker
 
     spec = {"policy": {"policy": "specreason", "score": "likelihood", "threshold": 7.0}}
     right = [routed.ids for routed in run_all(spec)]
-    monkeypatch.setattr(hf, "_common", lambda held, wanted, limit: min(len(held), limit))
+    monkeypatch.setattr(hf_worker, "_common", lambda held, wanted, limit: min(len(held), limit))
     assert [routed.ids for routed in run_all(spec)] != right
 
 
@@ -178,7 +195,7 @@ def test_a_request_that_goes_away_frees_its_cache():
 
     other, backend = asyncio.run(go())
     assert sum(len(chunk.ids) for chunk in other) == 3
-    assert "gone" not in backend._slots
+    assert "gone" not in backend._worker._slots
     assert not [t for t in set(threading.enumerate()) - before if t.name == "tokenlens-hf"]
 
 

@@ -11,7 +11,8 @@ from routing_support import Held, alone, model, prompts, vocabulary
 
 from tokenlens.routing import Router
 from tokenlens.routing.hf import HFBackend
-from tokenlens.routing.server import ServerSettings, make_app
+from tokenlens.routing.server import make_app
+from tokenlens.routing.service import ServerSettings
 
 ASK = "make 6 using 4,11,9"
 CHAT = "/v1/chat/completions"
@@ -74,6 +75,15 @@ def test_whole_and_streamed_are_the_same(served):
     assert found[-1]["usage"] == usage
     assert found[-2]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
     assert len(found[-2]["route"]["steps"]) == len(whole["route"]["steps"])
+
+
+def test_what_was_written_is_in_the_collector_of_all_engines(served):
+    """The process's own: other routers of these tests report to it, too."""
+    name = 'tokenlens_routed_tokens_total{model="large"}'
+    before = served.metric(name)
+    usage = served.post(CHAT, chat()).json()["usage"]["models"]
+    assert served.metric(name) - before == usage["large"]["tokens"] > 0
+    assert 'tokenlens_build_info{engine="' in served.get("/metrics").text
 
 
 def test_completions_take_ids(served):

@@ -11,7 +11,8 @@ from tokenlens.routing import Router, Sampling
 from tokenlens.routing.hf import HFBackend
 from tokenlens.routing.http import HTTPBackend, HTTPSettings
 from tokenlens.routing.serve import Target, build, endpoints
-from tokenlens.routing.server import ServerSettings, make_app
+from tokenlens.routing.server import make_app
+from tokenlens.routing.service import ServerSettings
 from tokenlens.spec import SpecError
 
 SETTINGS = HTTPSettings(read_timeout=600, connect_timeout=60)

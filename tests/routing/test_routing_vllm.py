@@ -19,7 +19,7 @@ from test_routing_text import local, over, route
 from tokenlens.routing import parse_routing
 from tokenlens.routing.http import HTTPSettings
 from tokenlens.routing.serve import Target, build
-from tokenlens.routing.server import ServerSettings
+from tokenlens.routing.service import ServerSettings
 
 pytestmark = [
     pytest.mark.slow,
@@ -80,7 +80,7 @@ def passing(request):
     yield
     if "proxies" in request.fixturenames:
         for proxy in request.getfixturevalue("proxies").values():
-            proxy.mode, proxy.passed = "pass", 0
+            proxy.mode, proxy.budget = "pass", 0
     if "router" in request.fixturenames:
         wait_until_well(request.getfixturevalue("router").address)
 
@@ -267,7 +267,7 @@ def test_a_client_that_goes_away_stops_the_models(router, proxies, servers):
 
     async def leave(**fields):
         """Go away in the middle of the text, which is held there."""
-        body = {"messages": [{"role": "user", "content": ASK}], "max_tokens": 900, **fields}
+        body = {"messages": [{"role": "user", "content": ASK}], "temperature": 0, **fields}
         async with httpx.AsyncClient(timeout=600, trust_env=False) as client:
             call = asyncio.create_task(
                 client.post(router.address + "/v1/chat/completions", json=body)
@@ -276,9 +276,9 @@ def test_a_client_that_goes_away_stops_the_models(router, proxies, servers):
             call.cancel()
 
     done = outcomes("done")
-    proxies["small"].mode, proxies["small"].passed = "hold", 4000
+    proxies["small"].mode = "hold"
     for stream in (True, False):
-        cancelled = outcomes("cancelled")
+        cancelled, proxies["small"].budget = outcomes("cancelled"), 2000
         asyncio.run(leave(stream=stream))
         wait_for(lambda n=cancelled + 1: outcomes("cancelled") == n)
         wait_for(lambda: proxies["small"].held == 0 and running() == 0)
@@ -397,7 +397,8 @@ def test_a_backend_is_killed_and_comes_back(router, servers, proxies, folder):
         servers["small"].stop(signal.SIGKILL)
         proxies["small"].mode = "pass"
 
-    proxies["small"].mode, proxies["small"].passed = "hold", 4000
+    # Too little for any of them to come to its end.
+    proxies["small"].mode, proxies["small"].budget = "hold", 16_000
     found = streams(router.address, 16, kill, max_tokens=250)
     assert [error for _, _, _, error in found] == [None] * 16
     assert all(reason in ("stop", "length") and text for text, _, reason, _ in found)

@@ -38,7 +38,7 @@ def run(
 
         from tokenlens.routing.http import HTTPSettings
         from tokenlens.routing.serve import Target, build
-        from tokenlens.routing.server import ServerSettings
+        from tokenlens.routing.service import ServerSettings
     except ImportError as error:
         raise SpecError.of("route", str(error), "pip install '.[route,hf]' in a checkout") from None
     models: tuple[type[BaseModel], ...] = (HTTPSettings, ServerSettings)

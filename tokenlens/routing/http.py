@@ -4,6 +4,7 @@ The server's prefix cache does the catching up. Knows no policy.
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -89,9 +90,14 @@ class HTTPBackend:
                             context += chunk.text
                         else:
                             context = (*context, *chunk.ids)
-                        yield chunk
                         if chunk.finish is not None:
+                            # A connection whose answer was read to its end can be used again.
+                            with contextlib.suppress(BackendError):
+                                async for _ in chunks:
+                                    pass
+                            yield chunk
                             return
+                        yield chunk
                 raise BackendError(self._role, "truncated", "its answer ends without a reason")
             except BackendError as error:
                 self._failed(call, error)
@@ -190,7 +196,7 @@ class HTTPBackend:
                         continue
                     data = line[5:].strip()
                     if data == "[DONE]":
-                        return
+                        continue
                     for chunk in self._completions.chunks(data, signals):
                         yield chunk
         except httpx.TimeoutException as error:
@@ -227,7 +233,8 @@ def client(url: str, settings: HTTPSettings, api_key: str | None) -> httpx.Async
         timeout=httpx.Timeout(
             settings.read_timeout, connect=settings.connect_timeout, pool=settings.read_timeout
         ),
-        limits=httpx.Limits(max_connections=settings.connections),
+        # Servers close connections that are idle for some seconds (uvicorn: 5): not used then.
+        limits=httpx.Limits(max_connections=settings.connections, keepalive_expiry=1.0),
         headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
         # A proxy of the environment is not between a router and its models.
         trust_env=False,

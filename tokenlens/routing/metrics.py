@@ -1,29 +1,37 @@
-"""What the server counts, in the format of Prometheus."""
+"""What the server counts beside the process's collector, in the format of Prometheus."""
 
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 
+from tokenlens.metrics import collector
 from tokenlens.routing.breaker import Breaker
 from tokenlens.routing.settings import Role
-from tokenlens.routing.trace import RouteTrace
 
 BREAKER_STATES = {"closed": 0, "half_open": 1, "open": 2}
 
 
 class Metrics:
-    """One server's metrics, in a registry of their own."""
+    """One server's metrics, in a registry of their own.
+
+    What both models wrote is in the process's own registry: routers report it to the collector that
+    all engines share (:mod:`tokenlens.metrics`).
+    """
 
     def __init__(self) -> None:
+        # Its names are there from the start.
+        collector("router")
         self.registry = CollectorRegistry()
         own: Any = {"registry": self.registry}
         prefix = "tokenlens_route"
         self.requests = Counter(f"{prefix}_requests", "Requests by outcome", ["outcome"], **own)
-        self.steps = Counter(f"{prefix}_steps", "Steps in which a model wrote", ["model"], **own)
-        self.tokens = Counter(
-            f"{prefix}_tokens", "Tokens: kept are in an answer", ["model", "kind"], **own
-        )
-        self.fallbacks = Counter(f"{prefix}_fallbacks", "Steps that the other model took", **own)
         self.errors = Counter(
             f"{prefix}_backend_errors", "Failures of a model's server", ["model", "kind"], **own
         )
@@ -41,16 +49,8 @@ class Metrics:
         """Count a failure of a model's server."""
         self.errors.labels(role, kind).inc()
 
-    def count(self, trace: RouteTrace) -> None:
-        """Count a request that came to its end."""
-        for role, usage in trace.usage.items():
-            self.steps.labels(role).inc(usage.steps)
-            self.tokens.labels(role, "kept").inc(usage.tokens)
-            self.tokens.labels(role, "discarded").inc(usage.discarded_tokens)
-        self.fallbacks.inc(sum(step.fallback is not None for step in trace.steps))
-
     def text(self, breakers: dict[Role, Breaker]) -> bytes:
-        """Everything, as text."""
+        """Everything, the shared collector's figures included, as text."""
         for role, breaker in breakers.items():
             self.breakers.labels(role).set(BREAKER_STATES[breaker.state])
-        return generate_latest(self.registry)
+        return generate_latest(REGISTRY) + generate_latest(self.registry)

@@ -24,7 +24,7 @@ from tokenlens.routing.settings import (
     parse_routing,
 )
 from tokenlens.routing.step import Request, Step, Tally
-from tokenlens.routing.trace import Handover, RouteStep, RouteTrace
+from tokenlens.routing.trace import Handover, RouteStep, RouteTrace, report
 from tokenlens.routing.transcript import Transcript
 from tokenlens.routing.vocabulary import Ends, Vocabulary, same_vocabulary
 from tokenlens.spec import SpecError, encode_text
@@ -146,6 +146,7 @@ class Router:
                     await backend.release(request.session)
         transcript.flush()
         trace = run.trace(self.handover, finish)
+        report(trace)
         return Routed(transcript.ids, transcript.text, finish, transcript.tokens, trace)
 
     async def close(self) -> None:

@@ -10,7 +10,8 @@ from tokenlens.routing.discovery import Endpoint, check_urls, discover
 from tokenlens.routing.http import HTTPBackend, HTTPSettings
 from tokenlens.routing.metrics import Metrics
 from tokenlens.routing.router import Router
-from tokenlens.routing.server import ServerSettings, make_app
+from tokenlens.routing.server import make_app
+from tokenlens.routing.service import ServerSettings
 from tokenlens.routing.settings import ROLES, Role, RoutingSpec, other
 from tokenlens.spec import SpecError
 

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from tokenlens.metrics import collector
 from tokenlens.routing.settings import Role, RoutingSpec
 from tokenlens.spec.base import StrictModel
 
@@ -69,3 +70,13 @@ class RouteTrace(StrictModel):
     large_token_share: float
     steps: tuple[RouteStep, ...] = ()
     dropped_steps: int = 0
+
+
+def report(trace: RouteTrace) -> None:
+    """Add a finished request to the process's metrics."""
+    metrics = collector("router")
+    for role, usage in trace.usage.items():
+        metrics.count("routed_steps", usage.steps, model=role)
+        metrics.count("routed_tokens", usage.tokens, model=role)
+        metrics.count("routed_discarded_tokens", usage.discarded_tokens, model=role)
+    metrics.count("route_fallbacks", sum(step.fallback is not None for step in trace.steps))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from routing_servers import VLLM_PYTHON, Proxy, route_server, vllm_server
+from routing_servers import ROOT, VLLM_PYTHON, Proxy, route_server, vllm_server
 from routing_stand_in import wait_for
 from routing_support import VERBAL, alone, prompts, turned, vocabulary
 from test_routing_text import local, over, route
@@ -260,6 +260,10 @@ def test_both_down_is_a_clear_error(router, proxies):
 
 def test_a_client_that_goes_away_stops_the_models(router, proxies, servers):
     def running():
+        # vLLM's gauge is as of its last step: one more is made.
+        for role, one in servers.items():
+            step = {"model": f"tiny-{role}", "prompt": [1], "max_tokens": 1}
+            assert post(one.address, step, "/v1/completions").status_code == 200
         return sum(metric(one.address, "vllm:num_requests_running") for one in servers.values())
 
     def outcomes(name):
@@ -408,6 +412,19 @@ def test_a_backend_is_killed_and_comes_back(router, servers, proxies, folder):
     wait_until_well(router.address)
     assert not fallbacks(ask(router.address, temperature=0))
     assert breakers(router.address) == {"small": "closed", "large": "closed"}
+
+
+def test_the_examples_client(router):
+    """The ``openai`` package, as in the example, from the environment that has it."""
+    done = subprocess.run(
+        [str(VLLM_PYTHON), str(ROOT / "examples" / "routing_client.py"), router.address + "/v1"],
+        capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    content = ask(router.address, temperature=0, max_tokens=320)["choices"][0]["message"]["content"]
+    assert done.stdout.startswith(content)
+    assert "of the steps; hand-over: ids" in done.stdout
+    assert "refused: " in done.stdout
 
 
 def test_two_engines_in_one_process():

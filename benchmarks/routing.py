@@ -186,6 +186,7 @@ def main():
     parser.add_argument("--temperature", type=float, default=0.6)
     parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/routing.csv"))
+    parser.add_argument("--plot", type=Path, default=Path("docs/images/routing.png"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     subjects = load(arguments.problems)
@@ -227,7 +228,7 @@ def main():
             for q in (20, 50, 80):
                 row[f"latency_q{q}"] = f"{ratios[round(q / 100 * (len(ratios) - 1))]:.2f}"
         write()
-    plot(rows, arguments.out.with_suffix(".png"))
+    plot(rows, arguments.plot)
     print(markdown(rows))
 
 

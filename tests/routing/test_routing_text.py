@@ -3,8 +3,10 @@
 import asyncio
 import math
 
+import httpx
 import pytest
-from routing_stand_in import Served, stand_in
+from routing_servers import Proxy
+from routing_stand_in import PATIENCE, Served, stand_in, wait_for
 from routing_support import alone, model, prompts, vocabulary
 
 from tokenlens.routing import Router, Sampling
@@ -15,6 +17,7 @@ from tokenlens.routing.server import make_app
 from tokenlens.routing.service import ServerSettings
 from tokenlens.spec import SpecError
 
+BOUNDS = ServerSettings()
 SETTINGS = HTTPSettings(read_timeout=600, connect_timeout=60)
 
 
@@ -37,7 +40,7 @@ def local(spec):
 def over(urls, spec):
     """A router over two servers of text."""
     backends = [
-        HTTPBackend(role, url, "tiny", api="text", settings=SETTINGS)
+        HTTPBackend(role, url, f"tiny-{role}", api="text", settings=SETTINGS)
         for role, url in zip(("small", "large"), urls)
     ]
     return Router(*backends, spec)
@@ -100,6 +103,29 @@ def test_a_server_that_refuses_probabilities():
             one.close()
     assert found.text == route(local(spec), ids).text
     assert found.tokens > 20
+
+
+@pytest.mark.parametrize(("stream", "budget"), [(True, 0), (True, 700), (False, 700)])
+def test_a_client_that_goes_away_ends_the_call(servers, stream, budget):
+    """Before the first piece of the text, and in its middle."""
+    proxy = Proxy(servers[0].url)
+    router = Served(make_app(over([proxy.address, servers[1].url], "always_small"), BOUNDS))
+    body = {"prompt": vocabulary().decode(prompts(2)[1]), "max_tokens": 100, "stream": stream}
+
+    async def leave():
+        async with httpx.AsyncClient(timeout=PATIENCE, trust_env=False) as client:
+            call = asyncio.create_task(client.post(router.url + "/v1/completions", json=body))
+            await asyncio.to_thread(wait_for, lambda: proxy.held == 1)
+            call.cancel()
+
+    proxy.mode, proxy.budget = "hold", budget
+    try:
+        asyncio.run(leave())
+        wait_for(lambda: proxy.open_connections == 0)
+    finally:
+        proxy.mode = "pass"
+        router.close()
+        proxy.close()
 
 
 def test_settings_that_only_show_when_servers_are_asked(servers):

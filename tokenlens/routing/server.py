@@ -169,6 +169,16 @@ async def _watch(request: Request) -> None:
         await asyncio.sleep(0.2)
 
 
+async def _end(task: "asyncio.Task[Any]") -> None:
+    """Cancel a task, once.
+
+    Whoever waits here may be cancelled again and again; a second cancellation of the task would
+    break off the closing of its connection, so nothing of that is handed on (``gather`` would).
+    """
+    task.cancel()
+    await asyncio.wait({task})
+
+
 async def _unless_gone(task: "asyncio.Task[Any]", request: Request) -> Any:
     """The task's result; cancelled where the client leaves."""
     watch = asyncio.create_task(_watch(request))
@@ -180,8 +190,7 @@ async def _unless_gone(task: "asyncio.Task[Any]", request: Request) -> Any:
     finally:
         watch.cancel()
         if not task.done():
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await _end(task)
 
 
 async def _next(pieces: asyncio.Queue[str], task: "asyncio.Task[Routed]", request: Request) -> str:
@@ -193,8 +202,7 @@ async def _next(pieces: asyncio.Queue[str], task: "asyncio.Task[Routed]", reques
         if get.done():
             return get.result()
         if not task.done():
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await _end(task)
             raise _GoneError
         task.result()
         return ""
@@ -233,8 +241,7 @@ async def _events(
         yield _event(problem(error)[1])
     finally:
         if not task.done():
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await _end(task)
 
 
 def _event(data: dict[str, Any]) -> str:

@@ -29,7 +29,6 @@ def step(index, *, shift=0):
         entries=entries if latent else (),
         edits={"cyclic_reflex": round(math.sin(index / 60), 4)} if index % 2 == 0 else None,
         switch={0: "to_discrete", 1: "to_latent"}.get(index % 7 - 3) if thinking else None,
-        route=("small", "large")[index // 50 % 2] if index % 50 == 0 else None,
     )
 
 

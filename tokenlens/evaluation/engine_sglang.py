@@ -5,7 +5,7 @@ from typing import Any
 
 from tokenlens import assets
 from tokenlens.evaluation.arms import Sampling
-from tokenlens.evaluation.engines import EngineName, counted
+from tokenlens.evaluation.engines import EngineName, answer, counted, prompt_ids
 from tokenlens.evaluation.records import Generated
 from tokenlens.spec import DecodingSpec
 
@@ -53,29 +53,15 @@ class SGLang:
             }
             for row, spec in enumerate(specs)
         ]
-        ids = [self._prompt(prompt) for prompt in prompts]
+        ids = [prompt_ids(self._tokenizer, prompt) for prompt in prompts]
         found = []
         for output in self._engine.generate(input_ids=ids, sampling_params=params):
             record, meta = trace(output), output["meta_info"]
-            counts = record.counts.model_dump() if record is not None else {}
-            counts.pop("invalid_steps", None)
-            found.append(
-                Generated(
-                    text=self._tokenizer.decode(output["output_ids"]),
-                    finished=meta["finish_reason"]["type"] == "stop",
-                    **{**counts, "tokens": meta["completion_tokens"]},
-                )
-            )
+            assert record is not None
+            ended = meta["finish_reason"]["type"] == "stop"
+            found.append(answer(self._tokenizer, output["output_ids"], ended, record))
         return found
 
     def close(self) -> None:
         """End the engine's processes."""
         self._engine.shutdown()
-
-    def _prompt(self, text: str) -> list[int]:
-        if not self._tokenizer.chat_template:
-            return list(self._tokenizer(text)["input_ids"])
-        found = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True
-        )
-        return list(found["input_ids"])

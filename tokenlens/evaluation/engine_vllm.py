@@ -5,7 +5,7 @@ from typing import Any
 
 from tokenlens import assets
 from tokenlens.evaluation.arms import Sampling
-from tokenlens.evaluation.engines import EngineName, counted
+from tokenlens.evaluation.engines import EngineName, answer, counted, prompt_ids
 from tokenlens.evaluation.records import Generated
 from tokenlens.spec import DecodingSpec
 
@@ -20,6 +20,7 @@ class VLLM:
 
         processors = ["tokenlens.vllm:TokenLens"]
         self._llm = LLM(assets.path_of(model), logits_processors=processors, **settings)
+        self._tokenizer = self._llm.get_tokenizer()
 
     def generate(
         self,
@@ -43,24 +44,18 @@ class VLLM:
                 min_p=sampling.min_p,
                 max_tokens=max_new_tokens,
                 seed=(seed + row) % (1 << 31),
-                skip_special_tokens=False,
+                detokenize=False,
                 extra_args=extra_args(counted(spec)),
             )
             for row, spec in enumerate(specs)
         ]
-        messages: Any = [[{"role": "user", "content": prompt}] for prompt in prompts]
+        ids: Any = [{"prompt_token_ids": prompt_ids(self._tokenizer, p)} for p in prompts]
         found = []
-        for output in self._llm.chat(messages, params, use_tqdm=False):
+        for output in self._llm.generate(ids, params, use_tqdm=False):
             one, record = output.outputs[0], trace(output)
-            counts = record.counts.model_dump() if record is not None else {}
-            counts.pop("invalid_steps", None)
-            found.append(
-                Generated(
-                    text=one.text,
-                    finished=one.finish_reason == "stop",
-                    **{**counts, "tokens": len(one.token_ids)},
-                )
-            )
+            assert record is not None
+            ended = one.finish_reason == "stop"
+            found.append(answer(self._tokenizer, one.token_ids, ended, record))
         return found
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol
 from tokenlens.evaluation.arms import Sampling
 from tokenlens.evaluation.records import Generated
 from tokenlens.spec import DecodingSpec
+from tokenlens.trace import Trace
 
 EngineName = Literal["hf", "vllm", "sglang"]
 
@@ -45,6 +46,23 @@ def counted(spec: DecodingSpec) -> DecodingSpec:
     # A row without methods is counted only if its steps are asked for: one of them will do.
     update = {"level": "summary" if spec.methods else "full", "max_steps": 1, "max_entries": 1}
     return spec.model_copy(update={"trace": spec.trace.model_copy(update=update)})
+
+
+def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
+    """A user message as the model's chat has it; as it stands where the model has no chat."""
+    if not tokenizer.chat_template:
+        return list(tokenizer(prompt)["input_ids"])
+    found = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True
+    )
+    return list(found["input_ids"])
+
+
+def answer(tokenizer: Any, ids: Sequence[int], finished: bool, trace: Trace) -> Generated:
+    """What a served engine generated, as a record; special tokens are part of the text."""
+    counts = trace.counts.model_dump(include=set(Generated.model_fields))
+    text = tokenizer.decode(ids)
+    return Generated(**{**counts, "tokens": len(ids), "text": text, "finished": finished})
 
 
 def open_engine(name: str, model: str, **settings: Any) -> Engine:

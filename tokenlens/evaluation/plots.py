@@ -1,10 +1,10 @@
 """Plots of evaluations with matplotlib: accuracy against what it costs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokenlens.evaluation.results import Row
-from tokenlens.evaluation.statistics import Estimate
+from tokenlens.evaluation.statistics import Estimate, wilson
 from tokenlens.trace.plots import figure
 
 if TYPE_CHECKING:
@@ -39,6 +39,25 @@ def against_latent_share(rows: Sequence[Row]) -> "Figure":
 def against_share(points: Sequence[Point], label: str = "share of the large model") -> "Figure":
     """Accuracy against a share, e.g. of the steps that a router sends to its large model."""
     return accuracy_plot(points, label, (-0.03, 1.03))
+
+
+def routed(rows: Iterable[Mapping[str, str]]) -> list[Point]:
+    """Points for :func:`against_share` from the table that ``benchmarks/routing.py`` writes.
+
+    Parameters
+    ----------
+    rows
+        With ``name``, ``setting``, ``problems``, ``accuracy`` and ``large_tokens``, both in per
+        cent. Chance and either model alone are controls.
+    """
+    found = []
+    for row in rows:
+        count = int(row["problems"])
+        accuracy = wilson(round(float(row["accuracy"]) / 100 * count), count)
+        share = exactly(float(row["large_tokens"]) / 100)
+        is_control = row["name"] == "random" or row["name"].endswith(" alone")
+        found.append(Point(f"{row['name']} {row['setting']}".strip(), share, accuracy, is_control))
+    return found
 
 
 def accuracy_plot(

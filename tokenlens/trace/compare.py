@@ -74,7 +74,7 @@ def differences(left: Trace, right: Trace, tolerance: float = 1e-4) -> list[Diff
 
 
 def _fields(one: TraceStep, other: TraceStep, tolerance: float) -> tuple[str, ...]:
-    exact = ("phase", "token", "latent", "forced", "valid", "switch", "route")
+    exact = ("phase", "token", "latent", "forced", "valid", "switch")
     fields = [name for name in exact if getattr(one, name) != getattr(other, name)]
     for name in ("entropy", "max_probability"):
         if abs(getattr(one, name) - getattr(other, name)) > tolerance:

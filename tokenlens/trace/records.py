@@ -40,7 +40,6 @@ class TraceStep(StrictModel):
     switch: Literal["to_latent", "to_discrete"] | None = Field(
         None, description="the method's gate changed its mode at this step"
     )
-    route: str | None = Field(None, description="the model that a router sent this step to")
 
 
 class TraceCounts(StrictModel):

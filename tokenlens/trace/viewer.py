@@ -86,5 +86,4 @@ def columns(recording: Recording) -> dict[str, Any]:
             for name in dict.fromkeys(name for step in steps for name in step.edits or ())
         },
         "switch": {i: step.switch for i, step in enumerate(steps) if step.switch is not None},
-        "route": {i: step.route for i, step in enumerate(steps) if step.route is not None},
     }

@@ -104,7 +104,6 @@ function cardHtml(trace, index) {
   if (trace.forced(index)) facts.push("forced");
   if (!trace.valid(index)) facts.push("logits not usable");
   if (c.switch[index]) facts.push(`switch ${c.switch[index].replace("_", " ")}`);
-  if (trace.routes[index]) facts.push(`route ${trace.routes[index]}`);
   const edits = Object.entries(c.edits).filter(([, amounts]) => amounts[index] !== null)
     .map(([name, amounts]) => editText(name, amounts[index]));
   const bars = [];

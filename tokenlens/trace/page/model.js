@@ -15,12 +15,6 @@ function Trace(columns) {
   }
   this.plain = text.toLowerCase();
   this.gated = Object.keys(columns.switch).length > 0;
-  this.routes = this.c.position.map(() => "");
-  let route = "";
-  for (let i = 0; i < this.length; i++) {
-    route = columns.route[i] ?? route;
-    this.routes[i] = route;
-  }
 }
 
 Trace.prototype.text = function (index) { return this.c.texts[this.c.token[index]]; };

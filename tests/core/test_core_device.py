@@ -41,6 +41,20 @@ SPECS = [
         }
     ],
     [SOFT, {"method": "static_window", "words": ["b"], "profile": "published"}],
+    [{"method": "think_router"}, {"method": "gumbel_noise"}],
+    [{"method": "lead"}, {"method": "cyclic_reflex", "words": ["a"]}],
+    [
+        {
+            "method": "swi_reasoning",
+            "first": {"tokens": [7], "keep": 0.9},
+            "switch_control": {"after": 1, "terminate": "a"},
+        }
+    ],
+    [{"method": "selar"}],
+    [{"method": "hapo", "median": 0.1, "std": 0.5, "scale_pos": 1.0, "scale_neg": -1.0}],
+    [SOFT, {"method": "soft_grpo_noise"}],
+    [{"method": "latent_grpo", "noise": "one_sided"}],
+    [{"method": "cot2"}],
     [],
 ]
 ROOMS = tuple(str(Path(tokenlens.__file__).parent / room) for room in ("core", "methods"))
@@ -90,7 +104,9 @@ def full_core(num_rows):
     core = Core(max_slots=num_rows, vocab_size=VOCAB)
     for slot in range(num_rows):
         methods = SPECS[slot % len(SPECS)] if num_rows > 1 else SPECS[0]
-        spec = parse_spec({"methods": methods, "phase": MARKERS.model_dump(), "seed": slot})
+        level = "full" if slot % 2 else "summary"
+        fields = {"phase": MARKERS.model_dump(), "seed": slot, "trace": {"level": level}}
+        spec = parse_spec({"methods": methods, **fields})
         request = bind(
             spec,
             tokenizer=Letters("_ .<>abcdefgh".ljust(VOCAB, "?")),
@@ -116,7 +132,7 @@ def decode(core, num_rows, steps=6):
     return counts
 
 
-@pytest.mark.parametrize("num_rows", [1, 12])
+@pytest.mark.parametrize("num_rows", [1, len(SPECS)])
 def test_no_host_read_on_the_decode_path(num_rows):
     counts = decode(full_core(num_rows), num_rows)
     assert min(counts) > 50, "the watch saw nothing"
@@ -139,9 +155,9 @@ PYTHON_READS = ["item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__floa
 @pytest.mark.parametrize("name", PYTHON_READS)
 def test_no_python_read_on_the_decode_path(name, monkeypatch):
     # Beneath the dispatcher, .cpu() of a CPU tensor is nothing at all: so it is caught here.
-    core = full_core(12)
+    core = full_core(len(SPECS))
     guard(monkeypatch, name)
-    decode(core, 12, steps=3)
+    decode(core, len(SPECS), steps=3)
 
 
 READERS = {
@@ -159,8 +175,10 @@ READERS = {
 def test_a_planted_host_read_is_found(reader, monkeypatch):
     from tokenlens.methods import top1
 
-    core = full_core(12)
-    code = compile("def gate(self, rows, signals, proposal):\n    read(proposal.weights[:, 0])\n",
+    core = full_core(len(SPECS))
+    code = compile("def gate(self, rows, signals, proposal):
+    read(proposal.weights[:, 0])
+",
                    top1.__file__, "exec")  # fmt: skip
     namespace = {"read": READERS[reader]}
     exec(code, namespace)
@@ -169,7 +187,7 @@ def test_a_planted_host_read_is_found(reader, monkeypatch):
     for name in PYTHON_READS:
         guard(monkeypatch, name)
     with pytest.raises(HostReadError):
-        decode(core, 12)
+        decode(core, len(SPECS))
 
 
 def test_the_number_of_ops_does_not_depend_on_the_batch():

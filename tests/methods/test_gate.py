@@ -266,3 +266,73 @@ def test_what_does_not_compose_is_refused(case):
 def test_what_composes(other):
     for gate in ("think_router", "lead", "selar", "swi_reasoning"):
         parse_spec({"methods": [{"method": gate}, other]})
+
+
+class Words(Letters):
+    """Knows the line break and the two characters backslash and n as a token each."""
+
+    def encode(self, text, *, add_special_tokens=True):
+        return {"\n": [3], "\\n": [4]}.get(text, [0, 0])
+
+    def decode(self, ids, **_):
+        return {(3,): "\n", (4,): "\\n"}.get(tuple(ids), "?")
+
+
+def of_gate(config, tokenizer, script):
+    """Tokens, whether each is fed as a mixture, and the first one's weights by token."""
+    spec = DecodingSpec(
+        methods=(config,), phase=PhaseConfig(think_start=(START,), think_end=(END,))
+    )
+    core = Core(max_slots=1, vocab_size=VOCAB)
+    core.add(0, bind(spec, tokenizer=tokenizer, vocab_size=VOCAB, eos_ids=(EOS,)), [START])
+    slots, tokens, latent, first = torch.tensor([0]), [], [], None
+    for height in script:
+        logits = torch.zeros(1, VOCAB)
+        logits[0, 1] = height
+        sampled = core.step(logits, slots).argmax(1)
+        step = core.commit(sampled, slots)
+        tokens.append(int(sampled))
+        latent.append(bool(step.latent[0]))
+        if first is None:
+            first = torch.zeros(VOCAB).index_add(0, step.ids[0], step.weights[0]).tolist()
+    return tokens, latent, first
+
+
+@pytest.mark.parametrize(("profile", "locks"), [("published", False), ("default", True)])
+def test_an_injected_end_locks_unless_published(profile, locks):
+    """In the authors' code only an end of thinking that the model wrote keeps mixtures out."""
+    config = SwiReasoning.model_validate(
+        {
+            "profile": profile, "mixture": "top_k", "goes_on_in_answer": True, "budget": 20,
+            "gate": Gate(of="raw", trend=True, first="latent", dwell_discrete=1),
+            "first": None, "enter": None, "leave": None, "start": "first_token",
+            "switch_control": SwitchControl(after=1, terminate="b", answer_tokens=9),
+        }
+    )  # fmt: skip
+    assert config.injected_end_locks is locks
+    # The entropy falls: discrete, and the end is injected. Then it rises again.
+    tokens, latent, _ = of_gate(config, Letters(), [1.0, 6.0, 6.0, 0.5, 0.5, 0.5])
+    assert tokens[2] == END
+    assert latent[0]
+    assert not any(latent[1:3])
+    assert any(latent[3:]) is not locks
+    # The flag alone makes the difference.
+    other = config.model_copy(update={"injected_end_locks": not locks})
+    assert any(of_gate(other, Letters(), [1.0, 6.0, 6.0, 0.5, 0.5, 0.5])[1][3:]) is locks
+
+
+@pytest.mark.parametrize(("profile", "anchor", "other"), [("published", 4, 3), ("default", 3, 4)])
+def test_the_first_blend_is_a_line_break_and_published_its_two_characters(profile, anchor, other):
+    config = SwiReasoning.model_validate(
+        {
+            "profile": profile, "mixture": "top_k", "switch_control": None,
+            "gate": Gate(of="raw", trend=True, first="latent"),
+            "enter": None, "leave": None,
+        }
+    )  # fmt: skip
+    # A mixture of nearly nothing but token 1.
+    _, latent, first = of_gate(config, Words(), [30.0])
+    assert latent == [True]
+    assert first[anchor] == pytest.approx(0.1)
+    assert first[1] == pytest.approx(0.9)
+    assert first[other] == pytest.approx(0.0, abs=1e-6)

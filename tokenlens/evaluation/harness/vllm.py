@@ -1,11 +1,26 @@
 """lm-eval's vLLM model with a spec."""
 
+from importlib import metadata
 from typing import Any
-
-from lm_eval.models.vllm_causallms import VLLM
 
 from tokenlens import assets
 from tokenlens.evaluation.harness.specs import of_prompt, read, refuse_scoring
+from tokenlens.vllm import versions
+
+_version = metadata.version
+
+
+def _version_of(name: str) -> str:
+    """A distribution's version; vLLM's also where a build for a processor has another name."""
+    return (versions.installed() if name == "vllm" else None) or _version(name)
+
+
+# lm-eval's module takes the function when it is imported, and asks it for vLLM's version.
+metadata.version = _version_of
+try:
+    from lm_eval.models.vllm_causallms import VLLM
+finally:
+    metadata.version = _version
 
 
 class TokenlensVLLM(VLLM):  # type: ignore[misc]

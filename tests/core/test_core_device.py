@@ -176,9 +176,7 @@ def test_a_planted_host_read_is_found(reader, monkeypatch):
     from tokenlens.methods import top1
 
     core = full_core(len(SPECS))
-    code = compile("def gate(self, rows, signals, proposal):
-    read(proposal.weights[:, 0])
-",
+    code = compile("def gate(self, rows, signals, proposal):\n    read(proposal.weights[:, 0])\n",
                    top1.__file__, "exec")  # fmt: skip
     namespace = {"read": READERS[reader]}
     exec(code, namespace)

@@ -10,9 +10,10 @@ from tokenlens.vllm import versions
 _version = metadata.version
 
 
-def _version_of(name: str) -> str:
+def _version_of(distribution_name: str) -> str:
     """A distribution's version; vLLM's also where a build for a processor has another name."""
-    return (versions.installed() if name == "vllm" else None) or _version(name)
+    found = versions.installed() if distribution_name == "vllm" else None
+    return found or _version(distribution_name)
 
 
 # lm-eval's module takes the function when it is imported, and asks it for vLLM's version.

@@ -2,11 +2,11 @@
 
 import asyncio
 import json
+import math
 import os
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import httpx
@@ -14,7 +14,7 @@ import pytest
 from routing_servers import ROOT, VLLM_PYTHON, Proxy, route_server, vllm_server
 from routing_stand_in import wait_for
 from routing_support import VERBAL, alone, prompts, turned, vocabulary
-from test_routing_text import local, route
+from test_routing_text import local, over, route
 
 from tokenlens.routing import parse_routing
 from tokenlens.routing.http import HTTPSettings
@@ -258,7 +258,14 @@ def test_both_down_is_a_clear_error(router, proxies):
     wait_for(is_down)
 
 
-def test_a_client_that_goes_away_ends_the_call(router, proxies):
+def test_a_client_that_goes_away_stops_the_models(router, proxies, servers):
+    def running():
+        # vLLM's gauge is as of its last step: one more is made.
+        for role, one in servers.items():
+            step = {"model": f"tiny-{role}", "prompt": [1], "max_tokens": 1}
+            assert post(one.address, step, "/v1/completions").status_code == 200
+        return sum(metric(one.address, "vllm:num_requests_running") for one in servers.values())
+
     def outcomes(name):
         return metric(router.address, "tokenlens_route_requests_total", outcome=name)
 
@@ -278,7 +285,7 @@ def test_a_client_that_goes_away_ends_the_call(router, proxies):
         cancelled, proxies["small"].budget = outcomes("cancelled"), 2000
         asyncio.run(leave(stream=stream))
         wait_for(lambda n=cancelled + 1: outcomes("cancelled") == n)
-        wait_for(lambda: proxies["small"].held == 0)
+        wait_for(lambda: proxies["small"].held == 0 and running() == 0)
         assert metric(router.address, "tokenlens_route_running") == 0
     assert outcomes("done") == done
 
@@ -324,23 +331,19 @@ def test_a_full_queue_is_a_429(proxies, folder):
         one.stop()
 
 
-def test_a_server_of_text(servers, folder):
+@pytest.mark.parametrize("policy", [
+    {"policy": "glimprouter", "threshold": math.inf},
+    {"policy": "glimprouter", "threshold": -math.inf},
+    {"policy": "random", "share": 0.5},
+])  # fmt: skip
+def test_servers_of_text(servers, policy):
     """The same two as if they were any completion servers: text in, text out."""
-    router = route_server(
-        servers["small"].address, servers["large"].address, folder / "text.log",
-        "--small-api", "text", "--large-api", "text", "--policy", MIXED,
-    )  # fmt: skip
-    try:
-        answer = post(
-            router.address,
-            {"prompt": vocabulary().decode(prompts(4)[1]), "max_tokens": 60, "temperature": 0,
-             "route": True},
-            "/v1/completions",
-        ).json()  # fmt: skip
-        assert answer["route"]["handover"] == "text"
-        assert len(answer["route"]["steps"]) > 2
-    finally:
-        router.stop()
+    spec = {"policy": policy, "duplicate_guard": False}
+    ids = prompts(2)[1]
+    urls = [servers[role].address for role in ("small", "large")]
+    found = route(over(urls, spec), vocabulary().decode(ids))
+    assert found.trace.handover == "text"
+    assert found.text == route(local(spec), ids).text
 
 
 def test_the_large_model_scores_over_http(servers):
@@ -389,19 +392,22 @@ def test_two_tokenizers_hand_over_text_and_say_so(servers, folder):
         assert all(r["exact"] and r["read_tokens"] == r["written_tokens"] for r in readings)
 
 
-def test_a_backend_is_killed_and_comes_back(router, servers, folder):
-    """It takes a real server down and starts it again."""
+def test_a_backend_is_killed_and_comes_back(router, servers, proxies, folder):
+    """It takes a real server down, with every stream in the middle, and starts it again."""
     port = int(servers["small"].address.rpartition(":")[2])
 
     def kill():
-        time.sleep(1.5)
+        wait_for(lambda: proxies["small"].held == 16)
         servers["small"].stop(signal.SIGKILL)
+        proxies["small"].mode = "pass"
 
+    # Too little for any of them to come to its end.
+    proxies["small"].mode, proxies["small"].budget = "hold", 16_000
     found = streams(router.address, 16, kill, max_tokens=250)
     assert [error for _, _, _, error in found] == [None] * 16
     assert all(reason in ("stop", "length") and text for text, _, reason, _ in found)
     assert fallbacks(ask(router.address, temperature=0))
-    assert metric(router.address, "tokenlens_route_fallbacks_total") > 0
+    assert metric(router.address, "tokenlens_route_fallbacks_total") >= 16
     servers["small"] = vllm_server("small", folder / "small.log", port)
     wait_until_well(router.address)
     assert not fallbacks(ask(router.address, temperature=0))

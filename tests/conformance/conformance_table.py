@@ -87,7 +87,7 @@ METHODS: dict[str, tuple[dict[str, Any], ...]] = {
     "lead": ({"method": "lead", "gate": TREND},),
     "selar": ({"method": "selar"},),
     "soft-grpo-noise": (soft(), {"method": "soft_grpo_noise"}),
-    "latent-grpo": ({"method": "latent_grpo"},),
+    "latent-sft": ({"method": "latent_grpo"},),
     "cot2": ({"method": "cot2"},),
 }
 """Specs by name, the methods only: each becomes a row of the random models and of the reasoner.
@@ -109,8 +109,13 @@ WORD_METHODS: dict[str, tuple[dict[str, Any], ...]] = {
         soft(),
         {"method": "static_window", "amplitude": 15.0, "words": ["wait"], "windows": [[4, 9]]},
     ),
+    "lead-cyclic-reflex": (
+        {"method": "lead", "gate": TREND},
+        {"method": "cyclic_reflex", "amplitude": 20.0, "period": 40.0, "words": ["wait"]},
+    ),
+    "latent-grpo": ({"method": "latent_grpo", "noise": "one_sided"},),
 }
-"""The same for methods that need words: rows of the reasoner only."""
+"""The same for the reasoner only: methods that need words, and what has another row above."""
 
 REASONER: dict[str, tuple[dict[str, Any], ...] | None] = {
     "soft": (soft(),),
@@ -168,6 +173,13 @@ SCENARIOS: tuple[Scenario, ...] = (
         (soft(cold_stop={"entropy_threshold": 4.0, "patience": 5}),),
         sampling={"temperature": 0.7, "top_p": 0.9},
         arrive=9,
+    ),
+    Scenario(
+        "latent-grpo",
+        thinking_prompt("latent-grpo"),
+        ({"method": "latent_grpo", "noise": "one_sided"},),
+        seed=8,
+        arrive=7,
     ),
     Scenario(
         "soft-penalty", (1, START, 74), (soft(),), sampling={"repetition_penalty": 1.3}, arrive=3

@@ -30,13 +30,13 @@ def install(room):
     batch = room.Batch
     point = batch._point
 
-    def _point(self, slots, computed, scheduled):
+    def _point(self, computed, scheduled):
         rids = [rid for rid in off["no_replay"] if rid in self.live]
         without = [self.live[rid].slot for rid in rids]
-        again = [slot for slot in slots[scheduled > 1].tolist() if slot in without]
+        again = [slot for slot in self._slots[scheduled > 1].tolist() if slot in without]
         before = self._latent[again].copy()
         self._latent[again] = False
-        point(self, slots, computed, scheduled)
+        point(self, computed, scheduled)
         self._latent[again] = before
 
     batch._point = _point

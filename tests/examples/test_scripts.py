@@ -16,15 +16,29 @@ ROOT = Path(__file__).parents[2]
 SMALL = assets.path_of("tiny-reasoner-small")
 
 
-def test_hf_generate_prints_each_row():
+def printed_by(script):
+    """What an example prints, run from the repository's root as its users run it."""
     done = subprocess.run(
-        [sys.executable, "examples/hf_generate.py"],
+        [sys.executable, script],
         cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stdout.splitlines() if line.startswith("row")]
+    return done.stdout
+
+
+def test_hf_generate_prints_each_row():
+    printed = printed_by("examples/hf_generate.py")
+    lines = [line for line in printed.splitlines() if line.startswith("row")]
     assert len(lines) == 3
     assert lines[2].startswith("row 2: 0 of")
+
+
+def test_routing_in_generate_and_in_a_router():
+    # The server's example needs real servers: it runs with the router's tests on vLLM.
+    printed = printed_by("examples/routing_hf.py")
+    assert "steps by the large model: " in printed
+    assert {"small", "large"} <= set(printed.split())
+    assert printed.count(" nats") > 3
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples" / "specs").glob("*.yaml")))

@@ -89,6 +89,7 @@ def result(one, prompt):
         "chunks": one.get("chunks"),
         "finish": meta["finish_reason"],
         "cached": meta.get("cached_tokens"),
+        "retractions": meta.get("num_retractions"),
         "logprobs": [value[0] for value in meta.get("output_token_logprobs", ())],
         "tops": [
             {str(token): value for value, token, *_ in place or ()}

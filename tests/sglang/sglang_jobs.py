@@ -136,6 +136,10 @@ def staggered():
     ]
 
 
+REASONERS = ("", "-no-overlap", "-retracted")
+"""How the tiny reasoner is run: by the end of the job's name."""
+
+
 def work(paths, reasoner=()):
     """Everything, by the name of the job: each is one start of an engine.
 
@@ -177,10 +181,19 @@ def work(paths, reasoner=()):
                 *taken_back(),
             ],
         },
-        "reasoner": {
-            "model": str(models.REASONER_PATH),
-            "engine": {**chunked, "skip_tokenizer_init": False, "max_total_tokens": 8192},
-            "runs": [{"requests": models.requests({}, "full", reasoner)}],
+        **{
+            f"reasoner{suffix}": {
+                "model": str(models.REASONER_PATH),
+                "engine": {
+                    **chunked,
+                    "skip_tokenizer_init": False,
+                    "max_total_tokens": 8192,
+                    "disable_overlap_schedule": suffix == "-no-overlap",
+                },
+                "environment": retract if suffix == "-retracted" else {},
+                "runs": [{"requests": models.requests({}, "full", reasoner)}],
+            }
+            for suffix in REASONERS
         },
         "small-history": {
             "model": qwen3,
@@ -207,20 +220,21 @@ def work(paths, reasoner=()):
 def taken_back():
     """A latent request is retracted after a plain one wrote the KV of its visible tokens.
 
-    ``first`` says them; ``writer`` has them as its prompt and leaves their KV in the cache;
-    ``limited`` and ``unlimited`` say them again and are retracted on the way.
+    ``first`` says them; ``writer`` has them as its prompt and leaves their KV in the cache; the
+    ones of ``limited`` and ``unlimited`` say them again, four at once, so that while one is
+    retracted another one runs, and each is met at other places.
     """
     # A prompt whose ids stand when all weights change by three parts in ten million: with other
     # ones, the rounding of a cached prompt is enough to take another way.
-    latent = Scenario("first", (*LONG, START, 14), (soft(),), tokens=60)
-    rows = [{"requests": [request(latent)], "flush": True}]
+    latent = request(Scenario("first", (*LONG, START, 14), (soft(),), tokens=60))
+    latent["more"] = {"return_logprob": True}
+    rows = [{"requests": [latent], "flush": True}]
     rows.append(
         {"requests": [{"name": "writer", "continues": "first", "sampling": {"max_tokens": 2}}]}
     )
-    others = [request(s) | {"name": f"beside-{i}"} for i, s in enumerate(SCENARIOS[:3])]
-    rows.append({"requests": [request(latent) | {"name": "limited"}, *others]})
-    unlimited = request(latent) | {"name": "unlimited", "rig": ["no_limit"]}
-    rows.append({"requests": [unlimited, *others]})
+    for name, rig in (("limited", []), ("unlimited", ["no_limit"])):
+        four = [latent | {"name": f"{name}-{i}", "rig": rig, "arrive": 4 * i} for i in range(4)]
+        rows.append({"requests": four})
     return rows
 
 

@@ -1,6 +1,7 @@
 """Real engines on a processor against Hugging Face: ids, retractions, the radix cache, features."""
 
 import pytest
+from sglang_jobs import REASONERS
 from sglang_support import needs_sglang
 
 pytestmark = [needs_sglang, pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -54,11 +55,15 @@ def test_two_ranks_and_scaled_embeddings(engines, reference):
     assert differing(run, reference["gemma"]) == []
 
 
-def test_the_tiny_reasoner_and_methods_that_need_words(engines, reference):
-    (run,) = runs_of(engines, "reasoner")
+@pytest.mark.parametrize("suffix", REASONERS)
+def test_the_tiny_reasoner_and_methods_that_need_words(engines, reference, suffix):
+    (run,) = runs_of(engines, f"reasoner{suffix}")
+    assert engines[f"reasoner{suffix}"]["info"]["overlap"] == (suffix != "-no-overlap")
     assert differing(run, reference["reasoner"]) == []
     for name in ("soft-0", "cold-1", "soft-2"):
         assert run[name]["trace"]["counts"]["latent_steps"] > 0
+    retractions = sum(one["retractions"] for one in run.values())
+    assert retractions > 10 if suffix == "-retracted" else retractions == 0
 
 
 def test_forced_retractions_change_nothing(engines, reference):
@@ -75,12 +80,24 @@ def test_the_replay_is_what_survives_retractions(engines, reference):
     assert not needless.intersection(name.split("/")[0] for name in wrong)
 
 
+def moved(one, first):
+    """How far the log-probabilities of a request's tokens are from another's of the same ids."""
+    pairs = zip(one["logprobs"], first["logprobs"], strict=True)
+    return max(abs(mine - other) for mine, other in pairs)
+
+
 def test_a_retracted_request_reads_no_kv_of_its_visible_tokens(engines):
     first, writer, limited, unlimited = runs_of(engines, "retracted")[2:6]
-    ids = first["first"]["ids"]
+    said = first["first"]
     assert "ids" in writer["writer"]
-    assert limited["limited"]["ids"] == ids
-    assert unlimited["unlimited"]["ids"] != ids, "the guard is not needed, or was not switched off"
+    assert len(said["ids"]) == len(said["logprobs"]) == 60
+    for run in (limited, unlimited):
+        assert sum(one["retractions"] for one in run.values()) > 3
+    for one in limited.values():
+        assert one["ids"] == said["ids"]
+        assert moved(one, said) < 1e-3
+    wrong = [o for o in unlimited.values() if o["ids"] != said["ids"] or moved(o, said) > 1e-2]
+    assert wrong, "the guard is not needed, or was not switched off"
 
 
 def distance(one, other):

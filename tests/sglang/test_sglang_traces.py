@@ -2,14 +2,17 @@
 
 import pytest
 from conformance_traces import TRACED, trace_differences
+from sglang_jobs import REASONERS
 from sglang_support import needs_sglang
 
 pytestmark = [needs_sglang, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
-def test_every_step_is_the_references(engines, traced):
-    assert "error" not in engines["reasoner"], engines["reasoner"]["error"]
-    (run,) = engines["reasoner"]["runs"]
+@pytest.mark.parametrize("suffix", REASONERS)
+def test_every_step_is_the_references(engines, traced, suffix):
+    job = engines[f"reasoner{suffix}"]
+    assert "error" not in job, job["error"]
+    (run,) = job["runs"]
     found = {name: one["trace"] for name, one in run.items() if one["trace"] is not None}
     assert set(TRACED.values()) <= set(found)
     assert set(found) == set(traced)

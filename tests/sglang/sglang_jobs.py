@@ -226,8 +226,7 @@ def taken_back():
     """
     # A prompt whose ids stand when all weights change by three parts in ten million: with other
     # ones, the rounding of a cached prompt is enough to take another way.
-    latent = request(Scenario("first", (*LONG, START, 14), (soft(),), tokens=60))
-    latent["more"] = {"return_logprob": True}
+    latent = request(Scenario("first", (*LONG, START, 14), (soft(),), tokens=60), "full")
     rows = [{"requests": [latent], "flush": True}]
     rows.append(
         {"requests": [{"name": "writer", "continues": "first", "sampling": {"max_tokens": 2}}]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,3 +30,15 @@ def register(
     _LIBRARY.impl(name, cpu, "CPU")
     _LIBRARY.impl(name, device, "CUDA")
     torch.library.register_fake(f"tokenlens::{name}", fake, lib=_LIBRARY)
+
+
+def on_processor(tensor: Tensor) -> bool:
+    """Whether an op may leave out torch's dispatcher, which takes longer than many a small one.
+
+    So it is for the plain tensors of a processor while nothing traces.
+    """
+    return (
+        tensor.device.type == "cpu"
+        and type(tensor) in (Tensor, torch.nn.Parameter)
+        and not torch.compiler.is_compiling()
+    )

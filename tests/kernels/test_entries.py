@@ -1,5 +1,7 @@
 """The processor's own noise, against the one that every other backend draws."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from tokenlens_kernels import philox
@@ -20,7 +22,15 @@ def test_the_noise_is_bit_for_bit_that_of_philox() -> None:
 def test_entries_without_mass_change_nothing_however_many_follow() -> None:
     p = np.sort(np.random.default_rng(0).random((9, 13)))[:, ::-1] / 13
     longer = np.concatenate([p, np.zeros((9, 50))], axis=1)
-    limit, ids = np.full((9, 1), 11), np.tile(np.arange(63), (9, 1))
-    most = np.full((9, 1), 63)
-    found, _ = entries.cut(longer, ids, limit, most)
-    assert (found[:, :13] == entries.cut(p, ids[:, :13], limit, most)[0]).all()
+    ids = np.tile(np.arange(63), (9, 1))
+
+    def cut(p: Any) -> Any:
+        ones, zeros = np.ones((9, 1), dtype=np.float32), np.zeros((9, 1), dtype=np.float32)
+        eleven, seed = np.full((9, 1), 11), np.zeros((9, 1), dtype=np.int64)
+        limit = np.full((9, 1), p.shape[1])
+        plan = entries.Plan([ones, limit, ones, zeros, eleven, zeros, seed], 63)
+        return plan.cut(p, ids[:, : p.shape[1]])[0]
+
+    found, short = cut(longer), cut(p)
+    assert (found[:, :13] == short).all()
+    assert (short[:, 11:] == 0).all()

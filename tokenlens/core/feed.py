@@ -82,7 +82,8 @@ class FeedPlan:
         total = weights.sum(dim=1, keepdim=True)
         if base_weight is not None:
             total = total + base_weight[:, None]
-        weights = weights / total.clamp(min=1e-30)
+        # Rows without any are not latent.
+        weights = weights / total
         mask = latent[:, None]
         rows = (
             latent,

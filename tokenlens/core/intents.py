@@ -71,7 +71,7 @@ class Intents:
         rows = Rows(
             now.columns,
             either(table.ints, now.ints),
-            either(table.floats, now.floats),
+            lambda: either(table.floats, now.floats),
             wide,
             traits,
             files.columns,
@@ -90,6 +90,7 @@ class Intents:
         slots, rows, intent = self._last
         self._last = None
         files = self._files()
+        rows.settle()
         files.table.ints.index_copy_(0, slots, rows.ints)
         files.table.floats.index_copy_(0, slots, rows.floats)
         # What earlier steps wrote and this one did not is filed too: it may have changed since.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tokenlens.core.request import Request
 from tokenlens.core.slots import SlotTable
-from tokenlens.methods.base import GENERATED, Field
+from tokenlens.methods.base import GENERATED, Field, Rows
 
 
 class State(NamedTuple):
@@ -37,6 +37,7 @@ def copy_of(table: SlotTable, slot: int) -> State:
 
 def paste(table: SlotTable, slot: int, state: State) -> None:
     """Write a copy back, into any slot."""
+    table.forget_fixed()
     _paste(State(table.ints, table.floats, table.wide), slice(slot, slot + 1), state)
 
 
@@ -69,20 +70,22 @@ class Past:
             },
         )
 
-    def record(self, slots: Tensor, table: SlotTable, live: Collection[Field]) -> None:
+    def record(self, slots: Tensor, rows: Rows, table: SlotTable, live: Collection[Field]) -> None:
         """Remember the slots' states before a token is committed.
 
         Parameters
         ----------
         slots
             ``[num_rows]``.
+        rows
+            The slots' own; of rows that are not kept, anything.
         live
             The wide fields that a live request may change.
         """
-        ints = table.ints.index_select(0, slots)
-        place = slots * self.steps + torch.remainder(ints[:, self._generated], self.steps)
-        self.state.ints.index_copy_(0, place, ints)
-        self.state.floats.index_copy_(0, place, table.floats.index_select(0, slots))
+        number = rows.ints.select(1, self._generated)
+        place = slots * self.steps + torch.remainder(number, self.steps)
+        self.state.ints.index_copy_(0, place, rows.ints)
+        self.state.floats.index_copy_(0, place, rows.floats)
         for column in live:
             values = table.wide[column].index_select(0, slots)
             self.state.wide[column].index_copy_(0, place, values)

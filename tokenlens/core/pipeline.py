@@ -70,7 +70,7 @@ from tokenlens.methods.registry import METHODS, NOTES
 from tokenlens.spec import SpecError, refuse_needs
 from tokenlens.spec import base as spec_base
 
-FINISHED = Field("finished", "bool", False)  # an end-of-text token has been committed
+GOING = Field("going", "bool", True)  # no end-of-text token has been committed
 LATENT_STEPS = Field("count.latent_steps", "int")
 FORCED_STEPS = Field("count.forced_steps", "int")
 INVALID_STEPS = Field("count.invalid_steps", "int")
@@ -80,7 +80,7 @@ COMMON_FIELDS: Final = (
     *(SEED, EOS_IDS, END_IDS, END_LENGTH),
     *(FORCE_IDS, FORCE_LENGTH, FORCE_AT),
     *(INVERSE_TEMPERATURE, TOP_K, TOP_P, MIN_P, MAX_ENTRIES, NOISE_TEMPERATURE),
-    *(FINISHED, LATENT_STEPS, FORCED_STEPS, INVALID_STEPS),
+    *(GOING, LATENT_STEPS, FORCED_STEPS, INVALID_STEPS),
     *(ANYWHERE, DENSE, BASE_WEIGHT, NOISE_SCALE, LOG_PROBABILITY),
     *phases.FIELDS,
 )
@@ -388,8 +388,8 @@ class Core:
         )
         if RAW_SIGNALS in self._live_traits:
             signals = signals._replace(**self._raw_signals(logits, ask, rows))
-        nothing = torch.zeros_like(valid)
-        proposal = Proposal(nothing, nothing, torch.zeros_like(rows[POSITION]), weights, weight_ids)
+        nowhere = rows.constant(False)
+        proposal = Proposal(nowhere, nowhere, rows.constant(0), weights, weight_ids)
         return signals, proposal, (entropy, max_probability)
 
     def _raw_signals(self, logits: Tensor, ask: Ask, rows: Rows) -> dict[str, Tensor]:
@@ -438,17 +438,18 @@ class Core:
     def _commit(self, sampled: Tensor, slots: Tensor, advance: Tensor | None) -> Step:
         rows, intent = self._intents.take(slots, self._live_traits)
         # Engines pad a batch's finished rows; those tokens belong to nobody.
-        going = ~rows[FINISHED]
+        going = rows[GOING]
         advance = going if advance is None else advance & going
         slots = torch.where(advance, slots, self.table.scratch_slot)
         if self._past is not None:
-            self._past.record(slots, self.table, self._changing)
+            self._past.record(slots, rows, self.table, self._changing)
         before, position = rows[PHASE], rows[POSITION]
         rows.add(THINKING_TOKENS, rows.thinking)
         as_recorded = sampled == intent.recorded
         rows[PHASE], ended = self._phases.advance(rows, before, sampled)
-        rows.add(POSITION, 1)
-        rows.add(GENERATED, 1)
+        rows[GOING] = going = ~ended
+        rows.add(POSITION, rows.constant(True))
+        rows.add(GENERATED, rows.constant(True))
         if FORCES in self._live_traits:
             # A token that the engine put in the place of a forced one breaks the sequence in two,
             # and half an end marker ends nothing: it begins again.
@@ -461,9 +462,8 @@ class Core:
         inside = rows.thinking
         if QUIRKS in self._live_traits:
             inside = inside | rows[ANYWHERE]
-        latent = rows.latent & (as_recorded | ~intent.forced) & inside & ~ended
+        latent = rows.latent & (as_recorded | ~intent.forced) & inside & going
         forced = intent.forced & as_recorded
-        rows[FINISHED] = ended
         rows.add(LATENT_STEPS, latent)
         rows.add(FORCED_STEPS, forced)
         rows.add(INVALID_STEPS, ~intent.valid)
@@ -475,8 +475,9 @@ class Core:
         if NOISE in self._live_traits:
             scale = torch.where(latent, rows[NOISE_SCALE], 0.0)
             self.feed.write_noise(slots, scale, rows[SEED], position)
-        scores = intent.weights[:, :0]
+        log_probability, scores = rows.constant(0.0), intent.weights[:, :0]
         if SCORES in self._live_traits:
+            log_probability = rows[LOG_PROBABILITY]
             scores = self._scores.index_select(0, slots)
         notes = intent.weights[:, :0]
         if TRACED in self._live_traits:
@@ -485,7 +486,7 @@ class Core:
         return Step(
             position, before, sampled, latent, forced, intent.valid, advance,
             intent.entropy, intent.max_probability, intent.weights, intent.ids,
-            rows[LOG_PROBABILITY], scores, notes,
+            log_probability, scores, notes,
         )  # fmt: skip
 
 

@@ -50,6 +50,8 @@ class SlotTable:
             if column.size > 1
         }  # fmt: skip
         self._places: dict[tuple[Field, ...], Tensor] = {}
+        # The slots of the last step, what was done to them in place, their fixed columns
+        self._fixed: tuple[Tensor, int, dict[object, Tensor]] | None = None
 
     def _place(self, fields: Iterable[Field]) -> list[float | int]:
         """Give the fields of one number their columns; returns their defaults."""
@@ -69,6 +71,7 @@ class SlotTable:
 
     def write(self, slot: int, values: Mapping[Field, Value]) -> None:
         """Overwrite a whole slot: the given values, and the defaults of all other columns."""
+        self.forget_fixed()
         ints, floats = self._ints.clone(), self._floats.clone()
         for column, value in values.items():
             if column.size == 1:
@@ -95,18 +98,43 @@ class SlotTable:
     def gather(self, slots: Tensor, traits: Collection[str] = ()) -> Rows:
         """A copy of the given slots as rows. ``slots``: ``[num_rows]`` int64.
 
-        Wide fields are copied when they are looked at, which must be before the table changes.
+        Numbers that are no ints, and wide fields, are copied when they are looked at, which must be
+        before the table changes.
+        Fixed ones are kept for the next call that gives the same tensor.
         """
         return Rows(
             self.columns,
             self.ints.index_select(0, slots),
-            self.floats.index_select(0, slots),
+            lambda: self.floats.index_select(0, slots),
             lambda column: self.wide[column].index_select(0, slots),
             traits,
+            fixed=self._fixed_of(slots),
         )
 
+    def forget_fixed(self) -> None:
+        """Another request has come into a slot."""
+        self._fixed = None
+
+    def _fixed_of(self, slots: Tensor) -> dict[object, Tensor]:
+        if slots.is_inference():
+            # Such a tensor does not say when it was changed in place.
+            return {}
+        if self._fixed is not None:
+            known, version, fixed = self._fixed
+            if known is slots and version == slots._version:
+                return fixed
+        fixed = {}
+        self._fixed = (slots, slots._version, fixed)
+        return fixed
+
     def scatter(self, slots: Tensor, rows: Rows) -> None:
-        """Write the columns that were assigned back into their slots."""
+        """Write the columns that were assigned, or added to, back into their slots."""
+        added = rows.take_added()
+        if added:
+            places = self._places_of(tuple(added))
+            # [fields, num_rows]
+            before = rows.ints.index_select(1, places[:, 0]).T
+            self.ints.index_put_((slots, places), before + torch.stack(list(added.values())))
         for table, floats in ((self.ints, False), (self.floats, True)):
             fields = tuple(f for f in rows.written if f.size == 1 and is_float(f) == floats)
             if fields:

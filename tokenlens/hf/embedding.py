@@ -78,7 +78,6 @@ class InputEmbedding:
         assert isinstance(out, Tensor)
         return out
 
-    @torch.no_grad()
     def mixture(self, feed: FeedPlan, num_rows: int, dtype: torch.dtype | None = None) -> Tensor:
         """``[num_rows, hidden]`` mixtures of the first rows of a feed plan.
 

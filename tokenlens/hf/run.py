@@ -153,9 +153,9 @@ class Run(LogitsProcessor):
             )
         core = self._core
         assert core is not None
-        if input_ids.shape[0] != len(self._slots):
+        if input_ids.shape[0] != self._num_rows:
             raise ProtocolError(
-                f"rows: got {input_ids.shape[0]}; allowed: the {len(self._slots)} of the first step"
+                f"rows: got {input_ids.shape[0]}; allowed: the {self._num_rows} of the first step"
             )
         self._length = input_ids.shape[1]
         self._stage = Stage.DECIDED
@@ -190,7 +190,7 @@ class Run(LogitsProcessor):
         return self._call is not None and self._call not in map(id, generate_calls())
 
     def _continues(self, input_ids: Tensor) -> bool:
-        return input_ids.shape == (len(self._slots), self._length + 1)
+        return input_ids.shape == (self._num_rows, self._length + 1)
 
     def _begin(self, input_ids: Tensor, scores: Tensor) -> None:
         num_rows, width = scores.shape
@@ -223,6 +223,7 @@ class Run(LogitsProcessor):
         ):
             core.add(row, request, ids, length)
         self._core = core
+        self._num_rows = num_rows
         self._slots = torch.arange(num_rows, device=scores.device)
         self._going = torch.ones(num_rows, dtype=torch.bool, device=scores.device)
         self._tape = Tape(core, requests, "hf")
@@ -243,18 +244,18 @@ class Run(LogitsProcessor):
     def _feed(self, core: Core, inputs: dict[str, Any], cache: Any) -> dict[str, Any]:
         assert self._embedding is not None
         ids = inputs.get("input_ids")
-        if ids is None or ids.shape != (len(self._slots), 1):
+        if ids is None or ids.shape != (self._num_rows, 1):
             raise ProtocolError(
                 f"the next forward pass: got input_ids of shape"
                 f" {None if ids is None else tuple(ids.shape)}; allowed:"
-                f" {(len(self._slots), 1)}. Without a cache (use_cache=False) every step embeds"
+                f" {(self._num_rows, 1)}. Without a cache (use_cache=False) every step embeds"
                 " all tokens again, and the mixtures fed before would turn back into tokens."
             )
-        latent = core.feed.latent[: len(self._slots)]
+        latent = core.feed.latent[: self._num_rows]
         if self._host is None:
-            mixture = self._embedding.mixture(core.feed, len(self._slots))
+            mixture = self._embedding.mixture(core.feed, self._num_rows)
         else:
-            mixture = self._embedding.mixture(core.feed, len(self._slots), torch.float32)
+            mixture = self._embedding.mixture(core.feed, self._num_rows, torch.float32)
             mixture = self._host.add(mixture, core.feed, self._noisy)
         if not getattr(cache, "is_compileable", False):
             self._attachment.hook(self._embedding.module)

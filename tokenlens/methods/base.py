@@ -37,7 +37,8 @@ class Field:
     """One named column (or run of columns) of the state, the same for every slot.
 
     A wide field lies in a table of its own, which a step reads only if a hook asks for it.
-    ``fixed`` promises that hooks do not assign it: it is what the request came with.
+    ``fixed`` promises that hooks do not assign it: it is what the request came with, and is read
+    once for as long as the batch keeps its requests and their order.
     """
 
     name: str
@@ -77,41 +78,78 @@ class Rows:
         self,
         columns: Mapping[Field, slice],
         ints: Tensor,
-        floats: Tensor,
+        floats: Callable[[], Tensor],
         wide: Callable[[Field], Tensor],
         traits: Collection[str] = (),
         written: Iterable[Field] = (),
+        fixed: dict[object, Tensor] | None = None,
     ) -> None:
         self.columns = columns
         self.traits = traits
-        # [num_rows, columns] int64 and float32, as they were
-        self.ints, self.floats = ints, floats
-        self._wide = wide
+        # [num_rows, columns] int64, as they were
+        self.ints = ints
+        self._read_floats, self._wide = floats, wide
+        self._floats: Tensor | None = None
         # What was looked at: a step costs what its small calls cost, so nothing else is viewed.
         self._values: dict[Field, Tensor] = {}
+        # The same of fixed columns and constants, which other steps have looked at too
+        self._fixed: dict[object, Tensor] = {} if fixed is None else fixed
         self.written = dict.fromkeys(written)
+        # What is still to be added to columns, all at once
+        self._added: dict[Field, Tensor] = {}
         self.notes: dict[str, Tensor] = {}
         # The phases that were compared, and the result
         self._thinking: tuple[Tensor, Tensor] | None = None
 
     def __getitem__(self, column: Field) -> Tensor:
-        values = self._values.get(column)
+        known = self._fixed if column.fixed else self._values
+        values = known.get(column)
         if values is None:
-            if column.size > 1:
-                values = self._wide(column)
+            if column.fixed:
+                # A normal tensor of its own: this step's rows are of the inference mode, and go.
+                with torch.inference_mode(False):
+                    values = self._read(column).clone()
             else:
-                table = self.floats if column.kind == "float" else self.ints
-                values = table.select(1, self.columns[column].start)
-            if column.kind == "bool":
-                values = values != 0
-            self._values[column] = values
+                values = self._read(column)
+            known[column] = values
+        if column in self._added:
+            self[column] = values = values + self._added.pop(column)
         return values
+
+    def _read(self, column: Field) -> Tensor:
+        if column.size > 1:
+            values = self._wide(column)
+        else:
+            table = self.floats if column.kind == "float" else self.ints
+            values = table.select(1, self.columns[column].start)
+        return values != 0 if column.kind == "bool" else values
+
+    @property
+    def floats(self) -> Tensor:
+        """``[num_rows, columns]`` float32, as they were; read when they are first looked at."""
+        if self._floats is None:
+            self._floats = self._read_floats()
+        return self._floats
 
     def __setitem__(self, column: Field, values: Tensor) -> None:
         if column.fixed:
             raise TypeError(f"{column.name}: got an assignment; allowed: none, the field is fixed")
         self._values[column] = values
         self.written[column] = None
+
+    def constant(self, value: bool | int | float) -> Tensor:
+        """``[num_rows]`` bool, int64 or float32 of one value; never changed in place."""
+        # True is 1 to a dict.
+        key = type(value), value
+        values = self._fixed.get(key)
+        if values is None:
+            dtype = {bool: torch.bool, int: torch.int64, float: torch.float32}[type(value)]
+            with torch.inference_mode(False):
+                values = torch.full(
+                    self.ints.shape[:1], value, dtype=dtype, device=self.ints.device
+                )
+            self._fixed[key] = values
+        return values
 
     @property
     def thinking(self) -> Tensor:
@@ -127,9 +165,30 @@ class Rows:
             where if column.size == 1 else where[:, None], values, self[column]
         )
 
-    def add(self, column: Field, amount: Tensor | int) -> None:
-        """Add to a column, e.g. a mask to a counter."""
-        self[column] = self[column] + amount
+    def add(self, column: Field, amount: Tensor) -> None:
+        """Add to a column, e.g. a mask to a counter: now, or with others when it is looked at.
+
+        Parameters
+        ----------
+        amount
+            ``[num_rows]`` bool or int64.
+        """
+        if column.fixed:
+            raise TypeError(f"{column.name}: got an addition; allowed: none, the field is fixed")
+        if column in self.written or column in self._added:
+            self[column] = self[column] + amount
+        else:
+            self._added[column] = amount
+
+    def take_added(self) -> dict[Field, Tensor]:
+        """What is still to be added, by column; it is the caller's to add from now on."""
+        added, self._added = self._added, {}
+        return added
+
+    def settle(self) -> None:
+        """Add what is still to be added."""
+        for column in list(self._added):
+            self[column]
 
     @property
     def traced(self) -> bool:
@@ -156,21 +215,21 @@ POSITION = Field("position", "int")  # of the token that is decided next
 GENERATED = Field("generated", "int")
 THINKING_TOKENS = Field("thinking_tokens", "int")
 PROMPT_THINKING = Field("prompt_thinking", "int")  # thinking tokens that the prompt holds
-SEED = Field("seed", "int")
+SEED = Field("seed", "int", fixed=True)
 EOS_IDS = Field("eos_ids", "int", -1, size=8, fixed=True)
 # the canonical end of thinking
 END_IDS = Field("end_ids", "int", -1, size=MAX_FORCED_TOKENS, fixed=True)
-END_LENGTH = Field("end_length", "int")
+END_LENGTH = Field("end_length", "int", fixed=True)
 FORCE_IDS = Field("force_ids", "int", -1, size=MAX_FORCED_TOKENS)
 FORCE_LENGTH = Field("force_length", "int")  # 0 = nothing is being forced
 FORCE_AT = Field("force_at", "int")
 # What the request's latent method asks of the logits: a request has one at most.
-INVERSE_TEMPERATURE = Field("ask.inverse_temperature", "float", 1.0)
-TOP_K = Field("ask.top_k", "int")
-TOP_P = Field("ask.top_p", "float", 1.0)
-MIN_P = Field("ask.min_p", "float")
-MAX_ENTRIES = Field("ask.max_entries", "int", 1)
-NOISE_TEMPERATURE = Field("ask.noise_temperature", "float")
+INVERSE_TEMPERATURE = Field("ask.inverse_temperature", "float", 1.0, fixed=True)
+TOP_K = Field("ask.top_k", "int", fixed=True)
+TOP_P = Field("ask.top_p", "float", 1.0, fixed=True)
+MIN_P = Field("ask.min_p", "float", fixed=True)
+MAX_ENTRIES = Field("ask.max_entries", "int", 1, fixed=True)
+NOISE_TEMPERATURE = Field("ask.noise_temperature", "float", fixed=True)
 # Published quirks: mixtures are fed after the end of thinking too.
 ANYWHERE = Field("feed.anywhere", "bool", False)
 # The engine's vector (a product with the whole table, a hidden state) and how much of it is fed.
@@ -246,9 +305,7 @@ class Ask:
     def of(cls, rows: Rows) -> "Ask":
         """No row is active yet."""
         columns = (INVERSE_TEMPERATURE, TOP_K, TOP_P, MIN_P, MAX_ENTRIES, NOISE_TEMPERATURE)
-        return cls(
-            torch.zeros_like(rows[PHASE], dtype=torch.bool), *(rows[column] for column in columns)
-        )
+        return cls(rows.constant(False), *(rows[column] for column in columns))
 
 
 @dataclass
@@ -317,7 +374,7 @@ class Method:
 
     def __init__(self, name: str, *fields: Field) -> None:
         self.name = name
-        self.on = Field(f"{name}.on", "bool", False)
+        self.on = Field(f"{name}.on", "bool", False, fixed=True)
         self.fields = (self.on, *fields)
 
     def serves(self, config: AnyMethod) -> bool:

@@ -194,7 +194,7 @@ class SoftThinkingMethod(Method):
         top_entry = proposal.ids[:, 0]
         proposal.latent = proposal.latent | thinking
         proposal.force(thinking, top_entry)
-        answering = torch.zeros_like(thinking)
+        answering = rows.constant(False)
         if ANSWER in rows.traits:
             answering = on & (rows[PHASE] == Phase.ANSWER)
             proposal.force(answering & rows[GREEDY_ANSWER], top_entry)

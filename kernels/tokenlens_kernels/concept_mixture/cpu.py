@@ -23,11 +23,13 @@ def concept_mixture(
     # A step costs what its small calls cost, and on arrays this small numpy's are the cheaper ones.
     places, shares = ids.numpy(), weights.numpy()
     local = places - shard_start if shard_start else places
-    read = (shares != 0) & (local >= 0) & (local < table.shape[0])
-    counts = np.count_nonzero(read, axis=1)
+    # As unsigned numbers, ids before the shard are far behind it.
+    read = (shares != 0) & (local.view(np.uint64) < table.shape[0])
+    counts = read.sum(axis=1)
+    ends = counts.cumsum()
     live_ids = torch.from_numpy(local[read])
     live_weights = torch.from_numpy(shares[read])
-    starts = torch.from_numpy(np.concatenate(([0], np.cumsum(counts))))
+    starts = torch.from_numpy(ends - counts)
     if table.dtype != torch.float32:
         # embedding_bag wants weights in the table's dtype and would round them; the live rows are
         # few, so they are widened instead.
@@ -39,15 +41,13 @@ def concept_mixture(
         starts,
         mode="sum",
         per_sample_weights=live_weights,
-        include_last_offset=True,
     )
-    alone = counts == 1
-    if alone.any():
+    if 1 in counts.tolist():
         # A sum begins with 0, which takes the sign off a -0.0: a lookup does not.
-        rows = torch.from_numpy(np.flatnonzero(alone))
+        rows = torch.from_numpy(np.flatnonzero(counts == 1))
         entries = starts[rows]
         values = table.index_select(0, live_ids[entries]) * live_weights[entries, None]
         mixture.index_copy_(0, rows, values)
     if scale != 1.0:
         mixture = mixture * scale
-    return mixture.to(out_dtype)
+    return mixture if mixture.dtype == out_dtype else mixture.to(out_dtype)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._registration import register
+from .._registration import on_processor, register
 
 MAX_WIDTH = 64
 LOGIT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -136,17 +136,17 @@ def signals_topk(
         raise ValueError(
             f"logits: got a column stride of {logits.stride(1)}, allowed is 1; call .contiguous()"
         )
-    num_rows = logits.shape[0]
+    shape, device = logits.shape[:1], logits.device
     for name, (tensor, dtype) in per_row.items():
-        if tensor.dim() != 1 or tensor.shape[0] != num_rows:
+        if tensor.shape != shape:
             raise ValueError(
-                f"{name}: got shape {tuple(tensor.shape)}, allowed is [{num_rows}] (one a row)"
+                f"{name}: got shape {tuple(tensor.shape)}, allowed is [{shape[0]}] (one a row)"
             )
         if tensor.dtype != dtype:
             raise ValueError(f"{name}: got dtype {tensor.dtype}, allowed is {dtype}")
-        if tensor.device != logits.device:
+        if tensor.device != device:
             raise ValueError(
-                f"{name}: got device {tensor.device}, allowed is that of logits, {logits.device}"
+                f"{name}: got device {tensor.device}, allowed is that of logits, {device}"
             )
     if not 1 <= vocab_size <= logits.shape[1]:
         raise ValueError(
@@ -158,6 +158,9 @@ def signals_topk(
             " (64, and no more than vocab_size)"
         )
     arguments = [tensor for tensor, _ in per_row.values()]
+    if on_processor(logits):
+        with torch.no_grad():
+            return Signals(*_cpu(logits, *arguments, vocab_size, width, statistics))
     outputs = torch.ops.tokenlens.signals_topk(logits, *arguments, vocab_size, width, statistics)
     return Signals(*outputs)
 

@@ -8,17 +8,22 @@ here: this file never sees device tensors.
 
 from __future__ import annotations
 
+import operator
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .entries import Parameters, add_noise, cut, probabilities_of, repeat_first
+from .entries import Plan, repeat_first
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Array = NDArray[Any]
+Ints = NDArray[np.int64]
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 TILE = 64
@@ -33,6 +38,8 @@ _FEW_ELEMENTS = 2**16
 _SCRATCH = threading.local()
 # float32 exp gives exactly 0 here; without the floor, -inf * 0 would make the entropy NaN.
 _EXP_FLOOR = -104.0
+# Statistics that nobody reads.
+_NOTHING: Array = np.zeros((1, 1))
 
 
 def _reduce_tiles(values: Tensor, reduce: str) -> Tensor:
@@ -109,8 +116,41 @@ def _candidates(logits: Tensor, tile_maxima: Tensor, width: int) -> tuple[Tensor
 def _tied(ordered: Array) -> bool:
     """Whether two neighbours are equal, where ``topk`` leaves their order to chance."""
     equal = ordered[:, 1:] == ordered[:, :-1]
+    if not np.count_nonzero(equal):
+        return False
     # Which of the -inf comes first does not matter: they are dead entries.
-    return bool(equal.any()) and bool((equal & (ordered[:, 1:] > -np.inf)).any())
+    return bool(np.count_nonzero(equal & (ordered[:, 1:] > -np.inf)))
+
+
+class _Planned(threading.local):
+    """The plan of a thread's last call, and of its active rows if they were not all."""
+
+    parameters: tuple[Tensor, ...] = ()
+    versions: tuple[int, ...] = ()
+    width = 0
+    plan: Plan
+    active = b""
+    some: Plan
+
+
+_PLANNED = _Planned()
+
+
+def _plan(parameters: tuple[Tensor, ...], width: int) -> Plan:
+    """The plan of all rows; the last one, if the very same tensors hold what they held then."""
+    known = _PLANNED
+    same = known.width == width and len(known.parameters) == len(parameters)
+    if same and all(map(operator.is_, known.parameters, parameters)):
+        versions = tuple([tensor._version for tensor in parameters])
+        if versions == known.versions:
+            return known.plan
+    known.plan, known.active = Plan([v.numpy()[:, None] for v in parameters], width), b""
+    # A tensor of the inference mode does not say when it was changed in place.
+    known.parameters, known.width = (), width
+    if not any(tensor.is_inference() for tensor in parameters):
+        known.parameters = parameters
+        known.versions = tuple([tensor._version for tensor in parameters])
+    return known.plan
 
 
 def signals_topk(
@@ -129,54 +169,100 @@ def signals_topk(
     statistics: bool = True,
 ) -> Outputs:
     """The op, see `tokenlens_kernels.signals_topk`."""
-    per_row = (
-        *(inverse_temperature, top_k, top_p, min_p, max_entries),
-        *(noise_temperature, seed, position),
-    )
-    if len(active) and bool(active.all()):
-        return _of_active(logits[:, :vocab_size], width, statistics, *per_row)
-    num_rows = logits.shape[0]
-    row, entries = (num_rows,), (num_rows, width)
-    # Separate tensors: an op may not return views of one storage.
-    outputs = (
-        *(logits.new_zeros(row, dtype=torch.float32) for _ in range(3)),
-        logits.new_zeros(entries, dtype=torch.float32),
-        logits.new_zeros(entries, dtype=torch.int64),
-        logits.new_zeros(entries, dtype=torch.float32),
-        logits.new_zeros(entries, dtype=torch.int64),
-    )
-    rows = active.nonzero().flatten()
-    if len(rows):
-        chosen = logits[:, :vocab_size].index_select(0, rows)
-        results = _of_active(chosen, width, statistics, *(values[rows] for values in per_row))
-        for output, result in zip(outputs, results, strict=True):
-            output.index_copy_(0, rows, result)
-    return outputs  # type: ignore[return-value]  # three and four make seven
+    parameters = (inverse_temperature, top_k, top_p, min_p, max_entries, noise_temperature, seed)
+    wanted, positions = active.numpy(), position.numpy()[:, None]
+    count = np.count_nonzero(wanted)
+    if not count:
+        nothing = np.zeros((0, 1))
+        none = np.zeros((0, width)), np.zeros((0, width), dtype=np.int64)
+        return _outputs((nothing,) * 3, (none, none), width, len(wanted), slice(0))
+    plan = _plan(parameters, width)
+    if logits.shape[1] != vocab_size:
+        logits = logits[:, :vocab_size]
+    if count == len(wanted):
+        return _of_active(logits, plan, positions, statistics, len(wanted), slice(None))
+    rows, some = np.flatnonzero(wanted), wanted.tobytes()
+    if _PLANNED.active != some:
+        _PLANNED.active, _PLANNED.some = some, plan.of_rows(rows)
+    plan = _PLANNED.some
+    logits = logits.index_select(0, torch.from_numpy(rows))
+    return _of_active(logits, plan, positions[rows], statistics, len(wanted), rows)
 
 
-def _of_active(logits: Tensor, width: int, statistics: bool, *per_row: Tensor) -> Outputs:
-    """The op for rows that are all active, without padding."""
-    parameters = Parameters(*(values.numpy()[:, None] for values in per_row))
-    lowest, limit = int(parameters.top_k.min()), int(parameters.top_k.max())
-    # Entries from the largest top-k on are dead: nobody looks for them.
-    kept = width if lowest <= 0 else min(width, limit)
+def _of_active(
+    logits: Tensor,
+    plan: Plan,
+    position: Ints,
+    statistics: bool,
+    num_rows: int,
+    rows: Ints | slice,
+) -> Outputs:
+    """The op for rows that are all active, without padding, at their places among all rows."""
     tile_maxima = total = moment = None
-    if statistics or lowest <= 0:
-        tile_maxima, sums = _tile_sums(logits, per_row[0])
+    if statistics or plan.needs_mass:
+        tile_maxima, sums = _tile_sums(logits, plan.inverse_temperature)
         total, moment = np.split(sums.numpy(), 2)
     elif logits.numel() > _FEW_ELEMENTS:
         # Filters that begin with a top-k renormalise: the whole vocabulary's mass cancels.
         tile_maxima = _reduce_tiles(logits, "max").to(torch.float32)
-    values, ids, highest = _top_entries(logits, tile_maxima, kept)
-    # Rows without a finite maximum divide by nothing; they are emptied in the end.
-    with np.errstate(all="ignore"):
-        return _entries_of(values, ids, highest, total, moment, parameters, width)
+    values, ids, highest = _top_entries(logits, tile_maxima, plan.kept)
+    valid = np.isfinite(highest)
+    some_invalid = np.count_nonzero(valid) < len(valid)
+    if some_invalid:
+        # Of numbers that can be computed with; such rows are emptied in the end.
+        values, highest = np.where(valid, values, 0.0), np.where(valid, highest, 0.0)
+        if total is not None and moment is not None:
+            total, moment = np.where(valid, total, 1.0), np.where(valid, moment, 0.0)
+    logsumexp = entropy = max_probability = _NOTHING
+    if total is not None and moment is not None:
+        log_total = np.log(total)
+        logsumexp = highest.astype(np.float64) * plan.inverse_temperature + log_total
+        entropy = log_total - moment / total
+        max_probability = 1.0 / total
+    probabilities = plan.probabilities(values, highest, total)
+    ids = repeat_first(probabilities > 0, ids)
+    weights, weight_ids = plan.add_noise(*plan.cut(probabilities, ids), position)
+    if some_invalid:
+        logsumexp = np.where(valid, logsumexp, np.nan)
+        entropy, max_probability, probabilities, weights = (
+            np.where(valid, values, 0.0)
+            for values in (entropy, max_probability, probabilities, weights)
+        )
+        ids, weight_ids = (np.where(valid, values, 0) for values in (ids, weight_ids))
+    facts = (logsumexp, entropy, max_probability)
+    entries = ((probabilities, ids), (weights, weight_ids))
+    return _outputs(facts, entries, plan.width, num_rows, rows)
 
 
-def _tile_sums(logits: Tensor, inverse_temperature: Tensor) -> tuple[Tensor, Tensor]:
+def _outputs(
+    facts: Sequence[Array],
+    entries: Sequence[tuple[Array, Array]],
+    width: int,
+    num_rows: int,
+    rows: Ints | slice,
+) -> Outputs:
+    """The op's outputs, in tensors of their own: an op may not return views of one storage."""
+    found: list[Array] = []
+    for values in facts:
+        fact = np.zeros(num_rows, dtype=np.float32)
+        if values is not _NOTHING:
+            fact[rows] = values[:, 0]
+        found.append(fact)
+    for weights, ids in entries:
+        wide = np.zeros((num_rows, width), dtype=np.float32)
+        wide_ids = np.zeros((num_rows, width), dtype=np.int64)
+        kept = ids.shape[1]
+        wide[rows, :kept] = weights
+        wide_ids[rows, kept:] = ids[:, :1]
+        wide_ids[rows, :kept] = ids
+        found += [wide, wide_ids]
+    return tuple(map(torch.from_numpy, found))  # type: ignore[return-value]  # seven
+
+
+def _tile_sums(logits: Tensor, inverse_temperature: Array) -> tuple[Tensor, Tensor]:
     """Maxima ``[num_rows, number of tiles]``; mass, then first moment, ``[2 num_rows, 1]``."""
     num_rows, vocab_size = logits.shape
-    inverse = inverse_temperature.unsqueeze(-1)
+    inverse = torch.from_numpy(inverse_temperature)
     elements = _BLOCK_ELEMENTS if torch.get_num_threads() == 1 else _BLOCK_ELEMENTS_THREADED
     block_rows = min(num_rows, max(1, elements // vocab_size))
     # Of each block: [block_rows, number of tiles]
@@ -206,53 +292,3 @@ def _scratch(num_rows: int, vocab_size: int) -> tuple[Tensor, Tensor]:
     if num_rows * vocab_size <= _BLOCK_ELEMENTS_THREADED:
         _SCRATCH.held = held
     return held
-
-
-def _entries_of(
-    values: Array,
-    ids: Array,
-    highest: Array,
-    total: Array | None,
-    moment: Array | None,
-    parameters: Parameters,
-    width: int,
-) -> Outputs:
-    """The outputs from the sums ``[num_rows, 1]`` and the largest logits of each row."""
-    if total is None or moment is None:
-        logsumexp = entropy = max_probability = np.zeros_like(highest)
-    else:
-        log_total = np.log(total)
-        logsumexp = highest.astype(np.float64) * parameters.inverse_temperature + log_total
-        entropy = log_total - moment / total
-        max_probability = 1.0 / total
-    probabilities = probabilities_of(values, highest, total, parameters)
-    ids = repeat_first(probabilities > 0, ids)
-    most = np.where(parameters.top_k > 0, parameters.top_k, width)
-    weights, weight_ids = cut(probabilities, ids, parameters.max_entries, most)
-    if (parameters.noise_temperature > 0).any():
-        weights, weight_ids = add_noise(weights, weight_ids, parameters)
-
-    valid = np.isfinite(highest)
-    if not valid.all():
-        logsumexp = np.where(valid, logsumexp, np.nan)
-        entropy, max_probability, probabilities, weights = (
-            np.where(valid, values, 0.0)
-            for values in (entropy, max_probability, probabilities, weights)
-        )
-        ids, weight_ids = (np.where(valid, values, 0) for values in (ids, weight_ids))
-    facts = (logsumexp, entropy, max_probability)
-    return (  # type: ignore[return-value]  # three and four make seven
-        *(torch.from_numpy(values[:, 0].astype(np.float32)) for values in facts),
-        *_widen(probabilities, ids, width),
-        *_widen(weights, weight_ids, width),
-    )
-
-
-def _widen(weights: Array, ids: Array, width: int) -> tuple[Tensor, Tensor]:
-    """Dead entries up to the width."""
-    wide = np.zeros((len(weights), width), dtype=np.float32)
-    wide[:, : weights.shape[1]] = weights
-    wide_ids = np.empty((len(ids), width), dtype=np.int64)
-    wide_ids[:] = ids[:, :1]
-    wide_ids[:, : ids.shape[1]] = ids
-    return torch.from_numpy(wide), torch.from_numpy(wide_ids)

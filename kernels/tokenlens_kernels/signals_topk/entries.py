@@ -7,7 +7,7 @@ that entries without mass change nothing, however many follow.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,106 +16,152 @@ from numpy.typing import NDArray
 from .. import philox
 from .naive import LIVE_FLOOR
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 # [num_rows, width] or [num_rows, 1]
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+_Values = TypeVar("_Values", bound=NDArray[Any])
 
-_TINY = np.finfo(np.float64).tiny
 _WORD, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 _MULTIPLIERS = np.array([philox.MULTIPLIER_A, philox.MULTIPLIER_B], dtype=np.uint64)
 _WEYLS = np.array([philox.WEYL_A, philox.WEYL_B], dtype=np.uint64)
 _ROUND = np.arange(philox.ROUNDS, dtype=np.uint64).reshape(-1, 1, 1, 1)
 
 
-class Parameters(NamedTuple):
-    """What each row asked for, ``[num_rows, 1]`` each."""
+class Plan:
+    """What some rows ask of their entries, made ready once for as long as they ask the same.
 
-    inverse_temperature: Floats
-    top_k: Ints
-    top_p: Floats
-    min_p: Floats
-    max_entries: Ints
-    noise_temperature: Floats
-    seed: Ints
-    position: Ints
+    Which of the filters any row wants is settled here, so that a step does not ask again. What a
+    row is divided by depends on its own parameters alone, so that its bits are the same in any
+    batch.
+
+    Parameters
+    ----------
+    parameters
+        The op's ``inverse_temperature, top_k, top_p, min_p, max_entries, noise_temperature, seed``,
+        ``[num_rows, 1]`` each.
+    width
+        Entries that the op returns.
+    """
+
+    def __init__(self, parameters: Sequence[NDArray[Any]], width: int) -> None:
+        inverse_temperature, top_k, top_p, min_p, max_entries, noise_temperature, seed = parameters
+        self._parameters = parameters
+        self.width = width
+        self.inverse_temperature = inverse_temperature
+        limited = top_k > 0
+        self.needs_mass = not limited.all()
+        """Some row has no top-k: the mass of its whole vocabulary counts."""
+        self.kept = width if self.needs_mass else min(width, int(top_k.max()))
+        """Entries behind these are dead in all rows: nobody looks for them."""
+        self._limited = _rows(limited)
+        self._head = _head(np.where(limited, top_k, self.kept), self.kept)
+        # Float64 holds the float32 parameters exactly; the literal comparison would round the mass.
+        nucleus, floor = top_p.astype(np.float64), min_p.astype(np.float64)
+        filtering = nucleus < 1.0
+        self._nucleus = np.where(filtering, nucleus, np.inf) if filtering.any() else None
+        self._unfinished = _rows(filtering | ~limited)
+        self._floor, self._floored = floor, _rows(floor > 0)
+        # A row that may keep all its entries keeps their bits.
+        self._cutting = _rows(max_entries < np.where(limited, top_k, width))
+        self._cut_head = _head(max_entries, self.kept)
+        tau = noise_temperature.astype(np.float64)
+        self._noisy = _rows(tau > 0)
+        self._tau, self._seed = np.where(tau > 0, tau, 1.0), seed
+
+    def of_rows(self, rows: Ints) -> Plan:
+        """The plan of some of the rows."""
+        return Plan([values[rows] for values in self._parameters], self.width)
+
+    def probabilities(self, values: Floats, highest: Floats, total: Floats | None) -> Floats:
+        """Filtered probabilities ``[num_rows, kept]`` float64 of the largest logits, in order.
+
+        ``total``, the mass of the whole vocabulary, is needed by rows without a top-k. All of
+        ``highest`` is finite.
+        """
+        with np.errstate(over="ignore"):
+            shifted = ((values - highest) * self.inverse_temperature).astype(np.float64)
+        p: Floats = np.exp(shifted)
+        p[shifted < LIVE_FLOOR] = 0.0
+        if self._limited is True:
+            p = _normalise(_within(self._head, p))
+        else:
+            assert total is not None
+            # With top-k off the mass outside the window still counts for top-p.
+            limited = self._limited is not False
+            own = _normalise(_within(self._head, p)) if limited else p
+            p = _choose(self._limited, own, p / total)
+        if self._nucleus is not None:
+            p[:, 1:][p[:, :-1].cumsum(axis=1) > self._nucleus] = 0.0
+        if self._unfinished is not False:
+            p = _choose(self._unfinished, _normalise(p), p)
+        if self._floored is not False:
+            p[p < self._floor * p[:, :1]] = 0.0
+            p = _choose(self._floored, _normalise(p), p)
+        return p
+
+    def cut(self, probabilities: Floats, ids: Ints) -> tuple[Floats, Ints]:
+        """Concept weights and their ids: the first entries, renormalised."""
+        if self._cutting is False:
+            return probabilities, ids
+        weights = _within(self._cut_head, probabilities)
+        weights = _choose(self._cutting, _normalise(weights), weights)
+        return weights, repeat_first(weights > 0, ids)
+
+    def add_noise(self, weights: Floats, ids: Ints, position: Ints) -> tuple[Floats, Ints]:
+        """Gumbel-softmax where a row asked for it, sorted again; other rows as they came.
+
+        ``position``: ``[num_rows, 1]``.
+        """
+        if self._noisy is False:
+            return weights, ids
+        counter = (position << 32) | (philox.GUMBEL << 24) | ids
+        noise, live = gumbel(self._seed, counter).astype(np.float64), weights > 0
+        logs = np.log(np.where(live, weights, 1.0))
+        scores = np.where(live, (logs + noise) / self._tau, -np.inf)
+        shifted = scores - scores.max(axis=1, keepdims=True)
+        noised = _normalise(np.where(shifted >= LIVE_FLOOR, np.exp(shifted), 0.0))
+        order = np.argsort(-noised, axis=1, kind="stable")
+        noised = np.take_along_axis(noised, order, axis=1)
+        noised_ids = repeat_first(noised > 0, np.take_along_axis(ids, order, axis=1))
+        return _choose(self._noisy, noised, weights), _choose(self._noisy, noised_ids, ids)
+
+
+def _rows(mask: Mask) -> Mask | bool:
+    """True for all rows, False for none, the mask for some."""
+    if mask.all():
+        return True
+    return mask if mask.any() else False
+
+
+def _choose(rows: Mask | bool, yes: _Values, no: _Values) -> _Values:
+    """One or the other by row."""
+    if rows is True:
+        return yes
+    return no if rows is False else np.where(rows, yes, no)  # type: ignore[return-value]
+
+
+def _head(lengths: Ints, kept: int) -> Mask | None:
+    """Where the first entries of each row are, ``None`` if that is everywhere."""
+    return None if lengths.min(initial=kept) >= kept else np.arange(kept) < lengths
+
+
+def _within(head: Mask | None, p: Floats) -> Floats:
+    return p if head is None else np.where(head, p, 0.0)
 
 
 def _normalise(values: Floats) -> Floats:
-    # The floor only matters to a row without mass, which stays 0.
-    return values / np.maximum(np.cumsum(values, axis=1)[:, -1:], _TINY)
+    # Summed from first to last: entries without mass change nothing. No row is without any mass.
+    normalised: Floats = values / values.cumsum(axis=1)[:, -1:]
+    return normalised
 
 
-def probabilities_of(
-    values: Floats, highest: Floats, total: Floats | None, parameters: Parameters
-) -> Floats:
-    """Filtered probabilities ``[num_rows, kept]`` float64 of the largest logits, in order.
-
-    ``total`` is needed by rows without a top-k. What a row is divided by depends on its own
-    parameters alone, so that its bits are the same in any batch.
-    """
-    shifted = ((values - highest) * parameters.inverse_temperature).astype(np.float64)
-    p = np.exp(shifted)
-    p[shifted < LIVE_FLOOR] = 0.0
-    limit, kept = parameters.top_k, p.shape[1]
-    if total is None:
-        p = _normalise(_head(p, limit))
-    else:
-        # With top-k off the mass outside the window still counts for top-p.
-        p = np.where(limit > 0, _normalise(_head(p, np.where(limit > 0, limit, kept))), p / total)
-    # Float64 holds the float32 parameters exactly; the literal comparison would round the mass.
-    nucleus = parameters.top_p.astype(np.float64)
-    filtering = nucleus < 1.0
-    if filtering.any():
-        beyond = np.cumsum(p, axis=1)[:, :-1] > nucleus
-        p[:, 1:] = np.where(beyond & filtering, 0.0, p[:, 1:])
-    unfinished = filtering | (limit <= 0)
-    if unfinished.any():
-        p = np.where(unfinished, _normalise(p), p)
-    floor = parameters.min_p
-    if floor.any():
-        p = np.where(p < floor.astype(np.float64) * p[:, :1], 0.0, p)
-        p = np.where(floor > 0, _normalise(p), p)
-    return p
-
-
-def _head(p: Floats, lengths: Ints) -> Floats:
-    """The first entries of each row, 0 behind them."""
-    kept = p.shape[1]
-    return p if lengths.min() >= kept else np.where(np.arange(kept) < lengths, p, 0.0)
-
-
-def cut(probabilities: Floats, ids: Ints, max_entries: Ints, most: Ints) -> tuple[Floats, Ints]:
-    """Concept weights and their ids: the first entries, renormalised.
-
-    ``most`` is how many entries a row may have: one that may keep them all keeps its bits.
-    """
-    cutting = max_entries < most
-    if not cutting.any():
-        return probabilities, ids
-    weights = _head(probabilities, max_entries)
-    weights = np.where(cutting, _normalise(weights), weights)
-    return weights, repeat_first(weights > 0, ids)
-
-
-def repeat_first(live: NDArray[np.bool_], ids: Ints) -> Ints:
+def repeat_first(live: Mask, ids: Ints) -> Ints:
     """Give dead entries the id of entry 0, so that every id is a valid address."""
     return np.where(live, ids, ids[:, :1])
-
-
-def add_noise(weights: Floats, ids: Ints, parameters: Parameters) -> tuple[Floats, Ints]:
-    """Gumbel-softmax where a row asked for it, sorted again; other rows as they came."""
-    tau = parameters.noise_temperature.astype(np.float64)
-    noisy = tau > 0
-    counter = (parameters.position << 32) | (philox.GUMBEL << 24) | ids
-    noise = gumbel(parameters.seed, counter).astype(np.float64)
-    scores = np.where(weights > 0, (np.log(weights) + noise) / np.where(noisy, tau, 1.0), -np.inf)
-    highest = scores.max(axis=1, keepdims=True)
-    shifted = scores - np.where(np.isfinite(highest), highest, 0.0)
-    noised = _normalise(np.where(shifted >= LIVE_FLOOR, np.exp(shifted), 0.0))
-    order = np.argsort(-noised, axis=1, kind="stable")
-    noised = np.take_along_axis(noised, order, axis=1)
-    noised_ids = repeat_first(noised > 0, np.take_along_axis(ids, order, axis=1))
-    return np.where(noisy, noised, weights), np.where(noisy, noised_ids, ids)
 
 
 def gumbel(seed: Ints, counter: Ints) -> Floats:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tokenlens.methods.base import EOS_IDS, Field, Phase, Rows
+from tokenlens.methods.base import EOS_IDS, Field, Phase, Rows, Value
 from tokenlens.spec import Tokenizer
 from tokenlens.spec.decoding import MAX_MARKER_TOKENS
 from tokenlens.spec.markers import MAX_SPELLINGS
@@ -20,14 +20,15 @@ END_MARKERS = Field("phase.end_markers", "int", -1, size=_MARKERS, fixed=True)
 # Markers of one token each, behind them the end-of-text tokens: one look tells them all.
 # An engine may show a place without a token as -1, which must not look like one of them.
 NO_MARK = -2
-MARKS = Field("phase.marks", "int", NO_MARK, size=2 * MAX_SPELLINGS + EOS_IDS.size, fixed=True)
-FIELDS = (RECENT, START_MARKERS, END_MARKERS, MARKS)
+_MARKS = 2 * MAX_SPELLINGS + EOS_IDS.size
+MARKS = Field("phase.marks", "int", NO_MARK, size=_MARKS, fixed=True)
+# What each of them does: the phase that it leads to, and `ENDS` if it ends the text
+EFFECTS = Field("phase.effects", "int", size=_MARKS, fixed=True)
+ENDS = 4
+FIELDS = (RECENT, START_MARKERS, END_MARKERS, MARKS, EFFECTS)
 
 LONG_MARKERS = "long_markers"
 """The trait of requests with a marker of several tokens."""
-
-# What a mark makes of the phase: the later one wins, and no phase comes back.
-_REACHED = [int(Phase.THINKING)] * MAX_SPELLINGS + [int(Phase.ANSWER)] * MAX_SPELLINGS
 
 
 def pack_markers(spellings: Sequence[Sequence[int]]) -> list[int]:
@@ -40,13 +41,16 @@ def pack_markers(spellings: Sequence[Sequence[int]]) -> list[int]:
 
 def pack_marks(
     starts: Sequence[Sequence[int]], ends: Sequence[Sequence[int]], eos_ids: Sequence[int]
-) -> list[int]:
-    """Single-token markers and end-of-text tokens as one row of the table."""
-    packed: list[int] = []
-    for markers in (starts, ends):
-        single = [marker[0] for marker in markers if len(marker) == 1]
-        packed += single + [NO_MARK] * (MAX_SPELLINGS - len(single))
-    return packed + list(eos_ids)
+) -> dict[Field, Value]:
+    """Single-token markers and end-of-text tokens, and their effects, as columns of the table."""
+    effects: dict[int, int] = {}
+    for markers, phase in ((starts, Phase.THINKING), (ends, Phase.ANSWER)):
+        for marker in markers:
+            if len(marker) == 1:
+                effects[marker[0]] = max(effects.get(marker[0], 0), int(phase))
+    for token in eos_ids:
+        effects[token] = effects.get(token, 0) | ENDS
+    return {MARKS: list(effects), EFFECTS: list(effects.values())}
 
 
 def pack_recent(prompt_ids: Sequence[int]) -> list[int]:
@@ -107,35 +111,28 @@ def _seen(recent: Tensor, markers: Tensor) -> Tensor:
     return (fits.all(dim=2) & (wanted[:, :, -1] >= 0)).any(dim=1)
 
 
-class Phases:
-    """Advances the phases of rows on one device."""
+def advance(rows: Rows, phase: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor]:
+    """The phase after the committed tokens, and whether the text goes on.
 
-    def __init__(self, device: torch.device) -> None:
-        self._reached = torch.tensor(_REACHED, device=device)
+    The rows' recent tokens are moved on if some live request has to look back at them.
 
-    def advance(self, rows: Rows, phase: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor]:
-        """The phase after the committed tokens, and whether they end the text.
+    Parameters
+    ----------
+    phase, sampled
+        ``[num_rows]`` int64.
 
-        The rows' recent tokens are moved on if some live request has to look back at them.
-
-        Parameters
-        ----------
-        phase, sampled
-            ``[num_rows]`` int64.
-
-        Returns
-        -------
-        phase, ended
-            ``[num_rows]`` int64 and bool.
-        """
-        hits = rows[MARKS] == sampled[:, None]
-        markers, eos = hits[:, : len(_REACHED)], hits[:, len(_REACHED) :]
-        # Thinking that is open or over does not open: the larger of the two stays.
-        phase = torch.maximum(phase, (markers * self._reached).amax(dim=1))
-        if LONG_MARKERS in rows.traits:
-            recent = torch.cat([rows[RECENT][:, 1:], sampled[:, None]], dim=1)
-            rows[RECENT] = recent
-            started = _seen(recent, rows[START_MARKERS]) * int(Phase.THINKING)
-            ended = _seen(recent, rows[END_MARKERS]) * int(Phase.ANSWER)
-            phase = torch.maximum(phase, torch.maximum(started, ended))
-        return phase, eos.any(dim=1)
+    Returns
+    -------
+    phase, going
+        ``[num_rows]`` int64 and bool.
+    """
+    effect = ((rows[MARKS] == sampled[:, None]) * rows[EFFECTS]).amax(dim=1)
+    # Thinking that is open or over does not open: the larger of the two stays.
+    phase = torch.maximum(phase, effect & (ENDS - 1))
+    if LONG_MARKERS in rows.traits:
+        recent = torch.cat([rows[RECENT][:, 1:], sampled[:, None]], dim=1)
+        rows[RECENT] = recent
+        started = _seen(recent, rows[START_MARKERS]) * int(Phase.THINKING)
+        ended = _seen(recent, rows[END_MARKERS]) * int(Phase.ANSWER)
+        phase = torch.maximum(phase, torch.maximum(started, ended))
+    return phase, effect < ENDS

@@ -159,7 +159,6 @@ class Core:
         self.width = min(width, vocab_size)
         self._signals = signals
         fields = (*COMMON_FIELDS, *(column for method in METHODS for column in method.fields))
-        self._phases = phases.Phases(self.device)
         self.table = SlotTable(max_slots, fields, self.device)
         # What `step` intends; becomes the state when a token is committed.
         self._intents = Intents(self.table, self.width)
@@ -446,8 +445,8 @@ class Core:
         before, position = rows[PHASE], rows[POSITION]
         rows.add(THINKING_TOKENS, rows.thinking)
         as_recorded = sampled == intent.recorded
-        rows[PHASE], ended = self._phases.advance(rows, before, sampled)
-        rows[GOING] = going = ~ended
+        rows[PHASE], rows[GOING] = phases.advance(rows, before, sampled)
+        going = rows[GOING]
         rows.add(POSITION, rows.constant(True))
         rows.add(GENERATED, rows.constant(True))
         if FORCES in self._live_traits:

@@ -182,7 +182,7 @@ def bind(
         EOS_IDS: list(eos_ids),
         END_IDS: end,
         END_LENGTH: len(end),
-        phases.MARKS: phases.pack_marks(starts, ends, eos_ids),
+        **phases.pack_marks(starts, ends, eos_ids),
         phases.START_MARKERS: phases.pack_markers(starts),
         phases.END_MARKERS: phases.pack_markers(ends),
     }

@@ -130,17 +130,21 @@ class SlotTable:
     def scatter(self, slots: Tensor, rows: Rows) -> None:
         """Write the columns that were assigned, or added to, back into their slots."""
         added = rows.take_added()
-        if added:
-            places = self._places_of(tuple(added))
+        ints, floats = (
+            tuple(f for f in rows.written if f.size == 1 and is_float(f) == kind)
+            for kind in (False, True)
+        )
+        if ints or added:
             # [fields, num_rows]
-            before = rows.ints.index_select(1, places[:, 0]).T
-            self.ints.index_put_((slots, places), before + torch.stack(list(added.values())))
-        for table, floats in ((self.ints, False), (self.floats, True)):
-            fields = tuple(f for f in rows.written if f.size == 1 and is_float(f) == floats)
-            if fields:
-                # [fields, num_rows]
-                values = torch.stack([rows[column] for column in fields]).to(table.dtype)
-                table.index_put_((slots, self._places_of(fields)), values)
+            values = torch.stack([*(rows[column] for column in ints), *added.values()])
+            values = values.to(torch.int64)
+            if added:
+                places = self._places_of(tuple(added))[:, 0]
+                values[len(ints) :] += rows.ints.index_select(1, places).T
+            self.ints.index_put_((slots, self._places_of((*ints, *added))), values)
+        if floats:
+            values = torch.stack([rows[column] for column in floats]).to(torch.float32)
+            self.floats.index_put_((slots, self._places_of(floats)), values)
         for column in rows.written:
             if column.size > 1:
                 table = self.wide[column]

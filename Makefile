@@ -63,7 +63,7 @@ install: $(VENV)/.ready ## make .venv with everything pinned, CPU only
 demo: $(VENV)/.ready ## two problems solved on the tiny reasoner, discrete and with concept tokens
 	@$(VENV)/bin/tokenlens demo
 
-test: $(VENV)/.ready test-hf4 test-vllm test-routing ## every test that runs on this machine's processor
+test: $(VENV)/.ready test-hf4 test-vllm test-routing test-sglang ## every test that runs on this machine's processor
 	$(PY) -m pytest tests --ignore=tests/vllm --ignore=tests/sglang --ignore=tests/conformance --ignore=tests/routing/test_routing_vllm.py
 
 test-hf4: $(VENV_HF4)/.ready ## the Hugging Face tests on the oldest supported transformers
@@ -75,7 +75,7 @@ test-vllm: $(VENV_VLLM)/.ready ## the vLLM tests: both model runners, the server
 test-routing: $(VENV)/.ready $(VENV_VLLM)/.ready ## the router in front of two real vLLM servers, with faults
 	$(PY) -m pytest tests/routing/test_routing_vllm.py
 
-test-sglang: $(VENV_SGLANG)/.ready ## the SGLang tests; not part of `make test` until the suite has run in full
+test-sglang: $(VENV_SGLANG)/.ready ## the SGLang tests: a CPU engine behind stand-ins for its kernels, the server
 	OMP_NUM_THREADS=1 $(VENV_SGLANG)/bin/python -m pytest tests/sglang
 
 check: $(VENV)/.ready ## formatting, lint, types

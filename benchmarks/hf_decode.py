@@ -1,46 +1,71 @@
 """Milliseconds per decode step of stock ``generate()`` and of soft ``generate()``, side by side.
 
-One random Qwen3 model, large enough that a step takes 20 ms or more. The ways take turns, each
-round in another order, so that a busy machine slows all of them; ``stock again`` is the noise of
-the comparison. Before a time is printed, the soft run with ``top_k=1`` must give the tokens of the
-stock run. Figures are quantiles over the steps of all rounds; the overhead is the ratio of a run's
-median step to that of the round's stock run, as quantiles over the rounds.
+One random Qwen3 model, large enough that a step takes 20 ms or more. Every way is a ``generate()``
+call of its own, in a thread of its own, over the same weights; the calls take turns, one step each,
+in random order. So whatever else the machine does hits all alike, and the overhead is taken within
+a turn. ``stock again`` is a second stock call: the noise of the comparison. Before a time is
+printed, the soft run with ``top_k=1`` must give the tokens of the stock run.
 
-    python benchmarks/hf_decode.py [--hidden 1024] [--layers 12] [--vocab 32000] [--rounds 20]
+    python benchmarks/hf_decode.py [--hidden 1024] [--layers 12] [--vocab 32000] [--rounds 3]
 """
 
 import argparse
+import copy
 import csv
+import random
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 from transformers import AutoModelForCausalLM, Qwen3Config, StoppingCriteria, StoppingCriteriaList
 
+from tokenlens import DecodingSpec
 from tokenlens.hf import generate_kwargs
-from tokenlens.spec import DecodingSpec, GumbelNoise, PhaseConfig, SoftThinking
+from tokenlens.spec import GumbelNoise, PhaseConfig, SoftThinking
 
 PROMPT_TOKENS = 16
 QUANTILES = (0.2, 0.5, 0.8)
 
 
-class Clock(StoppingCriteria):
-    """Notes when each step has sampled."""
+class Turns(StoppingCriteria):
+    """Stops a ``generate()`` call behind each step until it is its turn, and times its turns."""
 
     def __init__(self):
-        self.times = []
+        self.milliseconds = []
+        self._mine, self._over = threading.Semaphore(0), threading.Semaphore(0)
+        self._ended = False
+
+    def take(self):
+        """Let the call make one step; returns when it is made, or if the call has ended."""
+        if self._ended:
+            return
+        self._mine.release()
+        self._over.acquire()
+
+    def follow(self, generate):
+        """Run the call in this thread, turn by turn."""
+        self._wait()
+        try:
+            return generate(self)
+        finally:
+            self._ended = True
+            self._over.release()
 
     def __call__(self, input_ids, scores, **kwargs):
-        self.times.append(time.perf_counter())
+        self.milliseconds.append((time.perf_counter() - self._start) * 1000)
+        self._over.release()
+        self._wait()
         return torch.zeros(len(input_ids), dtype=torch.bool)
 
-    def steps(self):
-        """Milliseconds between steps, without the prompt's and the first one's."""
-        times = torch.tensor(self.times, dtype=torch.float64)
-        return (times[2:] - times[1:-1]) * 1000
+    def _wait(self):
+        self._mine.acquire()
+        self._start = time.perf_counter()
 
 
 def build(arguments):
@@ -60,7 +85,13 @@ def build(arguments):
     return AutoModelForCausalLM.from_config(config).eval()
 
 
-def spec(arguments, **settings):
+def another(model):
+    """A model of its own that reads the same weights."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)
+
+
+def spec(**settings):
     """Latent from the first token to the last: the end marker is a token that is never sampled."""
     noise = (GumbelNoise(),) if settings.pop("noise", False) else ()
     method = SoftThinking(start="first_token", **settings)
@@ -70,13 +101,13 @@ def spec(arguments, **settings):
     )
 
 
-def run(model, ids, steps, what):
-    """One timed call; returns the tokens and the step times."""
-    clock = Clock()
-    kwargs = {"stopping_criteria": StoppingCriteriaList([clock])}
+def run(model, ids, steps, what, criterion=None):
+    """The tokens of one call."""
+    criteria = [] if criterion is None else [criterion]
+    kwargs = {"stopping_criteria": StoppingCriteriaList(criteria)}
     if what is not None:
-        kwargs = generate_kwargs(model, None, what, stopping_criteria=[clock])
-    out = model.generate(
+        kwargs = generate_kwargs(model, None, what, stopping_criteria=criteria)
+    return model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         do_sample=False,
@@ -84,12 +115,36 @@ def run(model, ids, steps, what):
         min_new_tokens=steps,
         **kwargs,
     )
-    return out, clock.steps()
+
+
+def by_turns(ways, ids, steps, advance):
+    """Milliseconds of each way's steps, turn by turn."""
+    turns = {way: Turns() for way in ways}
+    order = list(ways)
+    with ThreadPoolExecutor(len(ways)) as pool:
+        calls = [
+            pool.submit(
+                turns[way].follow, lambda mine, ask=(model, ids, steps, what): run(*ask, mine)
+            )
+            for way, (model, what) in ways.items()
+        ]
+        # One turn more than there are steps: the call returns.
+        for _ in range(steps + 1):
+            for way in order:
+                turns[way].take()
+            # Nobody is always behind the same one.
+            random.shuffle(order)
+            advance()
+        for call in calls:
+            call.result()
+    # The first step is the prompt's; in the second, memory is fresh.
+    measured = {way: torch.tensor(turns[way].milliseconds[2:]) for way in ways}
+    return [dict(zip(measured, taken, strict=True)) for taken in zip(*measured.values())]
 
 
 def quantiles(values):
     """The three quantiles as numbers."""
-    return [float(torch.quantile(values, q)) for q in QUANTILES]
+    return [float(torch.quantile(torch.stack(values), q)) for q in QUANTILES]
 
 
 def main():
@@ -97,53 +152,53 @@ def main():
     parser.add_argument("--hidden", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--vocab", type=int, default=32_000)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=34)
+    parser.add_argument("--rounds", type=int, default=3, help="calls one after the other")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--csv", type=Path, help="write the figures here too")
+    parser.add_argument("--csv", type=Path, help="write every step here too")
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     console = Console()
     model = build(arguments)
-    ways = {
+    specs = {
         "stock": None,
         "stock again": None,
-        "soft": spec(arguments),
-        "soft + Gumbel": spec(arguments, noise=True),
+        "soft": spec(),
+        "soft + Gumbel": spec(noise=True),
         # Needs the entropy of the whole vocabulary; the threshold is never reached.
-        "soft + Cold Stop": spec(arguments, cold_stop={"entropy_threshold": 1e-9}),
+        "soft + Cold Stop": spec(cold_stop={"entropy_threshold": 1e-9}),
     }
+    ways = {way: (another(model), what) for way, what in specs.items()}
     rows = []
     table = Table(
-        "batch", "way", "ms/step q20", "q50", "q80", "overhead q20", "q50", "q80",
+        "batch", "way", "ms/step: q20 / q50 / q80", "overhead: q20 / q50 / q80",
         title=f"hidden {arguments.hidden}, {arguments.layers} layers, vocabulary {arguments.vocab},"
-        f" {torch.get_num_threads()} threads, {arguments.rounds} rounds",
+        f" threads: {arguments.threads}",
     )  # fmt: skip
-    for batch in arguments.batches:
-        ids = torch.randint(3, arguments.vocab, (batch, PROMPT_TOKENS))
-        stock, _ = run(model, ids, 8, None)
-        top1, _ = run(model, ids, 8, spec(arguments, top_k=1))
-        assert torch.equal(stock, top1), "soft with top_k=1 must give the stock tokens"
-        times = {way: [] for way in ways}
-        turns = list(ways)
-        for _ in track(range(arguments.rounds), f"batch {batch}", console=console, transient=True):
-            for way in turns:
-                times[way].append(run(model, ids, arguments.steps, ways[way])[1])
-            turns.append(turns.pop(0))
-        base = torch.stack([step.median() for step in times["stock"]])
-        for way, measured in times.items():
-            ratio = torch.stack([step.median() for step in measured]) / base - 1
-            steps, over = quantiles(torch.cat(measured)), quantiles(ratio)
-            rows.append([batch, way, *steps, *over])
-            shown = [f"{value:.2f}" for value in steps]
-            shown += [f"{value:+.1%}" for value in over] if way != "stock" else ["", "", ""]
-            table.add_row(str(batch), way, *shown)
+    with Progress(console=console, transient=True) as progress:
+        for batch in arguments.batches:
+            ids = torch.randint(3, arguments.vocab, (batch, PROMPT_TOKENS))
+            top1 = run(model, ids, 8, spec(top_k=1))
+            assert torch.equal(run(model, ids, 8, None), top1), "top_k=1 must give stock's tokens"
+            task = progress.add_task(
+                f"batch {batch}", total=arguments.rounds * (arguments.steps + 1)
+            )
+            taken = []
+            for _ in range(arguments.rounds):
+                taken += by_turns(ways, ids, arguments.steps, partial(progress.advance, task))
+            for way in ways:
+                times = [turn[way] for turn in taken]
+                over = [turn[way] / turn["stock"] - 1 for turn in taken]
+                rows += [(batch, turn, way, f"{time:.3f}") for turn, time in enumerate(times)]
+                took = " / ".join(f"{value:.1f}" for value in quantiles(times))
+                more = " / ".join(f"{value:+.1%}" for value in quantiles(over))
+                table.add_row(str(batch), way, took, more if way != "stock" else "")
     console.print(table)
     if arguments.csv:
         with arguments.csv.open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(
-                ["batch", "way", "ms_q20", "ms_q50", "ms_q80", "over_q20", "over_q50", "over_q80"]
-            )
+            writer.writerow(["batch", "turn", "way", "ms"])
             writer.writerows(rows)
 
 

@@ -6,7 +6,7 @@ in random order. So whatever else the machine does hits all alike, and the overh
 a turn. ``stock again`` is a second stock call: the noise of the comparison. Before a time is
 printed, the soft run with ``top_k=1`` must give the tokens of the stock run.
 
-    python benchmarks/hf_decode.py [--hidden 1024] [--layers 12] [--vocab 32000] [--rounds 3]
+    python benchmarks/hf_decode.py [--hidden 1024] [--layers 28] [--vocab 32000] [--rounds 3]
 """
 
 import argparse
@@ -150,7 +150,7 @@ def quantiles(values):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--hidden", type=int, default=1024)
-    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--vocab", type=int, default=32_000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=34)

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tokenlens.assets import path_of
 from tokenlens.evaluation.countdown import check_answer, problems, prompt
+from tokenlens.evaluation.plots import against_share
 from tokenlens.routing import Router, Sampling, Vocabulary
 from tokenlens.routing.hf import HFBackend
 
@@ -110,33 +111,6 @@ async def latencies(specs, models, words, prompts, temperature):
     for backend in backends:
         await backend.close()
     return [sorted(mine) for mine in ratios]
-
-
-def plot(rows, path):
-    """Accuracy against the large model's share of the tokens."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.5))
-    for name in dict.fromkeys(row["name"] for row in rows):
-        group = sorted(
-            (row for row in rows if row["name"] == name), key=lambda r: float(r["large_tokens"])
-        )
-        axes.errorbar(
-            [float(row["large_tokens"]) for row in group],
-            [float(row["accuracy"]) for row in group],
-            yerr=[float(row["standard_error"]) for row in group],
-            marker="o", capsize=2, label=name, linestyle="-" if len(group) > 2 else "none",
-        )  # fmt: skip
-    axes.set_xlabel("tokens by the large model, %")
-    axes.set_ylabel("accuracy, % (bars: one standard error)")
-    axes.legend(fontsize=8)
-    axes.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
 
 
 def markdown(rows):
@@ -228,7 +202,7 @@ def main():
             for q in (20, 50, 80):
                 row[f"latency_q{q}"] = f"{ratios[round(q / 100 * (len(ratios) - 1))]:.2f}"
         write()
-    plot(rows, arguments.plot)
+    against_share(rows).savefig(arguments.plot, dpi=130)
     print(markdown(rows))
 
 

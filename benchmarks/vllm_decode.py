@@ -134,10 +134,10 @@ def quantile(values, share):
 def main():
     """Check, measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--hidden", type=int, default=768)
-    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--hidden", type=int, default=1024)
+    parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--tokens", type=int, default=66, help="tokens of a request")
+    parser.add_argument("--tokens", type=int, default=34, help="tokens of a request")
     parser.add_argument("--rounds", type=int, default=3, help="requests one after the other")
     parser.add_argument("--csv", type=Path, help="where to write every step")
     options = parser.parse_args()

@@ -15,13 +15,13 @@ from tokenlens.assets import path_of
 
 def main() -> None:
     """One prompt three times: plain, in concept tokens, and with every step recorded."""
-    model = path_of(sys.argv[1] if len(sys.argv) > 1 else "tiny-reasoner-small")
+    model = path_of(sys.argv[1] if len(sys.argv) > 1 else "tiny-reasoner-latent")
     preset = sys.argv[2] if len(sys.argv) > 2 else "tiny-soft"
     # Further arguments of sglang.Engine as JSON, e.g. '{"device": "cpu"}'.
     settings = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
     engine = tokenlens.sglang.engine(model_path=str(model), **settings)
     try:
-        question = [{"role": "user", "content": "make 24 using 3,5,7,2"}]
+        question = [{"role": "user", "content": "make 6 using 4,11,9"}]
         prompt = engine.tokenizer_manager.tokenizer.apply_chat_template(
             question, add_generation_prompt=True, tokenize=False
         )

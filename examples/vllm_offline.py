@@ -16,7 +16,7 @@ from tokenlens.assets import path_of
 
 def main() -> None:
     """One prompt three times: plain, in concept tokens, and with noise."""
-    model = path_of(sys.argv[1] if len(sys.argv) > 1 else "tiny-reasoner-small")
+    model = path_of(sys.argv[1] if len(sys.argv) > 1 else "tiny-reasoner-latent")
     preset = sys.argv[2] if len(sys.argv) > 2 else "tiny-soft"
     llm = LLM(model, max_model_len=512, logits_processors=["tokenlens.vllm:TokenLens"])
     settings = {"temperature": 0.6, "top_p": 0.95, "max_tokens": 200}
@@ -28,7 +28,7 @@ def main() -> None:
             extra_args={"tokenlens": preset, "tokenlens_gumbel_noise.temperature": 0.5},
         ),
     ]
-    messages = [{"role": "user", "content": "make 24 using 3,5,7,2"}]
+    messages = [{"role": "user", "content": "make 6 using 4,11,9"}]
     outputs = llm.chat([messages] * len(params), params)
     for name, output in zip(("plain", "soft", "soft with noise"), outputs):
         print(f"--- {name}\n{output.outputs[0].text.strip()}")

@@ -1,6 +1,7 @@
 """Plots of evaluations with matplotlib: accuracy against what it costs."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokenlens.evaluation.results import Row
@@ -30,34 +31,47 @@ def against_tokens(rows: Sequence[Row]) -> "Figure":
 
 def against_latent_share(rows: Sequence[Row]) -> "Figure":
     """Accuracy against the share of latent steps."""
-    return against_share(
-        [Point(row.arm, exactly(row.latent_share), row.accuracy, row.is_control) for row in rows],
-        "latent steps, share of all tokens",
-    )
+    points = [
+        Point(row.arm, exactly(row.latent_share), row.accuracy, row.is_control) for row in rows
+    ]
+    return accuracy_plot(points, "latent steps, share of all tokens", (-0.03, 1.03))
 
 
-def against_share(points: Sequence[Point], label: str = "share of the large model") -> "Figure":
-    """Accuracy against a share, e.g. of the steps that a router sends to its large model."""
-    return accuracy_plot(points, label, (-0.03, 1.03))
+def against_share(rows: Iterable[Mapping[str, str]]) -> "Figure":
+    """Accuracy of routers against their large model's share; a line for each policy.
 
-
-def routed(rows: Iterable[Mapping[str, str]]) -> list[Point]:
-    """Points for :func:`against_share` from the table that ``benchmarks/routing.py`` writes.
+    Chance and either model alone are controls: grey.
 
     Parameters
     ----------
     rows
-        With ``name``, ``setting``, ``problems``, ``accuracy`` and ``large_tokens``, both in per
-        cent. Chance and either model alone are controls.
+        The table that ``benchmarks/routing.py`` writes: ``name``, ``setting``, ``problems``,
+        ``accuracy`` and ``large_tokens``, both in per cent.
     """
-    found = []
+    policies: dict[str, list[tuple[float, Estimate]]] = {}
     for row in rows:
         count = int(row["problems"])
         accuracy = wilson(round(float(row["accuracy"]) / 100 * count), count)
-        share = exactly(float(row["large_tokens"]) / 100)
-        is_control = row["name"] == "random" or row["name"].endswith(" alone")
-        found.append(Point(f"{row['name']} {row['setting']}".strip(), share, accuracy, is_control))
-    return found
+        policies.setdefault(row["name"], []).append((float(row["large_tokens"]) / 100, accuracy))
+    drawing = figure(7.0, 4.5)
+    axes = drawing.subplots()
+    for name, found in policies.items():
+        shares, accuracies = zip(*sorted(found, key=itemgetter(0)), strict=True)
+        is_control = name == "random" or name.endswith(" alone")
+        low = [max(0.0, y.mean - y.low) for y in accuracies]
+        high = [max(0.0, y.high - y.mean) for y in accuracies]
+        axes.errorbar(
+            shares,
+            [y.mean for y in accuracies],
+            yerr=[low, high],
+            marker={"large alone": "^", "small alone": "v"}.get(name, "o"),
+            color=CONTROL if is_control else None,
+            elinewidth=0.7,
+            label=name,
+        )
+    axes.set(xlabel="share of the large model", ylabel="accuracy, 95 % interval")
+    axes.legend(fontsize="small")
+    return drawing
 
 
 def accuracy_plot(

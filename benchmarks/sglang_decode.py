@@ -5,9 +5,9 @@ gives what stock gives, and an unmixed soft spec (``top1`` at temperature 0) giv
 gives.
 
 What is compared takes turns, so that all meet the same machine; the difference is taken within a
-round. ``stock again`` is the stock engine a second time: the noise of the comparison. On a
-processor SGLang needs stand-ins for its kernels: ``PYTHONPATH=tests/sglang/shim`` and
-``SGLANG_USE_CPU_ENGINE=1``.
+round. ``stock again`` is a second stock engine: the noise of the comparison, to which belongs where
+an engine's weights lie in memory. On a processor SGLang needs stand-ins for its kernels:
+``PYTHONPATH=tests/sglang/shim`` and ``SGLANG_USE_CPU_ENGINE=1``.
 """
 
 import argparse
@@ -70,8 +70,8 @@ def main():
     parser.add_argument("--hidden", type=int, default=768)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--tokens", type=int, default=33, help="tokens of a round")
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--tokens", type=int, default=17, help="tokens of a round")
+    parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--engine", type=json.loads, default=CPU, help="sglang.Engine's, as JSON")
     parser.add_argument("--csv", type=Path, help="where to write every round")
     options = parser.parse_args()
@@ -81,8 +81,9 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         checkpoint(folder, options.hidden, options.layers)
         stock = engine(folder, False, options.engine)
+        again = engine(folder, False, options.engine)
         hosting = engine(folder, True, options.engine)
-        engines = {"stock": stock, "stock again": stock, "unused": hosting, "latent": hosting}
+        engines = {"stock": stock, "stock again": again, "unused": hosting, "latent": hosting}
         wanted = run(stock, 3, 12, None)[1]
         for name, methods in (("unused", None), ("latent", same)):
             assert run(engines[name], 3, 12, methods)[1] == wanted, f"{name}: other tokens"
@@ -95,8 +96,8 @@ def main():
                     # The first round warms caches.
                     if turn > 0:
                         rows.append((batch, turn, name, seconds))
-        stock.shutdown()
-        hosting.shutdown()
+        for one in (stock, again, hosting):
+            one.shutdown()
     report(rows, options.batch)
     if options.csv:
         with options.csv.open("w", newline="") as out:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tokenlens.core.request import Request
 from tokenlens.core.slots import SlotTable
-from tokenlens.methods.base import GENERATED, Field, Rows
+from tokenlens.methods.base import GENERATED, Field
 
 
 class State(NamedTuple):
@@ -70,22 +70,23 @@ class Past:
             },
         )
 
-    def record(self, slots: Tensor, rows: Rows, table: SlotTable, live: Collection[Field]) -> None:
+    def record(self, slots: Tensor, table: SlotTable, live: Collection[Field]) -> None:
         """Remember the slots' states before a token is committed.
+
+        They are the table's: rows that were filed between step and commit already hold what the
+        step intends, which a step that is made again would do twice.
 
         Parameters
         ----------
         slots
             ``[num_rows]``.
-        rows
-            The slots' own; of rows that are not kept, anything.
         live
             The wide fields that a live request may change.
         """
-        number = rows.ints.select(1, self._generated)
-        place = slots * self.steps + torch.remainder(number, self.steps)
-        self.state.ints.index_copy_(0, place, rows.ints)
-        self.state.floats.index_copy_(0, place, rows.floats)
+        ints = table.ints.index_select(0, slots)
+        place = slots * self.steps + torch.remainder(ints[:, self._generated], self.steps)
+        self.state.ints.index_copy_(0, place, ints)
+        self.state.floats.index_copy_(0, place, table.floats.index_select(0, slots))
         for column in live:
             values = table.wide[column].index_select(0, slots)
             self.state.wide[column].index_copy_(0, place, values)

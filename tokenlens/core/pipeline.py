@@ -441,7 +441,7 @@ class Core:
         advance = going if advance is None else advance & going
         slots = torch.where(advance, slots, self.table.scratch_slot)
         if self._past is not None:
-            self._past.record(slots, rows, self.table, self._changing)
+            self._past.record(slots, self.table, self._changing)
         before, position = rows[PHASE], rows[POSITION]
         rows.add(THINKING_TOKENS, rows.thinking)
         as_recorded = sampled == intent.recorded

@@ -20,24 +20,23 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 from transformers import AutoModelForCausalLM, Qwen3Config, StoppingCriteria, StoppingCriteriaList
 
-from tokenlens import DecodingSpec
+# The figures of the vLLM sibling are printed the same way.
+from vllm_decode import report
+
 from tokenlens.hf import generate_kwargs
-from tokenlens.spec import GumbelNoise, PhaseConfig, SoftThinking
+from tokenlens.spec import DecodingSpec, GumbelNoise, PhaseConfig, SoftThinking
 
 PROMPT_TOKENS = 16
-QUANTILES = (0.2, 0.5, 0.8)
 
 
 class Turns(StoppingCriteria):
     """Stops a ``generate()`` call behind each step until it is its turn, and times its turns."""
 
     def __init__(self):
-        self.milliseconds = []
+        self.seconds = []
         self._mine, self._over = threading.Semaphore(0), threading.Semaphore(0)
         self._ended = False
 
@@ -58,7 +57,7 @@ class Turns(StoppingCriteria):
             self._over.release()
 
     def __call__(self, input_ids, scores, **kwargs):
-        self.milliseconds.append((time.perf_counter() - self._start) * 1000)
+        self.seconds.append(time.perf_counter() - self._start)
         self._over.release()
         self._wait()
         return torch.zeros(len(input_ids), dtype=torch.bool)
@@ -118,7 +117,7 @@ def run(model, ids, steps, what, criterion=None):
 
 
 def by_turns(ways, ids, steps, advance):
-    """Milliseconds of each way's steps, turn by turn."""
+    """Seconds of each way's steps, turn by turn."""
     turns = {way: Turns() for way in ways}
     order = list(ways)
     with ThreadPoolExecutor(len(ways)) as pool:
@@ -138,13 +137,8 @@ def by_turns(ways, ids, steps, advance):
         for call in calls:
             call.result()
     # The first step is the prompt's; in the second, memory is fresh.
-    measured = {way: torch.tensor(turns[way].milliseconds[2:]) for way in ways}
-    return [dict(zip(measured, taken, strict=True)) for taken in zip(*measured.values())]
-
-
-def quantiles(values):
-    """The three quantiles as numbers."""
-    return [float(torch.quantile(torch.stack(values), q)) for q in QUANTILES]
+    measured = [turns[way].seconds[2:] for way in ways]
+    return [dict(zip(ways, taken, strict=True)) for taken in zip(*measured, strict=True)]
 
 
 def main():
@@ -159,7 +153,6 @@ def main():
     parser.add_argument("--csv", type=Path, help="write every step here too")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    console = Console()
     model = build(arguments)
     specs = {
         "stock": None,
@@ -171,12 +164,7 @@ def main():
     }
     ways = {way: (another(model), what) for way, what in specs.items()}
     rows = []
-    table = Table(
-        "batch", "way", "ms/step: q20 / q50 / q80", "overhead: q20 / q50 / q80",
-        title=f"hidden {arguments.hidden}, {arguments.layers} layers, vocabulary {arguments.vocab},"
-        f" threads: {arguments.threads}",
-    )  # fmt: skip
-    with Progress(console=console, transient=True) as progress:
+    with Progress(transient=True) as progress:
         for batch in arguments.batches:
             ids = torch.randint(3, arguments.vocab, (batch, PROMPT_TOKENS))
             top1 = run(model, ids, 8, spec(top_k=1))
@@ -187,19 +175,14 @@ def main():
             taken = []
             for _ in range(arguments.rounds):
                 taken += by_turns(ways, ids, arguments.steps, partial(progress.advance, task))
-            for way in ways:
-                times = [turn[way] for turn in taken]
-                over = [turn[way] / turn["stock"] - 1 for turn in taken]
-                rows += [(batch, turn, way, f"{time:.3f}") for turn, time in enumerate(times)]
-                took = " / ".join(f"{value:.1f}" for value in quantiles(times))
-                more = " / ".join(f"{value:+.1%}" for value in quantiles(over))
-                table.add_row(str(batch), way, took, more if way != "stock" else "")
-    console.print(table)
+            for turn, steps in enumerate(taken):
+                rows += [(batch, turn, way, steps[way]) for way in ways]
+    report(rows, arguments.batches, ways)
     if arguments.csv:
         with arguments.csv.open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["batch", "turn", "way", "ms"])
-            writer.writerows(rows)
+            writer.writerow(["batch", "turn", "way", "seconds"])
+            writer.writerows((*row[:3], f"{row[3]:.6f}") for row in rows)
 
 
 if __name__ == "__main__":

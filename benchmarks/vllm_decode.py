@@ -169,17 +169,20 @@ def main():
             writer.writerows((*row[:3], f"{row[3]:.6f}") for row in rows)
 
 
-def report(rows, batches):
-    """One line for each batch and engine; differences are taken within a turn."""
+def report(rows, batches, arms=ARMS):
+    """One line for each batch and engine; differences are taken within a turn.
+
+    ``rows``: batch, turn, one of the arms, seconds.
+    """
     quantiles = "q20 / q50 / q80"
     print(f"| batch | engine | ms per step: {quantiles} | tokens/s | against stock: {quantiles} |")
     print("|---|---|---|---|---|")
     for batch in batches:
         found = {
             name: {turn: value for b, turn, n, value in rows if (b, n) == (batch, name)}
-            for name in ARMS
+            for name in arms
         }
-        for name in ARMS:
+        for name in arms:
             times = [1000 * value for value in found[name].values()]
             changes = [
                 100 * (found[name][turn] / found["stock"][turn] - 1) for turn in found["stock"]

@@ -58,12 +58,10 @@ def against_share(rows: Iterable[Mapping[str, str]]) -> "Figure":
     for name, found in policies.items():
         shares, accuracies = zip(*sorted(found, key=itemgetter(0)), strict=True)
         is_control = name == "random" or name.endswith(" alone")
-        low = [max(0.0, y.mean - y.low) for y in accuracies]
-        high = [max(0.0, y.high - y.mean) for y in accuracies]
         axes.errorbar(
             shares,
             [y.mean for y in accuracies],
-            yerr=[low, high],
+            yerr=_bars(accuracies),
             marker={"large alone": "^", "small alone": "v"}.get(name, "o"),
             color=CONTROL if is_control else None,
             elinewidth=0.7,
@@ -86,8 +84,8 @@ def accuracy_plot(
         axes.errorbar(
             x.mean,
             y.mean,
-            xerr=[[max(0.0, x.mean - x.low)], [max(0.0, x.high - x.mean)]],
-            yerr=[[max(0.0, y.mean - y.low)], [max(0.0, y.high - y.mean)]],
+            xerr=_bars([x]),
+            yerr=_bars([y]),
             fmt="o",
             mfc="none" if point.is_control else colour,
             color=colour,
@@ -104,6 +102,14 @@ def accuracy_plot(
     axes.set(xlabel=label, ylabel="accuracy, 95 % interval", ylim=(-0.02, 1.02), xlim=limits)
     drawing.legend(loc="outside right upper", fontsize="x-small")
     return drawing
+
+
+def _bars(estimates: Sequence[Estimate]) -> list[list[float]]:
+    """Lengths of the error bars beneath and above the means."""
+    return [
+        [max(0.0, one.mean - one.low) for one in estimates],
+        [max(0.0, one.high - one.mean) for one in estimates],
+    ]
 
 
 def exactly(value: float) -> Estimate:

@@ -38,7 +38,7 @@ def on_processor(tensor: Tensor) -> bool:
     So it is for the plain tensors of a processor while nothing traces.
     """
     return (
-        tensor.device.type == "cpu"
+        tensor.is_cpu
         and type(tensor) in (Tensor, torch.nn.Parameter)
         and not torch.compiler.is_compiling()
     )

@@ -117,12 +117,18 @@ class CommitTokens(StoppingCriteria):
 
     def __init__(self, runs: Runs) -> None:
         self._runs = runs
+        # What it answers, kept from step to step
+        self._none = torch.zeros(0, dtype=torch.bool)
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         run = self._runs.current()
         if run is not None:
             run.commit(input_ids, stopped_rows())
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        none = self._none
+        if len(none) != len(input_ids) or none.device != input_ids.device:
+            none = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+            self._none = none
+        return none
 
     def __repr__(self) -> str:
         # Continuous batching refuses stopping criteria and prints them: all that it says is this.

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+# Where the entries of a single row begin
+_FIRST = torch.zeros(1, dtype=torch.int64)
 
 
 def concept_mixture(
@@ -20,6 +22,11 @@ def concept_mixture(
     out_dtype: torch.dtype,
 ) -> Tensor:
     """The op, see `tokenlens_kernels.concept_mixture`."""
+    if len(ids) == 1 and not shard_start and table.dtype == torch.float32:
+        length = _leading(table, ids, weights)
+        if length > 1:
+            mixture = _sum(table, ids[0, :length], _FIRST, weights[0, :length])
+            return mixture if scale == 1.0 else mixture * scale
     # A step costs what its small calls cost, and on arrays this small numpy's are the cheaper ones.
     places, shares = ids.numpy(), weights.numpy()
     local = places - shard_start if shard_start else places
@@ -35,13 +42,7 @@ def concept_mixture(
         # few, so they are widened instead.
         table = table.index_select(0, live_ids).to(torch.float32)
         live_ids = torch.arange(live_ids.shape[0])
-    mixture = F.embedding_bag(
-        live_ids,
-        table,
-        starts,
-        mode="sum",
-        per_sample_weights=live_weights,
-    )
+    mixture = _sum(table, live_ids, starts, live_weights)
     if 1 in counts.tolist():
         # A sum begins with 0, which takes the sign off a -0.0: a lookup does not.
         rows = torch.from_numpy(np.flatnonzero(counts == 1))
@@ -51,3 +52,20 @@ def concept_mixture(
     if scale != 1.0:
         mixture = mixture * scale
     return mixture if mixture.dtype == out_dtype else mixture.to(out_dtype)
+
+
+def _leading(table: Tensor, ids: Tensor, weights: Tensor) -> int:
+    """How many live entries a single row begins with; 0 if others follow, or lie elsewhere."""
+    # Of a single row, numbers of Python's own are the cheapest to look at.
+    shares = weights.tolist()[0]
+    length: int = shares.index(0.0) if 0.0 in shares else len(shares)
+    if any(shares[length:]) or max(ids.tolist()[0]) >= len(table):
+        return 0
+    return length
+
+
+def _sum(table: Tensor, ids: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of the table's rows, one for each start."""
+    # What `torch.nn.functional.embedding_bag` calls with mode="sum".
+    mixture, *_ = torch.embedding_bag(table, ids, starts, False, 0, False, weights)
+    return mixture

@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-hf4 test-vllm test-routing test-sglang check format bench tiny-reasoner install clean
+.PHONY: help demo test test-main test-hf4 test-vllm test-routing test-sglang check format bench tiny-reasoner install clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -63,7 +63,10 @@ install: $(VENV)/.ready ## make .venv with everything pinned, CPU only
 demo: $(VENV)/.ready ## two problems solved on the tiny reasoner, discrete and with concept tokens
 	@$(VENV)/bin/tokenlens demo
 
-test: $(VENV)/.ready test-hf4 test-vllm test-routing test-sglang ## every test that runs on this machine's processor
+# The parts are independent of each other: with `make -j2 test` two of them run at a time.
+test: test-hf4 test-vllm test-routing test-sglang test-main ## every test that runs on this machine's processor
+
+test-main: $(VENV)/.ready ## everything that needs no environment of its own
 	$(PY) -m pytest tests --ignore=tests/vllm --ignore=tests/sglang --ignore=tests/conformance --ignore=tests/routing/test_routing_vllm.py
 
 test-hf4: $(VENV_HF4)/.ready ## the Hugging Face tests on the oldest supported transformers

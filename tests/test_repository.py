@@ -1,5 +1,6 @@
 """Promises about the repository itself."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -14,6 +15,36 @@ PACKAGES = [ROOT / "tokenlens", ROOT / "kernels" / "tokenlens_kernels"]
 SOURCES = [path for package in PACKAGES for path in package.rglob("*.py")]
 UNSAFE = re.compile(r"\b(pickle|dill|cloudpickle)\b|torch\.load\(|(?<![.\w])(eval|exec)\(")
 PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")})
+
+
+ENGINES = {"hf", "vllm", "sglang"}
+CLOSED = {
+    "spec": {"methods", "core", "trace", "serving", "routing", "evaluation", "cli", *ENGINES},
+    "methods": {"core", "trace", "serving", "routing", "evaluation", "cli", *ENGINES},
+    "core": {"serving", "routing", "evaluation", "cli", *ENGINES},
+    "trace": {"methods", "core", "serving", "routing", "evaluation", "cli", *ENGINES},
+    "serving": {"routing", "evaluation", "cli", *ENGINES},
+    "hf": {"serving", "evaluation", "cli", "vllm", "sglang"},
+    "vllm": {"routing", "evaluation", "cli", "hf", "sglang"},
+    "sglang": {"routing", "evaluation", "cli", "hf", "vllm"},
+    "routing": {"serving", "evaluation", "cli", *ENGINES},
+}
+"""Rooms, and the rooms that they must not know (docs/architecture.md)."""
+
+
+def rooms_of(text):
+    """Our rooms that a file imports, wherever in it."""
+    names = [
+        alias
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for alias in (
+            [f"{node.module}.{one.name}" for one in node.names]
+            if isinstance(node, ast.ImportFrom)
+            else [one.name for one in node.names]
+        )
+    ]
+    return {name.split(".")[1] for name in names if name.startswith("tokenlens.")}
 
 
 def unsafe_lines(text):
@@ -33,6 +64,17 @@ def test_the_search_for_unsafe_calls_finds_them():
         "import pickle",
         "eval('1')",
     ]
+
+
+@pytest.mark.parametrize("room", CLOSED)
+def test_a_room_knows_only_the_rooms_below_it(room):
+    for path in (ROOT / "tokenlens" / room).rglob("*.py"):
+        assert not rooms_of(path.read_text()) & CLOSED[room], path
+
+
+def test_imports_are_found_in_functions_too():
+    code = "from tokenlens import core\ndef f():\n    from tokenlens.vllm import trace\n"
+    assert rooms_of(code + "    import torch, tokenlens.hf.run\n") == {"vllm", "hf", "core"}
 
 
 def test_kernels_does_not_shadow_a_package():

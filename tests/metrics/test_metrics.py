@@ -111,13 +111,17 @@ def test_a_process_has_one_collector():
 def test_an_engine_s_front_end_reports_to_it():
     code = textwrap.dedent("""
         from prometheus_client import REGISTRY
-        from tokenlens.vllm import metrics
-        metrics.count("refusals", engine="sglang")
-        metrics.observe([5, 4, 3, 2, 1, 0, 0], [7, 8], 6, engine="sglang")
+        from tokenlens.serving import metrics
+        from tokenlens.serving.traces import Recorder
+        from tokenlens.spec import DecodingSpec
+        metrics.count_refusal("sglang")
+        recorder = Recorder(DecodingSpec(methods=()), "sglang")
+        for tokens, latent in ((1, 1), (2, 1), (3, 2), (4, 2), (5, 3)):
+            metrics.observe(recorder, [[tokens, tokens, latent, 2, 1, 0, 0, 1], [7, 8]])
         names = ("refusals_total", "tokens_total", "latent_total", "discrete_total",
                  "switches_total", "forced_total", "invalid_total", "cold_stops_total",
                  "slots_in_use", "history_pages_in_use")
         print([REGISTRY.get_sample_value(f"tokenlens_{name}") for name in names])
     """)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str([1.0, 5.0, 3.0, 2.0, 6.0, 2.0, 1.0, 0.0, 7.0, 8.0])
+    assert done.stdout.strip() == str([1.0, 5.0, 3.0, 2.0, 4.0, 2.0, 1.0, 0.0, 7.0, 8.0])

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -12,19 +11,13 @@ import time
 from pathlib import Path
 
 import httpx
+from ports import free_port
 
 from tokenlens.assets import path_of
 
 ROOT = Path(__file__).parents[2]
 VLLM_PYTHON = Path(os.environ.get("TOKENLENS_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))
 START_SECONDS = 600
-
-
-def free_port():
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Process:

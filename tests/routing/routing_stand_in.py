@@ -12,7 +12,7 @@ import time
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
-from routing_servers import free_port
+from ports import free_port
 from routing_support import model, vocabulary
 
 from tokenlens.routing import Ask, Sampling

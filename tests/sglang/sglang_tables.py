@@ -5,8 +5,8 @@ import torch
 from sglang.srt.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from torch import nn
 
+from tokenlens.serving.embedding import EmbeddingError
 from tokenlens.sglang.embedding import find_input_embedding
-from tokenlens.vllm.embedding import EmbeddingError
 
 
 def table():

@@ -7,11 +7,12 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from tokenlens.serving.arguments import spec_of
+from tokenlens.serving.refusals import UnsupportedError
+from tokenlens.serving.traces import Recorder
 from tokenlens.sglang import Settings, custom_params, hooks, refusals, switch, trace, versions
-from tokenlens.sglang.arguments import spec_of
-from tokenlens.sglang.refusals import UnsupportedError, check_engine, check_request
+from tokenlens.sglang.refusals import check_engine, check_request
 from tokenlens.spec import DecodingSpec, SpecError, parse_spec, preset
-from tokenlens.vllm.traces import Recorder
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from ports import free_port
 from sglang_support import environment, needs_sglang
 
 pytestmark = [needs_sglang, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -27,9 +27,7 @@ SOFT = {"tokenlens": "tiny-soft"}
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """The base address of a running server; its owner has set bounds."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = tmp_path_factory.mktemp("server") / "log"
     # The example's own command: with the flag, and 32 entries at most.
     command = [

@@ -10,11 +10,11 @@ import conformance_table as table
 import pytest
 
 from tokenlens.capabilities import TESTED
+from tokenlens.serving.arguments import asks, spec_of
+from tokenlens.serving.traces import Recorder
 from tokenlens.spec import METHOD_CONFIGS, DecodingSpec, SpecError, parse_spec, preset
 from tokenlens.vllm import Settings, extra_args, trace, versions
-from tokenlens.vllm.arguments import asks, spec_of
 from tokenlens.vllm.refusals import asked_for, check_engine, check_request, names_tokenlens
-from tokenlens.vllm.traces import Recorder
 
 ROOT = Path(__file__).parents[2]
 
@@ -232,7 +232,7 @@ def test_our_class_is_recognised_without_being_imported():
 
 def test_a_recorder_keeps_the_newest_totals_and_bounds_its_steps():
     spec = parse_spec({"trace": {"level": "full", "max_steps": 2, "max_entries": 1}})
-    recorder = Recorder(spec)
+    recorder = Recorder(spec, "vllm")
     step = [4, 1, 9, True, True, True, 0.5, 0.75, [0.75, 0.25], [9, 8], 0.0, []]
     step.append([{"tip": -3.0}, "to_latent"])
     assert recorder.add([[1, 1, 1, 1, 0, 0, 0, 1], [1, 1], step]) == [1, 1, 1, 1, 0, 0, 0]
@@ -250,7 +250,7 @@ def test_a_recorder_keeps_the_newest_totals_and_bounds_its_steps():
     output = SimpleNamespace(outputs=[SimpleNamespace(tokenlens=found)])
     assert trace(output) is found is trace(output.outputs[0])
     assert trace(SimpleNamespace(outputs=[])) is None
-    assert Recorder(parse_spec({"trace": {"level": "off"}})).trace() is None
+    assert Recorder(parse_spec({"trace": {"level": "off"}}), "vllm").trace() is None
 
 
 def test_importing_is_light():

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from tokenlens.core import Core, bind
+from tokenlens.serving.batch import REWIND_STEPS, Batch
+from tokenlens.serving.embedding import Calls
+from tokenlens.serving.store import PAGE, ConceptStore, entry_bytes
 from tokenlens.spec import parse_spec
-from tokenlens.vllm.batch import REWIND_STEPS, Batch
-from tokenlens.vllm.embedding import Calls
-from tokenlens.vllm.store import PAGE, ConceptStore, entry_bytes
 
 VOCAB = 40
 SPEC = {

@@ -6,7 +6,6 @@ It is the server of ``examples/vllm_serve.sh``, and the example's client asks it
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from ports import free_port
 from vllm_support import environment, needs_vllm
 
 pytestmark = [needs_vllm, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -37,9 +37,7 @@ def surroundings():
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """The base address of a running server; its owner has set bounds."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = tmp_path_factory.mktemp("server") / "log"
     command = [
         *("sh", str(ROOT / "examples" / "vllm_serve.sh"), str(MODEL)),

@@ -1,19 +1,17 @@
 """The embedding alone, on two ranks: mixtures of a sharded table, and tables that are refused."""
 
-import socket
 import subprocess
 import sys
 
 import pytest
+from ports import free_port
 from vllm_support import HERE, environment, needs_vllm
 
 pytestmark = [needs_vllm, pytest.mark.slow]
 
 
 def test_a_sharded_table_gives_the_same_mixtures():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     ranks = [
         subprocess.Popen(
             [sys.executable, str(HERE / "vllm_two_ranks.py"), str(rank), port],

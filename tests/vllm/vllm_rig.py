@@ -34,8 +34,8 @@ class Rig:
         from vllm.platforms.cpu import CpuPlatform
         from vllm.v1.core.sched.scheduler import Scheduler
 
+        from tokenlens.serving.batch import Batch
         from tokenlens.vllm import engine, versions
-        from tokenlens.vllm.batch import Batch
 
         check = CpuPlatform.check_and_update_config.__func__
 

@@ -35,8 +35,8 @@ def main(rank, port):
     from vllm.distributed import init_distributed_environment, initialize_model_parallel
     from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 
+    from tokenlens.serving.store import PAGE, ConceptStore, entry_bytes
     from tokenlens.vllm.embedding import EmbeddingError, InputEmbedding
-    from tokenlens.vllm.store import PAGE, ConceptStore, entry_bytes
 
     with set_current_vllm_config(VllmConfig()):
         init_distributed_environment(2, rank, f"tcp://127.0.0.1:{port}", rank, "gloo")

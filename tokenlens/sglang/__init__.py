@@ -4,9 +4,9 @@ Offline, ``tokenlens.sglang.engine(model_path=…)`` makes an ordinary ``sglang.
 brings its spec in ``custom_params``. Importing this package imports neither SGLang nor torch.
 """
 
+from tokenlens.serving.settings import Settings
 from tokenlens.sglang.arguments import custom_params
 from tokenlens.sglang.engine import engine
 from tokenlens.sglang.traces import trace
-from tokenlens.vllm.settings import Settings
 
 __all__ = ["Settings", "custom_params", "engine", "trace"]

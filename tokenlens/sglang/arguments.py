@@ -5,16 +5,14 @@ SGLang carries ``custom_params`` (any JSON object) from each of its front doors 
     {"tokenlens": "qwen3-soft"}                                    a preset
     {"tokenlens": {"methods": [{"method": "soft_thinking"}]}}      a spec
 
-The flat fields that :mod:`tokenlens.vllm.arguments` describes work as well.
+The flat fields that :mod:`tokenlens.serving.arguments` describes work as well.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+from tokenlens.serving.arguments import KEY
 from tokenlens.spec import DecodingSpec, parse_spec
-from tokenlens.vllm.arguments import KEY, SAMPLE_KEY, asks, spec_of
-
-__all__ = ["KEY", "SAMPLE_KEY", "asks", "custom_params", "spec_of"]
 
 
 def custom_params(spec: DecodingSpec | Mapping[str, Any] | str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What ``tokenlens doctor`` says about SGLang. Imports no SGLang: it reads what is installed."""
 
+from tokenlens.serving.refusals import UnsupportedError
 from tokenlens.sglang import switch, versions
-from tokenlens.sglang.refusals import UnsupportedError
 
 
 def facts() -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tokenlens.vllm.settings import Settings
+from tokenlens.serving.settings import Settings
 
 
 def engine(tokenlens: Settings | Mapping[str, Any] | None = None, **kwargs: Any) -> Any:

@@ -4,13 +4,14 @@ import copy
 import multiprocessing
 from typing import Any
 
+from tokenlens.serving import metrics
+from tokenlens.serving.arguments import KEY, SAMPLE_KEY, asks, spec_of
+from tokenlens.serving.settings import Settings
 from tokenlens.sglang import refusals, switch
-from tokenlens.sglang.arguments import KEY, SAMPLE_KEY, asks, spec_of
 from tokenlens.sglang.binding import Binder
 from tokenlens.sglang.hooks import ADMISSION, HANDSHAKE, Around
+from tokenlens.sglang.traces import ENGINE
 from tokenlens.spec import SpecError
-from tokenlens.vllm import metrics
-from tokenlens.vllm.settings import Settings
 
 SAMPLES = "_tokenlens_samples"
 
@@ -37,7 +38,7 @@ class Admission:
         try:
             self._check(request, params)
         except SpecError as error:
-            metrics.count("refusals", engine="sglang")
+            metrics.count_refusal(ENGINE)
             raise ValueError(str(error)) from None
 
     def _check(self, request: Any, params: Any) -> None:

@@ -11,7 +11,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from tokenlens.vllm.hooks import MARK, after_import
+from tokenlens.serving.hooks import MARK, after_import
 
 Around = Callable[..., Any]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from tokenlens.sglang.arguments import KEY
-from tokenlens.vllm.report import StepReport
+from tokenlens.serving.arguments import KEY
+from tokenlens.serving.report import StepReport
 
 GUARD = "skip_radix_cache_insert"
 """SGLang's own attribute of requests whose KV must not be found under their token ids."""

@@ -9,10 +9,11 @@ it and go on.
 import argparse
 from typing import Any
 
+from tokenlens.serving.arguments import asks
+from tokenlens.serving.refusals import UnsupportedError
 from tokenlens.sglang import switch
-from tokenlens.sglang.arguments import asks
 from tokenlens.sglang.hooks import ADMISSION, Around, check, install
-from tokenlens.sglang.refusals import UnsupportedError, check_engine
+from tokenlens.sglang.refusals import check_engine
 from tokenlens.spec import SpecError
 
 OPTIONS = {

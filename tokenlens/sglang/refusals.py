@@ -3,12 +3,10 @@
 import os
 from typing import Any
 
+from tokenlens.serving.refusals import UnsupportedError, allows_latent
+from tokenlens.serving.settings import Settings
 from tokenlens.sglang import versions
 from tokenlens.spec import DecodingSpec, SpecError, refuse_needs
-from tokenlens.vllm.refusals import UnsupportedError, allows_latent, is_latent
-from tokenlens.vllm.settings import Settings
-
-__all__ = ["UnsupportedError", "allows_latent", "check_engine", "check_request", "is_latent"]
 
 GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")
 

@@ -6,12 +6,13 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-from tokenlens.sglang.arguments import KEY, asks, spec_of
+from tokenlens.serving import metrics
+from tokenlens.serving.arguments import KEY, asks, spec_of
+from tokenlens.serving.streams import with_traces
+from tokenlens.serving.traces import Recorder
 from tokenlens.sglang.frontend import admission_of
 from tokenlens.sglang.hooks import Around
 from tokenlens.sglang.traces import ENGINE
-from tokenlens.vllm import metrics
-from tokenlens.vllm.traces import Recorder
 
 RECORDER = "_tokenlens"
 
@@ -38,9 +39,7 @@ def _update_request_meta_info(
         recorder = Recorder(spec, ENGINE)
         setattr(state, RECORDER, recorder)
     for report in reports:
-        before = recorder.switches
-        grown = recorder.add(report)
-        metrics.observe(grown, report[1], recorder.switches - before, engine="sglang")
+        metrics.observe(recorder, report)
     if recorder is not None and finish_reason is not None:
         found = recorder.trace()
         if found is not None:
@@ -79,7 +78,7 @@ async def _stream(
         self.tokenizer_manager = _Listener(manager, traces)
     async with contextlib.aclosing(original(self, adapted, request, raw_request)) as chunks:
         async for chunk in chunks:
-            yield _with_traces(chunk, traces) if traces else chunk
+            yield with_traces(chunk, traces, _put) if traces else chunk
 
 
 class _Listener:
@@ -99,19 +98,8 @@ class _Listener:
                 yield output
 
 
-def _with_traces(chunk: str, traces: dict[int, Any]) -> str:
-    head, _, body = chunk.partition("data: ")
-    if head or not body.startswith("{"):
-        return chunk
-    content = json.loads(body)
-    ended = [
-        choice
-        for choice in content.get("choices", ())
-        if choice.get("finish_reason") and choice["index"] in traces
-    ]
-    for choice in ended:
-        choice["meta_info"] = {KEY: traces.pop(choice["index"])}
-    return f"data: {json.dumps(content)}\n\n" if ended else chunk
+def _put(content: dict[str, Any], choice: dict[str, Any], trace: Any) -> None:
+    choice["meta_info"] = {KEY: trace}
 
 
 TARGETS: dict[str, dict[str, Around]] = {

@@ -15,15 +15,16 @@ from torch import Tensor
 
 from tokenlens.core import Core
 from tokenlens.methods.base import FORCED_LOGIT
+from tokenlens.serving.batch import REWIND_STEPS, Batch, Ints
+from tokenlens.serving.refusals import allows_latent, is_latent
+from tokenlens.serving.report import StepReport
+from tokenlens.serving.settings import Settings
+from tokenlens.serving.store import ConceptStore
 from tokenlens.sglang import refusals
 from tokenlens.sglang.binding import Binder
 from tokenlens.sglang.embedding import InputEmbedding
 from tokenlens.sglang.output import StepOutput
 from tokenlens.spec import SpecError
-from tokenlens.vllm.batch import REWIND_STEPS, Batch, Ints
-from tokenlens.vllm.report import StepReport
-from tokenlens.vllm.settings import Settings
-from tokenlens.vllm.store import ConceptStore
 
 logger = logging.getLogger("sglang.tokenlens")
 
@@ -71,7 +72,7 @@ class Room:
             device=device,
             rewind_steps=REWIND_STEPS,
         )
-        latent = refusals.allows_latent(settings)
+        latent = allows_latent(settings)
         store = ConceptStore(
             slots,
             settings.width(self.bind.vocab_size),
@@ -148,7 +149,7 @@ class Room:
             return
         prompt = list(req.origin_input_ids)
         self.batch.admit(req.rid, request, prompt, len(prompt))
-        setattr(req, LATENT, refusals.is_latent(request.spec))
+        setattr(req, LATENT, is_latent(request.spec))
         self._known[req.rid] = Known(weakref.ref(req), req.retraction_count)
 
     def decide(self, logits: Tensor, sampling: Any) -> Tensor:

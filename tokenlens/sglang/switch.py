@@ -9,8 +9,8 @@ import os
 from importlib.metadata import entry_points
 from typing import Any
 
-from tokenlens.sglang.refusals import UnsupportedError
-from tokenlens.vllm.settings import SETTINGS_KEY, Settings
+from tokenlens.serving.refusals import UnsupportedError
+from tokenlens.serving.settings import SETTINGS_KEY, Settings
 
 VARIABLE = "TOKENLENS_SGLANG"
 GROUP, PLUGIN = "sglang.srt.plugins", "tokenlens"

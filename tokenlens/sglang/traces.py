@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tokenlens.sglang.arguments import KEY
+from tokenlens.serving.arguments import KEY
 from tokenlens.trace import Trace
 
 ENGINE = "sglang"

@@ -5,8 +5,8 @@ Importing this package imports neither vLLM nor torch: the class is made when so
 
 from typing import TYPE_CHECKING, Any
 
+from tokenlens.serving.settings import Settings
 from tokenlens.vllm.arguments import extra_args
-from tokenlens.vllm.settings import Settings
 from tokenlens.vllm.traces import trace
 
 if TYPE_CHECKING:

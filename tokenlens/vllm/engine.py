@@ -5,11 +5,10 @@ import uuid
 from types import ModuleType
 from typing import Any
 
-from tokenlens.vllm.arguments import spec_of
-from tokenlens.vllm.hooks import wrap
-from tokenlens.vllm.refusals import is_latent
-from tokenlens.vllm.report import ATTRIBUTE, FAILED
-from tokenlens.vllm.traces import FIELD
+from tokenlens.serving.arguments import spec_of
+from tokenlens.serving.hooks import wrap
+from tokenlens.serving.refusals import is_latent
+from tokenlens.vllm.traces import ATTRIBUTE, FAILED, FIELD
 
 SALT = "_tokenlens_salt"
 HASHER = "generate_block_hash_extra_keys"

@@ -4,14 +4,15 @@ from copy import copy
 from types import ModuleType
 from typing import Any
 
+from tokenlens.serving import metrics
+from tokenlens.serving.arguments import SAMPLE_KEY, asks, spec_of
+from tokenlens.serving.hooks import wrap
+from tokenlens.serving.settings import Settings
+from tokenlens.serving.traces import Recorder
 from tokenlens.spec import SpecError
-from tokenlens.vllm import metrics
-from tokenlens.vllm.arguments import SAMPLE_KEY, asks, spec_of
 from tokenlens.vllm.binding import Binder
-from tokenlens.vllm.hooks import wrap
 from tokenlens.vllm.refusals import asked_for, check_request
-from tokenlens.vllm.settings import Settings
-from tokenlens.vllm.traces import FIELD, Recorder
+from tokenlens.vllm.traces import ENGINE, FIELD
 
 ADMISSION = "_tokenlens"
 RECORDER = "_tokenlens"
@@ -64,11 +65,11 @@ def process_inputs(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
                 raise SpecError.of(SAMPLE_KEY, params.extra_args[SAMPLE_KEY], "nothing: it is ours")
             admission.check(request)
     except SpecError as error:
-        metrics.count("refusals")
+        metrics.count_refusal(ENGINE)
         raise VLLMValidationError(str(error), parameter="vllm_xargs") from None
     except Exception:
         if _mentions(args, kwargs):
-            metrics.count("refusals")
+            metrics.count_refusal(ENGINE)
         raise
     return request
 
@@ -82,7 +83,7 @@ def to_beam_search_params(original: Any, self: Any, *args: Any, **kwargs: Any) -
     if asks(getattr(self, "vllm_xargs", None)):
         from vllm.exceptions import VLLMValidationError
 
-        metrics.count("refusals")
+        metrics.count_refusal(ENGINE)
         raise VLLMValidationError(
             "use_beam_search: got True; allowed: false beside a spec for tokenlens, because beam"
             " search would feed a mixture to another beam. Use n with a temperature instead",
@@ -117,7 +118,7 @@ def install_outputs(module: ModuleType) -> None:
         if params is not None and asks(params.extra_args):
             spec = spec_of(params.extra_args)
             assert spec is not None
-            setattr(made, RECORDER, Recorder(spec))
+            setattr(made, RECORDER, Recorder(spec, ENGINE))
         return made
 
     state.from_new_request = classmethod(from_new_request)
@@ -134,9 +135,7 @@ def _process_outputs(original: Any, self: Any, outputs: Any, *args: Any, **kwarg
         state = self.request_states.get(one.request_id)
         recorder = None if state is None else vars(state).get(RECORDER)
         if recorder is not None:
-            before = recorder.switches
-            grown = recorder.add(report)
-            metrics.observe(grown, report[1], recorder.switches - before)
+            metrics.observe(recorder, report)
     return original(self, outputs, *args, **kwargs)
 
 

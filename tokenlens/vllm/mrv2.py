@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenlens.vllm.hooks import wrap
+from tokenlens.serving.hooks import wrap
 from tokenlens.vllm.mrv1 import ROOM, room_of
 from tokenlens.vllm.refusals import asked_for
 from tokenlens.vllm.room import Room

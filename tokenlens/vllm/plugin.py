@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from tokenlens import __version__
-from tokenlens.vllm.hooks import after_import, wrap
+from tokenlens.serving.hooks import after_import, wrap
 from tokenlens.vllm.refusals import MARK, asked_for, check_engine
 
 _INSTALLED = False

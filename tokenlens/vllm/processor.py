@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from vllm.v1.sample.logits_processor.interface import LogitsProcessor as LogitsProcessorV1
 
+from tokenlens.serving.arguments import spec_of
+from tokenlens.serving.refusals import UnsupportedError
 from tokenlens.spec import SpecError
-from tokenlens.vllm.arguments import spec_of
 from tokenlens.vllm.plugin import install
-from tokenlens.vllm.refusals import MARK, UnsupportedError, check_engine, marked
+from tokenlens.vllm.refusals import MARK, check_engine, marked
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,24 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tokenlens.serving.refusals import UnsupportedError, allows_latent, is_latent
+from tokenlens.serving.settings import Settings
 from tokenlens.spec import DecodingSpec, SpecError, refuse_needs
-from tokenlens.spec.registry import LATENT_METHODS
 from tokenlens.vllm import versions
-from tokenlens.vllm.settings import Settings
-
-
-class UnsupportedError(ValueError):
-    """A setting of the engine that cannot host specs. Says why and what to do."""
-
-
-def allows_latent(settings: Settings) -> bool:
-    """Whether any request may be fed mixtures."""
-    return settings.allow is None or bool(LATENT_METHODS.intersection(settings.allow))
-
-
-def is_latent(spec: DecodingSpec) -> bool:
-    """Whether a request may be fed mixtures."""
-    return any(config.method in LATENT_METHODS for config in spec.methods)
 
 
 def check_engine(vllm_config: Any) -> Settings:

@@ -6,12 +6,14 @@ from typing import Any
 import torch
 
 from tokenlens.core import Core
-from tokenlens.vllm.batch import REWIND_STEPS, Batch
+from tokenlens.serving.batch import REWIND_STEPS, Batch
+from tokenlens.serving.refusals import allows_latent
+from tokenlens.serving.report import StepReport
+from tokenlens.serving.store import ConceptStore
 from tokenlens.vllm.binding import Binder
 from tokenlens.vllm.embedding import InputEmbedding
-from tokenlens.vllm.refusals import allows_latent, check_engine
-from tokenlens.vllm.report import ATTRIBUTE, FAILED, StepReport
-from tokenlens.vllm.store import ConceptStore
+from tokenlens.vllm.refusals import check_engine
+from tokenlens.vllm.traces import ATTRIBUTE, FAILED
 
 logger = logging.getLogger("vllm.tokenlens")
 

@@ -5,18 +5,16 @@ generator of chunks, and put into the text of the chunk that has the finish reas
 out: the same field as in a whole response, of that chunk's choice alone.
 """
 
-import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from tokenlens.vllm.arguments import asks
+from tokenlens.serving.arguments import asks
+from tokenlens.serving.streams import with_traces
 from tokenlens.vllm.traces import FIELD
 
 CHANNEL = "kv_transfer_params"
 """The field of whole responses in which vLLM hands on what an engine wants to say."""
-
-DATA = "data: "
 
 
 def stream_generator(original: Any, self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -51,16 +49,8 @@ async def _amend(
     # A client that leaves must end the inner generator at once, too: that is what aborts.
     async with aclosing(chunks):
         async for chunk in chunks:
-            yield with_traces(chunk, found) if found else chunk
+            yield with_traces(chunk, found, _put) if found else chunk
 
 
-def with_traces(chunk: str, found: dict[int, Any]) -> str:
-    """A chunk with the traces of the choices that it ends; those are taken out of ``found``."""
-    if not chunk.startswith(DATA + "{"):
-        return chunk
-    content = json.loads(chunk.removeprefix(DATA))
-    for choice in content.get("choices", ()):
-        if choice.get("finish_reason") is not None and choice["index"] in found:
-            trace = found.pop(choice["index"]).model_dump(mode="json")
-            content[CHANNEL] = {**(content.get(CHANNEL) or {}), FIELD: trace}
-    return f"{DATA}{json.dumps(content, ensure_ascii=False)}\n\n"
+def _put(content: dict[str, Any], choice: dict[str, Any], trace: Any) -> None:
+    content[CHANNEL] = {**(content.get(CHANNEL) or {}), FIELD: trace.model_dump(mode="json")}

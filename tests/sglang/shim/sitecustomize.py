@@ -8,7 +8,7 @@ import torchvision_stand_in  # noqa: F401  # for what it does when it is importe
 
 def lose(target):
     """Take a function away from a module of SGLang's, as another version might."""
-    from tokenlens.vllm.hooks import after_import
+    from tokenlens.serving.hooks import after_import
 
     module, owner, name = target.split()
     after_import(module, lambda found: delattr(getattr(found, owner), name))
@@ -26,7 +26,7 @@ if os.environ.get("TOKENLENS_TEST_UNLOADED") == "1":
 elif os.environ.get("TOKENLENS_TEST_RIG") == "1":
     import sglang_rig
 
-    from tokenlens.vllm.hooks import after_import
+    from tokenlens.serving.hooks import after_import
 
     after_import("tokenlens.sglang.scheduler", lambda _: sglang_rig.install_now())
 if os.environ.get("TOKENLENS_TEST_LOST"):

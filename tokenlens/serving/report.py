@@ -13,14 +13,8 @@ from torch import Tensor
 from tokenlens.core.pipeline import Step
 from tokenlens.core.tape import said
 from tokenlens.methods.base import SCORES, Phase
-from tokenlens.vllm.batch import Batch, Live
-from tokenlens.vllm.traces import COLUMNS
-
-ATTRIBUTE = "tokenlens"
-"""Name under which a report travels on vLLM's ``ModelRunnerOutput``."""
-
-FAILED = "tokenlens_failed"
-"""Name under which requests that cannot go on travel beside it."""
+from tokenlens.serving.batch import Batch, Live
+from tokenlens.serving.traces import COLUMNS
 
 
 class StepReport:

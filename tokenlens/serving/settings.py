@@ -1,7 +1,8 @@
-"""What the owner of a server allows, and how much memory tokenlens may take. Knows no vLLM.
+"""What the owner of a server allows, and how much memory tokenlens may take. Knows no engine.
 
 Given to vLLM as ``additional_config={"tokenlens": {...}}`` or, on the command line,
-``--additional-config '{"tokenlens": {"allow": ["soft_thinking"]}}'``.
+``--additional-config '{"tokenlens": {"allow": ["soft_thinking"]}}'``; to SGLang by flags that begin
+with ``--tokenlens-``.
 """
 
 from collections.abc import Mapping
@@ -48,7 +49,7 @@ class Settings(StrictModel):
 
     @classmethod
     def of(cls, additional_config: Any) -> "Settings":
-        """Settings from vLLM's ``additional_config``.
+        """Settings from a mapping that may hold them, such as vLLM's ``additional_config``.
 
         Raises
         ------

@@ -20,9 +20,9 @@ from tokenlens.core.pipeline import FORCED_STEPS, INVALID_STEPS, LATENT_STEPS, S
 from tokenlens.methods.base import GENERATED, PHASE, QUIRKS, THINKING_TOKENS
 from tokenlens.methods.gated import SWITCHES
 from tokenlens.methods.soft_thinking import COLD_STOPS
+from tokenlens.serving.embedding import Calls, InputEmbedding
+from tokenlens.serving.store import MAX_INDEX, PAGE, ConceptStore
 from tokenlens.spec.registry import LATENT_METHODS
-from tokenlens.vllm.embedding import Calls, InputEmbedding
-from tokenlens.vllm.store import MAX_INDEX, PAGE, ConceptStore
 
 Ints = NDArray[np.int64]
 
@@ -91,7 +91,7 @@ class Batch:
         self._dirty = 0
         self._fed_latent = False
         self._calls = 0
-        # Between `begin` and `commit`: other uses of model and sampler are vLLM's own warm-up.
+        # Between `begin` and `commit`: other calls of model and sampler are a warm-up.
         self._open = False
         nothing = torch.zeros(0, dtype=torch.int64, device=core.device)
         # [num_rows] each, of this step
@@ -298,8 +298,8 @@ class Batch:
         if self._fed_latent and self._calls == Calls.count and logits.device.type == "cpu":
             raise RuntimeError(
                 "the model's forward pass did not look up tokens through tokenlens, so mixtures"
-                " were lost: a graph that was compiled without it. Delete vLLM's compile cache, and"
-                " let VLLM_PLUGINS (if it is set) include tokenlens."
+                " were lost: a graph that was compiled without it. Delete the engine's compile"
+                " cache, and let VLLM_PLUGINS or SGLANG_PLUGINS, if it is set, include tokenlens."
             )
         return self.core.step(logits, self.slots)
 

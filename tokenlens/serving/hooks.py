@@ -1,4 +1,4 @@
-"""Wrapping functions of modules that may not be imported yet. Knows nothing of vLLM."""
+"""Wrapping functions of modules that may not be imported yet. Knows no engine."""
 
 import functools
 import importlib.abc

@@ -1,0 +1,174 @@
+"""Mixtures inside an engine's input embedding: one op behind the lookup, fed by fixed buffers.
+
+The op is opaque to ``torch.compile`` and reads only tensors at fixed addresses, so that a captured
+graph replays it. Rows without a mixture keep the bits that the engine looked up. Knows no requests.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from tokenlens_kernels import concept_embedding, concept_mixture
+from torch import Tensor, nn
+
+from tokenlens.serving.store import ConceptStore
+
+NAMES = re.compile(
+    r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|embedding|embeddings)$"
+)
+TABLE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class EmbeddingError(ValueError):
+    """A model whose input embedding cannot be mixed."""
+
+
+class Calls:
+    """How often the op ran in this process: a stale compiled graph would leave it out."""
+
+    count = 0
+
+
+def _mix(
+    token_ids: Tensor,
+    pointers: Tensor,
+    ids: Tensor,
+    weights: Tensor,
+    table: Tensor,
+    shard_start: int,
+    rows: Tensor,
+) -> None:
+    """Overwrite the rows of a lookup that are fed a concept token, in place.
+
+    Parameters
+    ----------
+    token_ids
+        ``[num_tokens]`` integers, what was looked up.
+    pointers
+        ``[num_tokens]`` int64: the entry that a token's place is fed, -1 for its own embedding.
+    ids, weights
+        The store's entries; that of a discrete token is the token itself with weight 1.
+    table, shard_start
+        ``[shard_size, hidden]`` and its first id.
+    rows
+        ``[num_tokens, hidden]``, zero for ids of another shard.
+    """
+    if rows.device.type == "cpu":
+        mix_on_processor(pointers, ids, weights, table, shard_start, rows)
+        return
+    Calls.count += 1
+    # One launch; rows that point nowhere get the bits that they have.
+    concept_embedding(
+        token_ids.long(), pointers, ids, weights, table, shard_start=shard_start, out=rows
+    )
+
+
+def mix_on_processor(
+    pointers: Tensor, ids: Tensor, weights: Tensor, table: Tensor, shard_start: int, rows: Tensor
+) -> None:
+    """What the op does on a processor, without the price of its dispatch."""
+    Calls.count += 1
+    # Reading the mask on the host is free here, and only here. On arrays this small numpy's calls
+    # are the cheaper ones.
+    place = pointers.numpy()
+    fed = np.flatnonzero(place >= 0)
+    if len(fed) == 0:
+        return
+    entries = place[fed]
+    mixture = concept_mixture(
+        table,
+        torch.from_numpy(ids.numpy()[entries]),
+        torch.from_numpy(weights.numpy()[entries]),
+        shard_start=shard_start,
+    )
+    if len(fed) == len(place):
+        rows.copy_(mixture)
+    else:
+        rows.index_copy_(0, torch.from_numpy(fed), mixture)
+
+
+_LIBRARY = torch.library.Library("tokenlens_serving", "DEF")
+_LIBRARY.define(
+    "mix_rows(Tensor token_ids, Tensor pointers, Tensor ids, Tensor weights, Tensor table,"
+    " SymInt shard_start, Tensor(a!) rows) -> ()"
+)
+_LIBRARY.impl("mix_rows", _mix, "CompositeExplicitAutograd")
+torch.library.register_fake("tokenlens_serving::mix_rows", lambda *_: None, lib=_LIBRARY)
+
+
+def find_input_embedding(
+    model: nn.Module, embedding: type[nn.Module], head: type[nn.Module], instead: str
+) -> tuple[str, nn.Module]:
+    """The module that embeds the tokens of the text, found by its type and name.
+
+    Parameters
+    ----------
+    embedding, head
+        The engine's classes of input embeddings, and of output embeddings, which may be the same.
+    instead
+        What to do where latent methods cannot run, for the errors.
+
+    Raises
+    ------
+    EmbeddingError
+        None, several that could be it, or one that cannot be mixed.
+    """
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, embedding)
+        and not isinstance(module, head)
+        and NAMES.search(name.removesuffix(".base_layer"))
+    ]
+    if len(found) != 1:
+        raise EmbeddingError(
+            f"model: got {len(found)} input embeddings ({', '.join(name for name, _ in found)});"
+            " allowed: exactly one table of token embeddings. Latent methods cannot run on this"
+            f" model; all others can: {instead}."
+        )
+    name, module = found[0]
+    method = type(getattr(module, "quant_method", None)).__name__
+    weight = getattr(module, "weight", None)
+    if method != "UnquantizedEmbeddingMethod" or weight is None or weight.dtype not in TABLE_DTYPES:
+        raise EmbeddingError(
+            f"{name}: got an embedding table of {getattr(weight, 'dtype', None)} ({method});"
+            " allowed: float32, bfloat16 or float16, not quantised, because rows of a quantised"
+            " table cannot be mixed. Use a checkpoint that leaves the embedding unquantised, or"
+            f" other methods: {instead}."
+        )
+    return name, module
+
+
+class InputEmbedding:
+    """A model's input embedding with our op behind it.
+
+    Parameters
+    ----------
+    name, module
+        The input embedding.
+    max_tokens
+        The most tokens of one forward pass.
+    mixed
+        A subclass of the module's class whose lookup is followed by the op.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        store: ConceptStore,
+        max_tokens: int,
+        mixed: Callable[[type[Any]], type[nn.Module]],
+    ) -> None:
+        self.name = name
+        # [max_tokens] int64, read by captured graphs: never replaced
+        self.pointers = torch.full((max_tokens,), -1, dtype=torch.int64, device=store.ids.device)
+        buffers = {"pointers": self.pointers, "weights": store.weights, "ids": store.ids}
+        for buffer, tensor in buffers.items():
+            module.register_buffer(f"tokenlens_{buffer}", tensor, persistent=False)
+        base = type(module)
+        made = mixed(base)
+        made.__name__ = made.__qualname__ = base.__name__
+        module.__class__ = made

@@ -3,52 +3,17 @@
 import asyncio
 import contextlib
 import os
-import signal
-import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
-import httpx
 from ports import free_port
+from servers import Process
 
 from tokenlens.assets import path_of
 
 ROOT = Path(__file__).parents[2]
 VLLM_PYTHON = Path(os.environ.get("TOKENLENS_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))
-START_SECONDS = 600
-
-
-class Process:
-    """A server in a process of its own, up when constructed."""
-
-    def __init__(self, command, port, log, health="/health", environment=()):
-        self.address = f"http://127.0.0.1:{port}"
-        self._log = log
-        values = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **dict(environment)}
-        with log.open("a") as out:
-            self.process = subprocess.Popen(
-                command, env=values, stdout=out, stderr=out, start_new_session=True
-            )
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            assert self.process.poll() is None, log.read_text()[-4000:]
-            assert time.monotonic() < deadline, log.read_text()[-4000:]
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(self.address + health, timeout=5, trust_env=False).status_code == 200:
-                    break
-            time.sleep(0.5)
-
-    def stop(self, how=signal.SIGTERM):
-        """End it and everything that it started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, how)
-        try:
-            self.process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(timeout=60)
 
 
 def vllm_server(role, log, port=None, path=None):

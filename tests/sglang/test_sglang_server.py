@@ -5,19 +5,18 @@ import os
 import re
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from ports import free_port
+from servers import Process
 from sglang_support import environment, needs_sglang
 
 pytestmark = [needs_sglang, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "tokenlens" / "assets" / "tiny-reasoner-small"
-START_SECONDS = 600
 MESSAGES = [{"role": "user", "content": "make 24 using 3,5,7,2"}]
 OPENED = "<|im_start|>user\nmake 24 using 3,5,7,2<|im_end|>\n<|im_start|>assistant\n<think>\n"
 """A prompt whose template has opened the thinking."""
@@ -41,29 +40,12 @@ def server(tmp_path_factory):
         *("--context-length", "512"),
     ]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    with log.open("w") as out:
-        process = subprocess.Popen(command, env=environment(PATH=path), stdout=out, stderr=out)
-    address = f"http://127.0.0.1:{port}"
+    process = Process(command, port, log, "/v1/models", environment(PATH=path))
     try:
-        import httpx
-
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            assert process.poll() is None, log.read_text()[-4000:]
-            assert time.monotonic() < deadline, log.read_text()[-4000:]
-            try:
-                if httpx.get(address + "/v1/models", timeout=5).status_code == 200:
-                    break
-            except httpx.HTTPError:
-                time.sleep(1)
-        yield address
-        assert process.poll() is None, log.read_text()[-4000:]
+        yield process.address
+        process.check()
     finally:
-        process.terminate()
-        try:
-            process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        process.stop()
 
 
 @pytest.fixture(scope="module")

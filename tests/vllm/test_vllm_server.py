@@ -8,20 +8,19 @@ import os
 import re
 import subprocess
 import sys
-import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from ports import free_port
+from servers import Process
 from vllm_support import environment, needs_vllm
 
 pytestmark = [needs_vllm, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "tokenlens" / "assets" / "tiny-reasoner-small"
-START_SECONDS = 900
 MESSAGES = [{"role": "user", "content": "make 24 using 3,5,7,2"}]
 OPENED = "<|im_start|>user\nmake 24 using 3,5,7,2<|im_end|>\n<|im_start|>assistant\n<think>\n"
 """A prompt whose template has opened the thinking."""
@@ -46,24 +45,12 @@ def server(tmp_path_factory):
         *("--kv-cache-memory-bytes", str(32 << 20), "--max-num-seqs", "32"),
         *("--generation-config", "vllm"),
     ]
-    with log.open("w") as out:
-        process = subprocess.Popen(command, env=surroundings(), stdout=out, stderr=out)
-    address = f"http://127.0.0.1:{port}"
+    process = Process(command, port, log, environment=surroundings())
     try:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            assert process.poll() is None, log.read_text()[-4000:]
-            assert time.monotonic() < deadline, log.read_text()[-4000:]
-            try:
-                urllib.request.urlopen(address + "/health", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(1)
-        yield address
-        assert process.poll() is None, log.read_text()[-4000:]
+        yield process.address
+        process.check()
     finally:
-        process.terminate()
-        process.wait(timeout=60)
+        process.stop()
 
 
 @pytest.fixture(scope="module")

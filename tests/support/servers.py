@@ -1,0 +1,53 @@
+"""Real servers for tests, each in a process of its own."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+
+import httpx
+
+START_SECONDS = 900
+
+
+class Process:
+    """A server in a process of its own, up when constructed."""
+
+    def __init__(self, command, port, log, health="/health", environment=()):
+        self.address = f"http://127.0.0.1:{port}"
+        self._log = log
+        values = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **dict(environment)}
+        with log.open("a") as out:
+            self.process = subprocess.Popen(
+                command, env=values, stdout=out, stderr=out, start_new_session=True
+            )
+        try:
+            self._wait(self.address + health)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait(self, url):
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            self.check()
+            assert time.monotonic() < deadline, self._log.read_text()[-4000:]
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(url, timeout=5, trust_env=False).status_code == 200:
+                    return
+            time.sleep(0.5)
+
+    def stop(self, how=signal.SIGTERM):
+        """End it and everything that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, how)
+        try:
+            self.process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(timeout=60)
+
+    def check(self):
+        """It still runs."""
+        assert self.process.poll() is None, self._log.read_text()[-4000:]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from tokenlens_kernels import concept_mixture
@@ -93,9 +96,30 @@ def test_a_row_without_entries_is_zero() -> None:
     assert got.equal(torch.zeros(2, 8))
 
 
+@pytest.mark.parametrize("outside", [-1, 5, 2**40])
+def test_one_row_with_a_live_entry_of_another_shard(outside: int) -> None:
+    table = torch.randn(5, 4)
+    ids, weights = torch.tensor([[3, outside, 2, 3]]), torch.tensor([[0.5, 0.25, 0.25, 0.0]])
+    got = concept_mixture(table, ids, weights)
+    truth = naive.concept_mixture(table, ids, weights, 1.0, 0, torch.float32)
+    torch.testing.assert_close(got, truth, rtol=1e-6, atol=1e-6)
+    assert got.equal(concept_mixture(table, ids.repeat(2, 1), weights.repeat(2, 1))[:1])
+
+
+def test_the_first_call_may_be_in_inference_mode() -> None:
+    code = (
+        "import torch; from tokenlens_kernels import concept_mixture as mix\n"
+        "table = torch.randn(4, 2, requires_grad=True); out = torch.zeros(1, 2)\n"
+        "what = torch.tensor([[1, 2]]), torch.tensor([[0.5, 0.5]])\n"
+        "with torch.inference_mode(): first = mix(table, *what)\n"
+        "assert mix(table, *what, out=out).equal(first)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_no_rows_and_no_entries() -> None:
     table = torch.randn(5, 4)
-    for shape in ((0, 3), (2, 0)):
+    for shape in ((0, 3), (2, 0), (1, 0)):
         got = concept_mixture(table, torch.zeros(shape, dtype=torch.int64), torch.zeros(shape))
         assert got.equal(torch.zeros(shape[0], 4))
 

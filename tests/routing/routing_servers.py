@@ -13,6 +13,12 @@ from servers import Process
 from tokenlens.assets import path_of
 
 ROOT = Path(__file__).parents[2]
+VLLM_ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    # Two servers of one machine: nobody binds threads to a core of its own.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}
 VLLM_PYTHON = Path(os.environ.get("TOKENLENS_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))
 
 
@@ -27,8 +33,7 @@ def vllm_server(role, log, port=None, path=None):
         *("--max-model-len", "1024", "--kv-cache-memory-bytes", str(48 << 20)),
         *("--max-num-seqs", "64", "--generation-config", "vllm"),
     ]
-    quiet = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
-    return Process(command, port, log, environment=quiet)
+    return Process(command, port, log, environment=VLLM_ENVIRONMENT)
 
 
 def route_server(small, large, log, *options):

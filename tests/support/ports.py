@@ -9,8 +9,10 @@ CHOICE = range(20_000, 32_000)
 
 def free_port():
     """A port that nobody listens on."""
+    # Not the generator that some library seeds alike in every process.
+    draw = random.SystemRandom()
     while True:
-        port = random.choice(CHOICE)
+        port = draw.choice(CHOICE)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

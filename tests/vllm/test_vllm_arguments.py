@@ -1,4 +1,4 @@
-"""Specs as extra arguments of a request, settings, traces: what needs no vLLM."""
+"""Specs as extra arguments of a request, refusals, traces: what needs no vLLM."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import conformance_table as table
 import pytest
 
 from tokenlens.capabilities import TESTED
-from tokenlens.serving.arguments import asks, spec_of
+from tokenlens.serving.arguments import spec_of
 from tokenlens.serving.traces import Recorder
 from tokenlens.spec import METHOD_CONFIGS, DecodingSpec, SpecError, parse_spec, preset
 from tokenlens.vllm import Settings, extra_args, trace, versions
@@ -28,77 +28,6 @@ def test_a_spec_survives_the_journey(name):
     assert spec_of(arguments) == spec
     assert spec_of({"tokenlens": name}) == spec
     assert spec_of({"tokenlens_preset": name}) == spec
-
-
-def test_flat_fields():
-    spec = spec_of(
-        {
-            "tokenlens_preset": "qwen3-soft",
-            "tokenlens_seed": 7,
-            "tokenlens_soft_thinking.top_k": 11,
-            "tokenlens_soft_thinking.cold_stop.patience": 5,
-            "tokenlens_gumbel_noise.temperature": 0.25,
-            "tokenlens_trace.level": "full",
-            "tokenlens_phase.think_end": [3, 4],
-            "other": 1,
-        }
-    )
-    soft, gumbel = spec.methods
-    assert (spec.seed, soft.top_k, soft.cold_stop.patience) == (7, 11, 5)
-    assert (
-        soft.cold_stop.entropy_threshold
-        == preset("qwen3-soft").methods[0].cold_stop.entropy_threshold
-    )
-    assert gumbel.temperature == 0.25
-    assert spec.trace.level == "full"
-    assert spec.phase.think_end == (3, 4)
-    assert spec.phase.think_start == "<think>"
-
-
-def test_flat_fields_change_a_whole_spec():
-    arguments = {**extra_args("qwen3-soft"), "tokenlens_seed": 3}
-    assert spec_of(arguments) == preset("qwen3-soft").model_copy(update={"seed": 3})
-
-
-@pytest.mark.parametrize("arguments", [None, {}, {"kv_transfer_params": {}}])
-def test_a_request_may_ask_for_nothing(arguments):
-    assert not asks(arguments)
-    assert spec_of(arguments) is None
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"tokenlens": "nope"}, ["preset", "'nope'"]),
-        ({"tokenlens": "{"}, ["spec", "JSON"]),
-        ({"tokenlens": 3}, ["tokenlens", "3"]),
-        ({"tokenlens_preset": 3}, ["preset", "3"]),
-        ({"tokenlens_seed": -1}, ["seed", "-1"]),
-        ({"tokenlens_soft_thinking": 1}, ["tokenlens_soft_thinking", "METHOD.FIELD"]),
-        ({"tokenlens_a.b.c.d.e": 1}, ["tokenlens_a.b.c.d.e"]),
-        ({"tokenlens_soft_thinking.top_k.x": 1, "tokenlens_soft_thinking.top_k": 1}, ["top_k"]),
-        ({"tokenlens_gumbel_noise.temperature": 1.0}, ["gumbel_noise", "soft_thinking"]),
-        ({"tokenlens": '{"methods": 1, "sed": 2}'}, ["sed"]),
-    ],
-)
-def test_a_wrong_argument_is_named(arguments, words):
-    with pytest.raises(SpecError) as caught:
-        spec_of(arguments)
-    assert all(word in str(caught.value) for word in words), str(caught.value)
-
-
-def test_settings_bound_requests():
-    settings = Settings.of({"tokenlens": {"allow": ["soft_thinking"], "max_entries": 10}})
-    settings.check(parse_spec({"methods": [{"method": "soft_thinking", "max_entries": 10}]}))
-    with pytest.raises(SpecError, match=r"methods\[0\].method: got 'answer_now'"):
-        settings.check(parse_spec({"methods": [{"method": "answer_now", "after": 3}]}))
-    with pytest.raises(SpecError, match="at most 10 on this server"):
-        settings.check(parse_spec({"methods": [{"method": "soft_thinking"}]}))
-    assert Settings.of(None) == Settings.of({}) == Settings()
-    with pytest.raises(SpecError, match="history_mib"):
-        Settings.of({"tokenlens": {"history_mib": 0}})
-    with pytest.raises(SpecError, match="histroy_mib"):
-        Settings.of({"tokenlens": {"histroy_mib": 1}})
 
 
 def engine_config(**changes):
@@ -230,27 +159,11 @@ def test_our_class_is_recognised_without_being_imported():
     assert asked_for(engine_config(model={"logits_processors": ["tokenlens.vllm:TokenLens"]}))
 
 
-def test_a_recorder_keeps_the_newest_totals_and_bounds_its_steps():
-    spec = parse_spec({"trace": {"level": "full", "max_steps": 2, "max_entries": 1}})
-    recorder = Recorder(spec, "vllm")
-    step = [4, 1, 9, True, True, True, 0.5, 0.75, [0.75, 0.25], [9, 8], 0.0, []]
-    step.append([{"tip": -3.0}, "to_latent"])
-    assert recorder.add([[1, 1, 1, 1, 0, 0, 0, 1], [1, 1], step]) == [1, 1, 1, 1, 0, 0, 0]
-    assert recorder.switches == 0
-    assert recorder.add([[2, 2, 1, 1, 0, 1, 1, 1], [1, 1], step]) == [1, 1, 0, 0, 0, 1, 1]
-    assert recorder.switches == 1
-    recorder.add([[3, 2, 1, 1, 0, 1, 1, 2], [1, 1], step])
-    found = recorder.trace()
-    counts = found.counts
-    assert (counts.tokens, counts.cold_stops, counts.switches) == (3, 1, 1)
-    assert found.final_phase == "answer"
-    assert (len(found.steps), found.dropped_steps) == (2, 1)
-    assert found.steps[0].entries == ((9, 0.75),)
-    assert (found.steps[0].edits, found.steps[0].switch) == ({"tip": -3.0}, "to_latent")
+def test_a_trace_is_found_on_either_output():
+    found = Recorder(DecodingSpec(), "vllm").trace()
     output = SimpleNamespace(outputs=[SimpleNamespace(tokenlens=found)])
     assert trace(output) is found is trace(output.outputs[0])
     assert trace(SimpleNamespace(outputs=[])) is None
-    assert Recorder(parse_spec({"trace": {"level": "off"}}), "vllm").trace() is None
 
 
 def test_importing_is_light():

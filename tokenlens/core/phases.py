@@ -126,8 +126,8 @@ def advance(rows: Rows, phase: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor]
     phase, going
         ``[num_rows]`` int64 and bool.
     """
-    # At most one of them is the token.
-    effect = torch.where(rows[MARKS] == sampled.unsqueeze(1), rows[EFFECTS], 0).sum(dim=1)
+    # One of them at most is the token: each stands there once.
+    effect = ((rows[MARKS] == sampled.unsqueeze(1)) * rows[EFFECTS]).sum(dim=1)
     # Thinking that is open or over does not open: the larger of the two stays.
     phase = torch.maximum(phase, effect & (ENDS - 1))
     if LONG_MARKERS in rows.traits:

@@ -299,7 +299,7 @@ class Batch:
             raise RuntimeError(
                 "the model's forward pass did not look up tokens through tokenlens, so mixtures"
                 " were lost: a graph that was compiled without it. Delete the engine's compile"
-                " cache, and let VLLM_PLUGINS or SGLANG_PLUGINS, if it is set, include tokenlens."
+                " cache, and let the engine's list of plugins, if it is set, include tokenlens."
             )
         return self.core.step(logits, self.slots)
 

@@ -98,6 +98,11 @@ _LIBRARY.impl("mix_rows", _mix, "CompositeExplicitAutograd")
 torch.library.register_fake("tokenlens_serving::mix_rows", lambda *_: None, lib=_LIBRARY)
 
 
+def cannot(instead: str) -> str:
+    """The end of an error: what goes on without mixtures."""
+    return f"Latent methods cannot run on this model; all others can: name them {instead}."
+
+
 def find_input_embedding(
     model: nn.Module, embedding: type[nn.Module], head: type[nn.Module], instead: str
 ) -> tuple[str, nn.Module]:
@@ -108,7 +113,7 @@ def find_input_embedding(
     embedding, head
         The engine's classes of input embeddings, and of output embeddings, which may be the same.
     instead
-        What to do where latent methods cannot run, for the errors.
+        How the engine's owner names the methods that it allows, for the errors.
 
     Raises
     ------
@@ -125,8 +130,7 @@ def find_input_embedding(
     if len(found) != 1:
         raise EmbeddingError(
             f"model: got {len(found)} input embeddings ({', '.join(name for name, _ in found)});"
-            " allowed: exactly one table of token embeddings. Latent methods cannot run on this"
-            f" model; all others can: {instead}."
+            f" allowed: exactly one table of token embeddings. {cannot(instead)}"
         )
     name, module = found[0]
     method = type(getattr(module, "quant_method", None)).__name__
@@ -135,8 +139,8 @@ def find_input_embedding(
         raise EmbeddingError(
             f"{name}: got an embedding table of {getattr(weight, 'dtype', None)} ({method});"
             " allowed: float32, bfloat16 or float16, not quantised, because rows of a quantised"
-            " table cannot be mixed. Use a checkpoint that leaves the embedding unquantised, or"
-            f" other methods: {instead}."
+            " table cannot be mixed. Use a checkpoint that leaves the embedding unquantised."
+            f" {cannot(instead)}"
         )
     return name, module
 

@@ -2,7 +2,7 @@
 
 Given to vLLM as ``additional_config={"tokenlens": {...}}`` or, on the command line,
 ``--additional-config '{"tokenlens": {"allow": ["soft_thinking"]}}'``; to SGLang by flags that begin
-with ``--tokenlens-``.
+with ``--tokenlens-``, or by ``tokenlens.sglang.engine(tokenlens={...})``.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A spec as the ``custom_params`` of an SGLang request, and back. Knows no SGLang.
+"""A spec as the ``custom_params`` of an SGLang request. Knows no SGLang.
 
 SGLang carries ``custom_params`` (any JSON object) from each of its front doors to the engine::
 

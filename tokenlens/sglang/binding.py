@@ -3,7 +3,7 @@
 from typing import Any
 
 from tokenlens.core import Request
-from tokenlens.serving import binding as serving
+from tokenlens.serving import binding as shared
 
 
 def model_stop_ids(model_config: Any, tokenizer: Any) -> tuple[int, ...]:
@@ -23,7 +23,7 @@ def model_stop_ids(model_config: Any, tokenizer: Any) -> tuple[int, ...]:
     return tuple(found)
 
 
-class Binder(serving.Binder):
+class Binder(shared.Binder):
     """Resolves specs for one model.
 
     Parameters

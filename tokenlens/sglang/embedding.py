@@ -5,12 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenlens.serving import embedding as serving
+from tokenlens.serving import embedding as shared
 from tokenlens.serving.embedding import EmbeddingError
 from tokenlens.serving.store import ConceptStore
 
+INSTEAD = "after --tokenlens-allow"
 
-class InputEmbedding(serving.InputEmbedding):
+
+class InputEmbedding(shared.InputEmbedding):
     """The model's input embedding with our op behind it.
 
     Parameters
@@ -33,14 +35,14 @@ def find_input_embedding(model: nn.Module) -> tuple[str, nn.Module]:
     """
     from sglang.srt.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
-    name, module = serving.find_input_embedding(
-        model, VocabParallelEmbedding, ParallelLMHead, "--tokenlens-allow"
+    name, module = shared.find_input_embedding(
+        model, VocabParallelEmbedding, ParallelLMHead, INSTEAD
     )
     if name.endswith(".base_layer"):
         raise EmbeddingError(
             f"{name}: got a LoRA adapter on the input embedding; allowed: none, because it adds to"
-            " single tokens. Leave embed_tokens out of the adapter's modules. Latent methods cannot"
-            " run on this model; all others can: --tokenlens-allow."
+            " single tokens. Leave embed_tokens out of the adapter's modules."
+            f" {shared.cannot(INSTEAD)}"
         )
     return name, module
 

@@ -1,4 +1,7 @@
-"""A spec as the ``extra_args`` of a vLLM request. Knows no vLLM."""
+"""A spec as the ``extra_args`` of a vLLM request. Knows no vLLM.
+
+The other ways to ask are described in :mod:`tokenlens.serving.arguments`.
+"""
 
 from collections.abc import Mapping
 from typing import Any

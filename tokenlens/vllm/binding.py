@@ -3,10 +3,10 @@
 from typing import Any
 
 from tokenlens.core import Request
-from tokenlens.serving import binding as serving
+from tokenlens.serving import binding as shared
 
 
-class Binder(serving.Binder):
+class Binder(shared.Binder):
     """Resolves specs for one model.
 
     Parameters

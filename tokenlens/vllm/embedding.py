@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenlens.serving import embedding as serving
+from tokenlens.serving import embedding as shared
 from tokenlens.serving.embedding import EmbeddingError, mix_on_processor
 from tokenlens.serving.store import ConceptStore
 
 
-class InputEmbedding(serving.InputEmbedding):
+class InputEmbedding(shared.InputEmbedding):
     """The model's input embedding with our op behind it.
 
     Parameters
@@ -48,8 +48,8 @@ def find_input_embedding(model: nn.Module) -> tuple[str, nn.Module]:
         VocabParallelEmbedding,
     )
 
-    return serving.find_input_embedding(
-        model, VocabParallelEmbedding, ParallelLMHead, "the setting allow"
+    return shared.find_input_embedding(
+        model, VocabParallelEmbedding, ParallelLMHead, "in the setting allow"
     )
 
 

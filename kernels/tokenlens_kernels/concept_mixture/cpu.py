@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 # Where the entries of a single row begin
-_FIRST = torch.zeros(1, dtype=torch.int64)
+_FIRST = np.zeros(1, dtype=np.int64)
 
 
 def concept_mixture(
@@ -24,8 +24,9 @@ def concept_mixture(
     """The op, see `tokenlens_kernels.concept_mixture`."""
     if len(ids) == 1 and not shard_start and table.dtype == torch.float32:
         length = _leading(table, ids, weights)
-        if length > 1:
-            mixture = _sum(table, ids[0, :length], _FIRST, weights[0, :length])
+        if length:
+            starts = torch.from_numpy(_FIRST)
+            mixture = _sum(table, ids[0, :length], starts, weights[0, :length])
             return mixture if scale == 1.0 else mixture * scale
     # A step costs what its small calls cost, and on arrays this small numpy's are the cheaper ones.
     places, shares = ids.numpy(), weights.numpy()
@@ -55,13 +56,17 @@ def concept_mixture(
 
 
 def _leading(table: Tensor, ids: Tensor, weights: Tensor) -> int:
-    """How many live entries a single row begins with; 0 if others follow, or lie elsewhere."""
+    """How many live entries a single row begins with.
+
+    0 if they are fewer than two, others follow, or one is not in the table.
+    """
     # Of a single row, numbers of Python's own are the cheapest to look at.
     shares = weights.tolist()[0]
     length: int = shares.index(0.0) if 0.0 in shares else len(shares)
-    if any(shares[length:]) or max(ids.tolist()[0]) >= len(table):
+    if length < 2 or any(shares[length:]):
         return 0
-    return length
+    places = ids.tolist()[0][:length]
+    return length if min(places) >= 0 and max(places) < len(table) else 0
 
 
 def _sum(table: Tensor, ids: Tensor, starts: Tensor, weights: Tensor) -> Tensor:

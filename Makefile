@@ -63,7 +63,8 @@ install: $(VENV)/.ready ## make .venv with everything pinned, CPU only
 demo: $(VENV)/.ready ## two problems solved on the tiny reasoner, discrete and with concept tokens
 	@$(VENV)/bin/tokenlens demo
 
-# The parts are independent of each other: with `make -j2 test` two of them run at a time.
+# The parts are independent of each other. Side by side (-j2) they gain little: each starts servers
+# of several processes.
 test: test-hf4 test-vllm test-routing test-sglang test-main ## every test that runs on this machine's processor
 
 test-main: $(VENV)/.ready ## everything that needs no environment of its own

@@ -56,7 +56,7 @@ def _mix(
         ``[num_tokens, hidden]``, zero for ids of another shard.
     """
     if rows.device.type == "cpu":
-        mix_on_processor(pointers, ids, weights, table, shard_start, rows)
+        _mix_on_processor(pointers, ids, weights, table, shard_start, rows)
         return
     Calls.count += 1
     # One launch; rows that point nowhere get the bits that they have.
@@ -65,10 +65,9 @@ def _mix(
     )
 
 
-def mix_on_processor(
+def _mix_on_processor(
     pointers: Tensor, ids: Tensor, weights: Tensor, table: Tensor, shard_start: int, rows: Tensor
 ) -> None:
-    """What the op does on a processor, without the price of its dispatch."""
     Calls.count += 1
     # Reading the mask on the host is free here, and only here. On arrays this small numpy's calls
     # are the cheaper ones.
@@ -96,6 +95,32 @@ _LIBRARY.define(
 )
 _LIBRARY.impl("mix_rows", _mix, "CompositeExplicitAutograd")
 torch.library.register_fake("tokenlens_serving::mix_rows", lambda *_: None, lib=_LIBRARY)
+
+
+def mix(module: Any, token_ids: Tensor, rows: Tensor) -> None:
+    """Overwrite rows that a mixed module has looked up, in place, before shards are summed.
+
+    Parameters
+    ----------
+    module
+        With the buffers of :class:`InputEmbedding`, and the engine's own table and shard.
+    token_ids, rows
+        What was looked up, of any leading shape, and ``[..., hidden]``.
+    """
+    flat = rows.view(-1, rows.shape[-1])
+    mixing = (
+        module.tokenlens_pointers[: flat.shape[0]],
+        module.tokenlens_ids,
+        module.tokenlens_weights,
+        module.weight,
+        module.shard_indices.org_vocab_start_index,
+        flat,
+    )
+    if flat.device.type == "cpu" and not torch.compiler.is_compiling():
+        # What the op does, without the price of its dispatch.
+        _mix_on_processor(*mixing)
+    else:
+        torch.ops.tokenlens_serving.mix_rows(token_ids.reshape(-1), *mixing)
 
 
 def cannot(instead: str) -> str:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tokenlens.serving import embedding as shared
@@ -53,16 +52,7 @@ def _mixed(base: type[Any]) -> type[nn.Module]:
     class Mixed(base):  # type: ignore[misc]  # the base is the engine's
         def _embed_local_shard(self, input_: Tensor) -> Tensor:
             rows: Tensor = super()._embed_local_shard(input_)
-            flat = rows.view(-1, rows.shape[-1])
-            torch.ops.tokenlens_serving.mix_rows(
-                input_.reshape(-1).long(),
-                self.tokenlens_pointers[: flat.shape[0]],
-                self.tokenlens_ids,
-                self.tokenlens_weights,
-                self.weight,
-                self.shard_indices.org_vocab_start_index,
-                flat,
-            )
+            shared.mix(self, input_, rows)
             return rows
 
     return Mixed

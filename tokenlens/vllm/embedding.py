@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tokenlens.serving import embedding as shared
-from tokenlens.serving.embedding import EmbeddingError, mix_on_processor
+from tokenlens.serving.embedding import EmbeddingError
 from tokenlens.serving.store import ConceptStore
 
 
@@ -59,20 +58,7 @@ def _mixed(base: type[Any]) -> type[nn.Module]:
     class Mixed(base):  # type: ignore[misc]  # the base is the engine's
         def forward(self, input_: Tensor) -> Tensor:
             rows: Tensor = super().forward(input_)
-            flat = rows.view(-1, rows.shape[-1])
-            mixing = (
-                self.tokenlens_pointers[: flat.shape[0]],
-                self.tokenlens_ids,
-                self.tokenlens_weights,
-                self.weight,
-                self.shard_indices.org_vocab_start_index,
-                flat,
-            )
-            if flat.device.type == "cpu" and not torch.compiler.is_compiling():
-                # What the op does, without the price of its dispatch.
-                mix_on_processor(*mixing)
-            else:
-                torch.ops.tokenlens_serving.mix_rows(input_.reshape(-1), *mixing)
+            shared.mix(self, input_, rows)
             if self.tp_size > 1 and self.tokenlens_reduces:
                 from vllm.distributed import tensor_model_parallel_all_reduce
 

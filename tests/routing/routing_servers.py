@@ -8,17 +8,11 @@ import threading
 from pathlib import Path
 
 from ports import free_port
-from servers import Process
+from servers import VLLM_ENVIRONMENT, Process
 
 from tokenlens.assets import path_of
 
 ROOT = Path(__file__).parents[2]
-VLLM_ENVIRONMENT = {
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    # Two servers of one machine: nobody binds threads to a core of its own.
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-}
 VLLM_PYTHON = Path(os.environ.get("TOKENLENS_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from routing_servers import ROOT, VLLM_ENVIRONMENT, VLLM_PYTHON, Proxy, route_server, vllm_server
+from routing_servers import ROOT, VLLM_PYTHON, Proxy, route_server, vllm_server
 from routing_stand_in import wait_for
 from routing_support import VERBAL, alone, prompts, turned, vocabulary
+from servers import VLLM_ENVIRONMENT
 from test_routing_text import local, over, route
 
 from tokenlens.routing import parse_routing
@@ -432,7 +433,7 @@ def test_two_engines_in_one_process():
     done = subprocess.run(
         [str(VLLM_PYTHON), str(script), json.dumps(prompts(4)[:3])],
         capture_output=True, text=True, timeout=900, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **VLLM_ENVIRONMENT},
+        env={**os.environ, **VLLM_ENVIRONMENT},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))

@@ -9,6 +9,15 @@ import time
 import httpx
 
 START_SECONDS = 900
+VLLM_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    # Two workers of one machine: nobody binds threads to a node of memory of its own.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+}
+"""Of processes that run vLLM on a processor."""
 
 
 class Process:

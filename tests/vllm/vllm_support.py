@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from servers import VLLM_ENVIRONMENT
 
 from tokenlens.vllm import versions
 
@@ -21,12 +22,7 @@ def environment(second_runner=False):
     """The environment of a process that runs vLLM on a processor."""
     values = {
         **os.environ,
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-        # Two workers of one machine: nobody binds threads to a node of memory of its own.
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
+        **VLLM_ENVIRONMENT,
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONWARNINGS": "ignore",
     }

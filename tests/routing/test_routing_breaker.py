@@ -79,11 +79,22 @@ def test_one_slow_stream_does_not_open_it():
     assert breaker.state == "open"
 
 
-@pytest.mark.parametrize("outcome", ["answered", "failed", "cancelled"])
-def test_who_has_nobody_else_waits_for_the_trial(outcome):
+def test_who_has_nobody_else_waits_the_cooldown_out():
     async def go():
         breaker = Breaker(1, 0.02)
         breaker.failed(await breaker.admit())
+        return await breaker.admit(wait=True)
+
+    assert asyncio.run(go()) is not None
+
+
+@pytest.mark.parametrize("outcome", ["answered", "failed", "cancelled"])
+def test_who_has_nobody_else_waits_for_the_trial(outcome):
+    async def go():
+        now = [0.0]
+        breaker = Breaker(1, 5.0, lambda: now[0])
+        breaker.failed(await breaker.admit())
+        now[0] = 5.0
         trial = await breaker.admit(wait=True)
         waiting = [asyncio.create_task(breaker.admit(wait=True)) for _ in range(3)]
         await asyncio.sleep(0.05)

@@ -106,7 +106,10 @@ def drive(engine, run, before):
         return await asyncio.gather(*(ask(engine, one, before) for one in run["requests"]))
 
     if run.get("flush"):
-        engine.flush_cache()
+        # Refused while a request is not wholly gone, unless there is time to wait for it.
+        flush = engine.tokenizer_manager.flush_cache(timeout_s=60)
+        flushed = engine.loop.run_until_complete(flush)
+        assert flushed.success, flushed
     found = engine.loop.run_until_complete(everything())
     named = {one["name"]: value for one, value in zip(run["requests"], found)}
     before.update({name: value for name, value in named.items() if "ids" in value})

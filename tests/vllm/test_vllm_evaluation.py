@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from vllm_support import TIMEOUT, environment, needs_vllm
 
-pytestmark = needs_vllm
+# The fixture counts in the first test.
+pytestmark = [needs_vllm, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 
 @pytest.fixture(scope="module")

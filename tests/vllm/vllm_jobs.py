@@ -202,16 +202,16 @@ def save_adapter(folder, target):
     shape = models.SHAPE
     hidden, vocab = shape["hidden_size"], shape["vocab_size"]
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": [target]}
-    weights = {}
+    weights, generator = {}, torch.Generator().manual_seed(0)
     if target == "q_proj":
         for layer in range(shape["num_hidden_layers"]):
             name = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
-            weights[f"{name}.lora_A.weight"] = torch.randn(4, hidden)
-            weights[f"{name}.lora_B.weight"] = torch.randn(hidden, 4)
+            weights[f"{name}.lora_A.weight"] = torch.randn(4, hidden, generator=generator)
+            weights[f"{name}.lora_B.weight"] = torch.randn(hidden, 4, generator=generator)
     else:
         name = "base_model.model.model.embed_tokens"
-        weights[f"{name}.lora_embedding_A"] = torch.randn(4, vocab)
-        weights[f"{name}.lora_embedding_B"] = torch.randn(hidden, 4)
+        weights[f"{name}.lora_embedding_A"] = torch.randn(4, vocab, generator=generator)
+        weights[f"{name}.lora_embedding_B"] = torch.randn(hidden, 4, generator=generator)
     folder.mkdir()
     (folder / "adapter_config.json").write_text(json.dumps(config))
     save_file(weights, folder / "adapter_model.safetensors")

@@ -75,7 +75,10 @@ class Untouched:
     def write(cls):
         path = os.environ.get("TOKENLENS_TEST_UNTOUCHED")
         if path:
-            Path(path).write_text(json.dumps({"rows": cls.rows, "tokens": cls.tokens}))
+            # Of two ranks, and read at any time: there is always a whole file.
+            part = Path(f"{path}.{os.getpid()}")
+            part.write_text(json.dumps({"rows": cls.rows, "tokens": cls.tokens}))
+            part.replace(path)
 
 
 def watch(room):

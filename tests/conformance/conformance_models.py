@@ -1,5 +1,6 @@
 """Tiny random models that every engine can load, and the reference's ids for them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ MODELS = ("qwen3", "llama-tied", "gemma")
 ROUNDING = 1e-6
 """A relative change of a model's parameters, some ten times what rounding amounts to."""
 
-CHANGES = 2
-"""How often a model is changed to see whether its ids hang on rounding."""
+CHANGES = 3
+"""How often a model is changed to see what hangs on rounding: one change alone may happen to leave
+a value where it was."""
 
 
 def save(name: str, folder: Path) -> str:
@@ -96,31 +98,32 @@ def reference_ids(
     return generated(model, tokenizer, scenario, markers)[0]
 
 
-def change(model: Any, amount: float, seed: int) -> None:
-    """Change every parameter by a relative amount, at random: what rounding does, and more."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(1 + amount * torch.randn(parameter.shape, generator=generator))
+def nearby(path: str, amount: float) -> Iterator[Any]:
+    """A model, and then some whose parameters are all changed at random, by a relative amount."""
+    import transformers
+
+    for seed in range(1 + CHANGES):
+        model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+        if seed:
+            generator = torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.mul_(1 + amount * torch.randn(parameter.shape, generator=generator))
+        yield model
 
 
 def references(
     path: str, tokenizer: Any = None, markers: dict[str, Any] = MARKERS, scenarios: Any = SCENARIOS
 ) -> dict[str, list[int]]:
-    """Ids of all greedy scenarios, if a model that is a little different agrees on them.
+    """Ids of all greedy scenarios, if models that are a little different agree on them.
 
     Soft dynamics in random networks can be chaotic: where rounding alone changes the tokens, no
     engine can be asked to give the same. An engine rounds differently for every size of a batch,
-    and some batches are as large as it happens; the change is some ten times what that amounts to.
+    and some batches are as large as it happens.
     """
-    import transformers
-
     found: dict[str, list[int]] = {}
     wrong = set()
-    for seed in range(1 + CHANGES):
-        model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-        if seed:
-            change(model, ROUNDING, seed)
+    for model in nearby(path, ROUNDING):
         for scenario in scenarios:
             if scenario.greedy:
                 ids = reference_ids(model, tokenizer, scenario, markers)

@@ -4,20 +4,16 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import torch
-from conformance_models import change, generated
+from conformance_models import ROUNDING, generated, nearby
 from conformance_table import MARKERS, SCENARIOS
 
 TOLERANCE = 1e-4
 """Of entropies, probabilities and weights, float32; everything else is equal."""
 
-ROUNDING = 3e-6
-"""A relative change of a model's parameters, some thirty times what rounding amounts to. Mixtures
-are fed back, and small models amplify: what this does to a request's values says how far they may
-be from another engine's, where that is more than ``TOLERANCE``."""
-
-CHANGES = 3
-"""How many changed models say so: one alone may happen to leave a value where it was."""
+CHANGE = 3 * ROUNDING
+"""A relative change of a model's parameters. Mixtures are fed back, and small models amplify: what
+this does to a request's values says how far they may be from another engine's, where that is more
+than ``TOLERANCE``."""
 
 TRACED = {
     "latent": "soft-1",
@@ -43,16 +39,11 @@ def reference_traces(
 
     Each is made by the model and by some whose parameters are all a little different.
     """
-    import transformers
-
     from tokenlens.hf import traces
 
     traced = [one for one in scenarios if one.greedy and one.methods is not None]
     found = []
-    for seed in range(1 + CHANGES):
-        model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-        if seed:
-            change(model, ROUNDING, seed)
+    for model in nearby(path, CHANGE):
         holders = [generated(model, tokenizer, one, markers, "full")[1] for one in traced]
         found.append([traces(kwargs)[0].model_dump(mode="json") for kwargs in holders])
     references = {}

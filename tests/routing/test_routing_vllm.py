@@ -210,24 +210,24 @@ def test_a_slow_backend_times_out_and_the_other_goes_on(router, proxies, folder)
     """Once, after the half minute that this router has, and then it is left alone."""
     # A model's first call is slow, and that of the router with patience.
     ask(router.address, temperature=0)
-    router = route_server(
+    impatient = route_server(
         proxies["small"].address, proxies["large"].address, folder / "slow.log",
         "--policy", MIXED, "--setting", "read_timeout=30", "--setting", "retries=0",
         "--setting", "failures=1", "--setting", "cooldown=600", "--setting", "connect_timeout=60",
     )  # fmt: skip
     try:
-        ask(router.address, temperature=0)
+        ask(impatient.address, temperature=0)
         proxies["small"].mode = "hold"
-        answer = ask(router.address, temperature=0)
+        answer = ask(impatient.address, temperature=0)
         found = fallbacks(answer)
         assert "timeout" in found[0]
         assert all("left alone" in text for text in found[1:])
         assert answer["choices"][0]["message"]["content"]
         errors = "tokenlens_route_backend_errors_total"
-        assert metric(router.address, errors, model="small", kind="timeout") == 1
-        assert breakers(router.address) == {"small": "open", "large": "closed"}
+        assert metric(impatient.address, errors, model="small", kind="timeout") == 1
+        assert breakers(impatient.address) == {"small": "open", "large": "closed"}
     finally:
-        router.stop()
+        impatient.stop()
 
 
 @pytest.mark.parametrize(("mode", "kind"), [("truncate", "truncated"), ("malform", "malformed")])

@@ -189,8 +189,7 @@ def test_streaming_gives_the_same_text(client, server):
     chunks = [chunk for chunk in chat(client, SOFT, stream=True) if chunk.choices]
     parts = [chunk.choices[0].delta.content or "" for chunk in chunks]
     assert "".join(parts) == whole
-    # Steps that end while the server is busy come as one part.
-    assert len(parts) > 1
+    assert len(parts) > 5
     # The chunk that ends a choice has its trace.
     ended = [chunk for chunk in chunks if "meta_info" in chunk.model_dump()["choices"][0]]
     assert len(ended) == 1

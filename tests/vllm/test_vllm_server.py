@@ -186,8 +186,7 @@ def test_streaming_gives_the_same_text_and_trace(client):
     chunks = list(chat(client, SOFT, stream=True, stream_options={"include_usage": True}))
     parts = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
     assert "".join(parts) == whole.choices[0].message.content
-    # Steps that end while the server is busy come as one part.
-    assert len(parts) > 1
+    assert len(parts) > 5
     # In the chunk that ends the text, and nowhere else.
     ended = [chunk for chunk in chunks if chunk.choices and chunk.choices[0].finish_reason]
     carriers = [chunk for chunk in chunks if chunk.model_dump().get("kv_transfer_params")]
@@ -214,12 +213,7 @@ def test_each_choice_of_a_stream_has_its_trace(client):
     assert sorted(found) == [0, 1, 2, 3]
     # Two samples of each prompt; the same sample of the same prompt is the same.
     assert texts[0] == texts[2] != texts[1] == texts[3]
-    # The values are as of the batch that each step ran in.
-    ids = {
-        index: [(step["token"], [one[0] for one in step["entries"]]) for step in trace["steps"]]
-        for index, trace in found.items()
-    }
-    assert ids[0] == ids[2] != ids[1] == ids[3]
+    assert found[0]["steps"] == found[2]["steps"] != found[1]["steps"] == found[3]["steps"]
 
 
 def test_stop_strings_penalties_logprobs_and_samples(client):

@@ -28,9 +28,19 @@ def refuse_quantised(model):
     table.quant_method, table.weight = method, weight
 
 
-def main(rank, port):
+def hide_avx512():
+    """Make this CPU look to vLLM as if it had nothing beyond AVX2."""
+    torch.cpu._is_avx512_supported = lambda: False
+    torch.cpu._is_avx512_bf16_supported = lambda: False
+
+
+def main(rank, port, instructions):
     """Embed a mixed stream of tokens on this rank's half of the table."""
+    if instructions == "avx2":
+        hide_avx512()
+    # What vLLM's own worker tells its ranks; the communicator over shared memory reads the last.
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
+    os.environ["VLLM_DIST_IDENT"] = str(port)
     from vllm.config import VllmConfig, set_current_vllm_config
     from vllm.distributed import init_distributed_environment, initialize_model_parallel
     from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
@@ -41,6 +51,8 @@ def main(rank, port):
     with set_current_vllm_config(VllmConfig()):
         init_distributed_environment(2, rank, f"tcp://127.0.0.1:{port}", rank, "gloo")
         initialize_model_parallel(2)
+        # vLLM's library for AVX2 has no communicator over shared memory, the others do.
+        assert hasattr(torch.ops._C, "init_shm_manager") == (instructions != "avx2")
         generator = torch.Generator().manual_seed(5)
         table = torch.randn(200, 64, generator=generator)
         model = nn.Module()
@@ -77,4 +89,4 @@ def main(rank, port):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -4,6 +4,7 @@ VENV := .venv
 VENV_HF4 := .venv-hf4
 VENV_VLLM := .venv-vllm
 VENV_SGLANG := .venv-sglang
+VENV_DOCS := .venv-docs
 PY := $(VENV)/bin/python
 # The CPU build of torch. Outside, where the default index serves the CUDA build, add what your
 # platform needs here, e.g. TORCH_PIP_ARGS="--index-url <the CPU wheels' index>".
@@ -13,7 +14,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-main test-hf4 test-vllm test-routing test-sglang check format bench tiny-reasoner install clean
+.PHONY: help demo test test-main test-hf4 test-vllm test-routing test-sglang check docs format bench tiny-reasoner install clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -58,6 +59,12 @@ $(VENV_SGLANG)/.ready: pyproject.toml constraints/sglang.txt
 	$(VENV_SGLANG)/bin/python -m pip install -q --no-deps -e .
 	@touch $@
 
+# The pages are built from the sources without importing them, so this needs no torch.
+$(VENV_DOCS)/.ready: constraints/docs.txt
+	@test -x $(VENV_DOCS)/bin/python || $(PYTHON) -m venv $(VENV_DOCS)
+	$(VENV_DOCS)/bin/python -m pip install -q -r constraints/docs.txt
+	@touch $@
+
 install: $(VENV)/.ready ## make .venv with everything pinned, CPU only
 
 demo: $(VENV)/.ready ## two problems solved on the tiny reasoner, discrete and with concept tokens
@@ -87,6 +94,9 @@ check: $(VENV)/.ready ## formatting, lint, types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
+docs: $(VENV_DOCS)/.ready ## the pages as a site in build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --clean
+
 format: $(VENV)/.ready ## format and repair what ruff can repair
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
@@ -98,4 +108,4 @@ tiny-reasoner: $(VENV)/.ready ## train the embedded models again (at most 60 min
 	$(PY) examples/tiny_reasoner/make_all.py
 
 clean: ## remove the environments and caches
-	rm -rf $(VENV) $(VENV_HF4) $(VENV_VLLM) $(VENV_SGLANG) .mypy_cache .ruff_cache .pytest_cache build dist
+	rm -rf $(VENV) $(VENV_HF4) $(VENV_VLLM) $(VENV_SGLANG) $(VENV_DOCS) .mypy_cache .ruff_cache .pytest_cache build dist

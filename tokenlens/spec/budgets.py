@@ -99,8 +99,8 @@ class AlphaOne(WordsMethod, CountedMethod):
     )
     alpha: float = Field(1.4, gt=0, le=100, description="slow for alpha times the average")
     text: str = Field("Wait", min_length=1, max_length=256, description="forced after a step")
-    words: Words = ("wait",)
-    step_ends: StepEnds = ("\n\n",)
+    words: Words = Field(("wait",), description="drawn after the slow part, they end thinking")
+    step_ends: StepEnds = Field(("\n\n",), description="texts that end a step")
     step_match: Literal["end", "encoded"] = Field(
         "end", description="encoded: any token of the texts' own encodings ends a step"
     )

@@ -25,8 +25,8 @@ class PhaseConfig(StrictModel):
     that is given may take several tokens.
     """
 
-    think_start: Marker | None = None
-    think_end: Marker | None = None
+    think_start: Marker | None = Field(None, description="opens thinking; null = <think>")
+    think_end: Marker | None = Field(None, description="ends thinking; null = </think>")
 
     @field_validator("think_start", "think_end", mode="before")
     @classmethod
@@ -38,7 +38,9 @@ class PhaseConfig(StrictModel):
 class TraceConfig(StrictModel):
     """What is recorded: nothing, counts for the whole request, or every step."""
 
-    level: Literal["off", "summary", "full"] = "summary"
+    level: Literal["off", "summary", "full"] = Field(
+        "summary", description="nothing, counts of the request, or every step"
+    )
     max_steps: int = Field(
         16_384, ge=1, le=1_000_000, description="steps kept; later ones are counted"
     )

@@ -40,7 +40,7 @@ class LatentMas(HiddenFeedback):
     published: ClassVar[Mapping[str, Any]] = {"realign": False}
 
     method: Literal["latent_mas"] = "latent_mas"
-    steps: int = Field(10, ge=1, le=100_000)
+    steps: int = Field(10, ge=1, le=100_000, description="latent steps, from the first thought on")
     realign: bool = Field(
         True, description="through the alignment matrix; false: rescaled only (the code's default)"
     )

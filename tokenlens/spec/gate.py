@@ -36,7 +36,9 @@ class Gate(StrictModel):
     ``trend`` the signal must also be strictly beyond what it was at the last switch.
     """
 
-    signal: Literal["entropy", "max_probability"] = "entropy"
+    signal: Literal["entropy", "max_probability"] = Field(
+        "entropy", description="what is compared with the bounds"
+    )
     of: Literal["raw", "tempered", "filtered", "topk"] = Field(
         "tempered",
         description="raw: temperature 1; tempered: the method's temperature, before every filter;"
@@ -46,7 +48,9 @@ class Gate(StrictModel):
         "nats", description="fraction: divided by the logarithm of the support's size"
     )
     top: int = Field(3, ge=2, le=MAX_ENTRIES, description="entries, where of is topk")
-    latent_when: Literal["high", "low"] = "high"
+    latent_when: Literal["high", "low"] = Field(
+        "high", description="whether a high or a low signal makes a step latent"
+    )
     enter: float | None = Field(None, ge=0, le=100, description="bound for going latent")
     leave: float | None = Field(
         None, ge=0, le=100, description="bound for going discrete; null = enter"

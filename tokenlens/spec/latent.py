@@ -24,14 +24,16 @@ class ThinkRouter(ConceptTokens):
     """
 
     method: Literal["think_router"] = "think_router"
-    gate: Gate = Gate(signal="max_probability", enter=0.6)
+    gate: Gate = Field(
+        Gate(signal="max_probability", enter=0.6), description="latent where the model is sure"
+    )
 
 
 class Switching(MethodBase):
     """What LEAD and SwiReasoning share: blocks of latent thinking, anchors at their borders."""
 
     method: str
-    gate: Gate
+    gate: Gate = Field(..., description="when a step is latent")
     temperature: float = Field(1.0, gt=0, le=100, description="of signal and mixture")
     mixture: Literal["top_k", "full"] = Field(
         "top_k", description="full: the whole vocabulary, where the engine can"
@@ -45,8 +47,12 @@ class Switching(MethodBase):
         None, description="at the switch to discrete: fed instead of the token; null = the token"
     )
     budget: int = Field(32_768, ge=1, le=10_000_000, description="tokens over which blends move")
-    switch_control: SwitchControl | None = None
-    start: Literal["thinking", "first_token"] = "thinking"
+    switch_control: SwitchControl | None = Field(
+        None, description="injections that end a thought which switches often; null = off"
+    )
+    start: Literal["thinking", "first_token"] = Field(
+        "thinking", description="first_token: latent from the first token, whatever the prompt says"
+    )
     goes_on_in_answer: bool = Field(
         False, description="the gate and the blend at leaving go on after the end of thinking"
     )
@@ -79,10 +85,17 @@ class SwiReasoning(Switching):
     }
 
     method: Literal["swi_reasoning"] = "swi_reasoning"
-    gate: Gate = _TREND
-    first: Blend | None = Blend(tokens=("\n",), keep=0.9)
-    enter: Blend | None = Blend(tokens="think_start", keep=1.0, moves=True)
-    leave: Blend | None = Blend(tokens="think_end", keep=0.7, moves=True)
+    gate: Gate = Field(_TREND, description="when a step is latent")
+    first: Blend | None = Field(
+        Blend(tokens=("\n",), keep=0.9), description="at the first latent step"
+    )
+    enter: Blend | None = Field(
+        Blend(tokens="think_start", keep=1.0, moves=True), description="at the switch to latent"
+    )
+    leave: Blend | None = Field(
+        Blend(tokens="think_end", keep=0.7, moves=True),
+        description="at the switch to discrete: fed instead of the token; null = the token",
+    )
 
 
 class Lead(Switching):
@@ -110,7 +123,10 @@ class Lead(Switching):
     }  # fmt: skip
 
     method: Literal["lead"] = "lead"
-    gate: Gate = Gate(of="raw", trend=True, first="latent", dwell_discrete=128, max_switches=5)
+    gate: Gate = Field(
+        Gate(of="raw", trend=True, first="latent", dwell_discrete=128, max_switches=5),
+        description="when a step is latent",
+    )
 
 
 class Selar(MethodBase):
@@ -119,14 +135,24 @@ class Selar(MethodBase):
     published: ClassVar[Mapping[str, Any]] = {"start": "first_token", "goes_on_in_answer": True}
 
     method: Literal["selar"] = "selar"
-    gate: Gate = Gate(of="topk", unit="fraction", enter=0.5, exempt="math")
-    temperature: float = Field(0.6, gt=0, le=100)
+    gate: Gate = Field(
+        Gate(of="topk", unit="fraction", enter=0.5, exempt="math"),
+        description="latent where the top tokens disagree",
+    )
+    temperature: float = Field(0.6, gt=0, le=100, description="of the concept weights")
     top_k: int = Field(20, ge=0, le=MAX_ENTRIES, description="0 = off")
-    top_p: float = Field(0.95, gt=0, le=1)
-    min_p: float = Field(0.0, ge=0, lt=1)
+    top_p: float = Field(
+        0.95,
+        gt=0,
+        le=1,
+        description="nucleus: the most probable tokens that together reach this probability",
+    )
+    min_p: float = Field(0.0, ge=0, lt=1, description="relative to the largest probability")
     max_entries: int = Field(3, ge=1, le=MAX_ENTRIES, description="entries of a concept token")
     push: float = Field(
         1.0, ge=0, le=100, description="lambda: away from the top token, times the entropy"
     )
-    start: Literal["thinking", "first_token"] = "thinking"
+    start: Literal["thinking", "first_token"] = Field(
+        "thinking", description="first_token: latent from the first token, whatever the prompt says"
+    )
     goes_on_in_answer: bool = Field(False, description="the answer has latent steps too")

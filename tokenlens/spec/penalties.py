@@ -19,7 +19,7 @@ class Tip(WordsMethod):
     """Penalise words that switch the thought while the current one is young (arXiv 2501.18585)."""
 
     method: Literal["tip"] = "tip"
-    words: Words = ("alternatively",)
+    words: Words = Field(("alternatively",), description="that announce another thought")
     penalty: float = Field(3.0, ge=0, le=100, description="alpha: taken off, in logits")
     duration: int = Field(
         600, ge=0, le=MAX_TOKENS, description="beta: tokens after the current thought began"
@@ -36,11 +36,13 @@ class NoWait(MethodBase):
     }
 
     method: Literal["nowait"] = "nowait"
-    words: Words = NOWAIT_WORDS
+    words: Words = Field(NOWAIT_WORDS, description="that announce a reflection")
     match: Literal["word", "substring"] = Field(
         "word", description="word: tokens that hold one of the words whole; case never matters"
     )
     exclude: Annotated[tuple[Word, ...], BeforeValidator(as_tuple), Field(max_length=MAX_WORDS)] = (
         Field((), description="tokens that hold one of these stay")
     )
-    active: Literal["thinking", "output"] = "thinking"
+    active: Literal["thinking", "output"] = Field(
+        "thinking", description="banned while thinking, or in the answer too"
+    )

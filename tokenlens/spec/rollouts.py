@@ -24,8 +24,8 @@ class SoftGrpoNoise(MethodBase):
     method: Literal["soft_grpo_noise"] = "soft_grpo_noise"
     temperature: float = Field(0.1, gt=0, le=100, description="tau; small = nearly one-hot")
     scale: float = Field(1.0, gt=0, le=100, description="of the noise")
-    clamp_low: float = Field(-1.5, ge=-100, le=0)
-    clamp_high: float = Field(3.0, ge=0, le=100)
+    clamp_low: float = Field(-1.5, ge=-100, le=0, description="noise below it is raised to it")
+    clamp_high: float = Field(3.0, ge=0, le=100, description="noise above it is lowered to it")
     log_probability_of: Literal["noise", "draw"] = Field(
         "noise", description="draw: of the draw before it is scaled, which no trainer sees"
     )
@@ -42,11 +42,13 @@ class LatentGrpo(MethodBase):
         "none", description="one_sided: shifted to be positive; the same mixture, another score"
     )
     temperature: float = Field(1.0, gt=0, le=100, description="tau of the noised weights")
-    noise_scale: float = Field(1.0, gt=0, le=100)
+    noise_scale: float = Field(1.0, gt=0, le=100, description="of the noise on the logits")
     top_p: float = Field(0.95, gt=0, le=1, description="of the candidates that noise may lift")
-    clamp_low: float = Field(-1.5, ge=-100, le=0)
-    clamp_high: float = Field(3.0, ge=0, le=100)
-    start: Literal["thinking", "first_token"] = "thinking"
+    clamp_low: float = Field(-1.5, ge=-100, le=0, description="noise below it is raised to it")
+    clamp_high: float = Field(3.0, ge=0, le=100, description="noise above it is lowered to it")
+    start: Literal["thinking", "first_token"] = Field(
+        "thinking", description="first_token: latent from the first token, whatever the prompt says"
+    )
     forced_end: Literal["marker", "last_token", "first_token"] = Field(
         "marker", description="first_token: the end marker's first token ends thinking"
     )
@@ -76,8 +78,15 @@ class SoftTokens(ConceptTokens):
     method: Literal["soft_tokens"] = "soft_tokens"
     temperature: float = Field(0.5, gt=0, le=100, description="0.0001: the paper's fuzzy tokens")
     top_k: int = Field(0, ge=0, le=MAX_ENTRIES, description="0 = off")
-    top_p: float = Field(1.0, gt=0, le=1)
-    max_entries: int = Field(MAX_ENTRIES, ge=1, le=MAX_ENTRIES)
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="nucleus: the most probable tokens that together reach this probability",
+    )
+    max_entries: int = Field(
+        MAX_ENTRIES, ge=1, le=MAX_ENTRIES, description="entries of a concept token"
+    )
     mixture: Literal["top_k", "full"] = Field(
         "top_k", description="full: the whole vocabulary, where the engine can"
     )

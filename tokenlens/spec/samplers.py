@@ -14,7 +14,9 @@ MAX_TOKENS_TO_KEEP = 16
 class SamplerMethod(MethodBase):
     """A method that shapes the distribution the engine samples from."""
 
-    active: Literal["thinking", "output"] = "output"
+    active: Literal["thinking", "output"] = Field(
+        "output", description="acts while thinking, or in the answer too"
+    )
 
 
 class AdaptiveTemperature(SamplerMethod):
@@ -37,8 +39,8 @@ class Edt(AdaptiveTemperature):
     published: ClassVar[Mapping[str, Any]] = {"floor": 1e-6}
 
     method: Literal["edt"] = "edt"
-    base: float = Field(0.8, gt=0, le=1)
-    theta: float = Field(1.0, ge=0, le=100)
+    base: float = Field(0.8, gt=0, le=1, description="N: raised to theta / entropy")
+    theta: float = Field(1.0, ge=0, le=100, description="in nats; 0 = the temperature is fixed")
 
 
 class Hapo(AdaptiveTemperature):
@@ -49,8 +51,12 @@ class Hapo(AdaptiveTemperature):
     method: Literal["hapo"] = "hapo"
     median: float = Field(..., ge=-100, le=100, description="of ln(entropy)")
     std: float = Field(..., ge=0, le=100, description="of ln(entropy)")
-    scale_pos: float = Field(..., ge=-1e6, le=1e6)
-    scale_neg: float = Field(..., ge=-1e6, le=1e6)
+    scale_pos: float = Field(
+        ..., ge=-1e6, le=1e6, description="multiplies (ln(entropy) - median) / std where positive"
+    )
+    scale_neg: float = Field(
+        ..., ge=-1e6, le=1e6, description="multiplies (ln(entropy) - median) / std where negative"
+    )
     strength: float = Field(0.05, ge=0, lt=1, description="the largest change, as a share")
     sign: Literal["paper", "as_given"] = Field(
         "paper", description="as_given: a negative scale_neg makes low entropies hotter"
@@ -65,7 +71,9 @@ class MinP(SamplerMethod):
     temperature: float = Field(
         1.0, gt=0, le=100, description="of the probabilities; the engine's = truncate after it"
     )
-    min_tokens_to_keep: int = Field(1, ge=1, le=MAX_TOKENS_TO_KEEP)
+    min_tokens_to_keep: int = Field(
+        1, ge=1, le=MAX_TOKENS_TO_KEEP, description="the most probable ones stay in any case"
+    )
 
 
 class TopNSigma(SamplerMethod):

@@ -48,18 +48,20 @@ class CountedMethod(MethodBase):
 class WordsMethod(MethodBase):
     """A method that changes the logits of words."""
 
-    words: Words = REFLECTION_WORDS
+    words: Words = Field(REFLECTION_WORDS, description="whose logits are changed")
     forms: Forms = Field(
         "all",
         description="all: bare, after a blank, capitalised and not; bare: the words as they stand",
     )
-    unknown_words: Literal["error", "skip"] = "error"
+    unknown_words: Literal["error", "skip"] = Field(
+        "error", description="what a word is that no single token of the tokenizer writes"
+    )
 
 
 class Schedule(CountedMethod, WordsMethod):
     """A waveform over the position, added to the logits of words while the model thinks."""
 
-    wave: Wave = "triangular"
+    wave: Wave = Field("triangular", description="shape of the bias over the position")
     amplitude: float = Field(5.0, ge=-100, le=100, description="of the bias, in logits")
     period: float = Field(1200.0, gt=0, le=MAX_TOKENS, description="in tokens")
     shift: float = Field(0.0, ge=-1, le=1, description="in periods")
@@ -104,5 +106,5 @@ class StaticWindow(Schedule):
     published: ClassVar[Mapping[str, Any]] = CyclicReflex.published
 
     method: Literal["static_window"] = "static_window"
-    wave: Wave = "constant"
+    wave: Wave = Field("constant", description="shape of the bias over the position")
     amplitude: float = Field(-3.0, ge=-100, le=100, description="of the bias, in logits")

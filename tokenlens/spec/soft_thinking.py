@@ -34,7 +34,12 @@ class ConceptTokens(MethodBase):
         0.6, ge=0, le=100, description="of the concept weights; 0 = the arg-max alone"
     )
     top_k: int = Field(30, ge=0, le=MAX_ENTRIES, description="0 = off")
-    top_p: float = Field(0.95, gt=0, le=1)
+    top_p: float = Field(
+        0.95,
+        gt=0,
+        le=1,
+        description="nucleus: the most probable tokens that together reach this probability",
+    )
     min_p: float = Field(0.0, ge=0, lt=1, description="relative to the largest probability")
     max_entries: int = Field(15, ge=1, le=MAX_ENTRIES, description="entries of a concept token")
     cold_stop: ColdStop | None = Field(None, description="null = off")

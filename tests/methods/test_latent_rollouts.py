@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from pathlib import Path
 
 import pytest
@@ -249,18 +250,82 @@ def test_published_records_the_draw_which_a_scale_other_than_1_makes_another_den
         torch.testing.assert_close(recomputed(methods, file, logits), recorded)
 
 
-def test_flip_grad_changes_the_gradient_alone():
-    logits = torch.tensor([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0]], requires_grad=True)
-    ids = torch.tensor([[0, 1], [0, 1]])
-    # Margins below and above zero.
-    log_p = torch.log_softmax(logits.detach(), 1)[:, :2]
-    scores = log_p + torch.tensor([-0.5, 0.5])
-    plain = latent_grpo_log_probability(logits, ids, scores)
-    flipped = latent_grpo_log_probability(logits, ids, scores, torch.tensor([-1.0, 1.0]))
-    assert torch.equal(plain, flipped)
-    (a,), (b,) = (torch.autograd.grad(x.sum(), logits) for x in (plain, flipped))
-    assert not torch.allclose(a[0], b[0])
-    assert torch.equal(a[1], b[1])
+def gumbel_density(margin):
+    return -margin - math.exp(-margin)
+
+
+FLIPPED = {
+    # What pulls a flipped margin, and its slope in closed form.
+    "default": (lambda m: -gumbel_density(m), lambda m: 1 - math.exp(-m)),
+    "published": (lambda m: gumbel_density(-m), lambda m: 1 - math.exp(m)),
+}
+
+
+def flip_grad(logits, ids, scores, advantage, profile):
+    """Gradient of one step's log-probability by central differences, and in closed form."""
+    pulled, slope = FLIPPED[profile]
+
+    def margins(z):
+        largest = max(z)
+        total = largest + math.log(sum(math.exp(x - largest) for x in z))
+        return [y - (z[i] - total) for i, y in zip(ids, scores, strict=True)]
+
+    flips = [advantage is not None and advantage <= 0 and m < 0 for m in margins(logits)]
+
+    def surrogate(z):
+        terms = [pulled(m) if flip else gumbel_density(m) for flip, m in zip(flips, margins(z))]
+        return sum(terms) / len(terms)
+
+    total = sum(math.exp(x) for x in logits)
+    numeric, exact = [], []
+    for place in range(len(logits)):
+        up, down = list(logits), list(logits)
+        up[place] += 1e-5
+        down[place] -= 1e-5
+        numeric.append((surrogate(up) - surrogate(down)) / 2e-5)
+        p = math.exp(logits[place]) / total
+        slopes = [slope(m) if flip else math.exp(-m) - 1 for flip, m in zip(flips, margins(logits))]
+        # A margin falls with its own log-probability.
+        exact.append(sum(s * (p - (i == place)) for i, s in zip(ids, slopes)) / len(ids))
+    return numeric, exact
+
+
+@pytest.mark.parametrize("profile", FLIPPED)
+def test_flip_grad_is_a_gradient_in_closed_form(profile):
+    draw = random.Random(5)
+    for _ in range(50):
+        logits = [draw.gauss(0, 2) for _ in range(6)]
+        ids = draw.sample(range(6), 3)
+        log_p = torch.log_softmax(torch.tensor(logits), 0)[ids].tolist()
+        scores = [y + draw.uniform(-1.5, 3) for y in log_p]
+        for advantage in (-0.7, 0.0, 0.7, None):
+            z = torch.tensor([logits], requires_grad=True)
+            given = None if advantage is None else torch.tensor([advantage])
+            arguments = (torch.tensor([ids]), torch.tensor([scores]))
+            value = latent_grpo_log_probability(z, *arguments, given, profile=profile)
+            assert torch.equal(value, latent_grpo_log_probability(z, *arguments))
+            (gradient,) = torch.autograd.grad(value.sum(), z)
+            numeric, exact = flip_grad(logits, ids, scores, advantage, profile)
+            assert numeric == pytest.approx(exact, abs=1e-6)
+            assert gradient[0].tolist() == pytest.approx(exact, rel=1e-4, abs=1e-5)
+
+
+def test_flip_grads_profiles_differ_below_zero_alone():
+    ids, z = torch.tensor([[0]]), torch.zeros(1, 2, requires_grad=True)
+    for margin, differ in ((-0.5, True), (0.5, False)):
+        scores = torch.log_softmax(z.detach(), 1)[:, :1] + margin
+        found = [
+            torch.autograd.grad(
+                latent_grpo_log_probability(z, ids, scores, torch.tensor([-1.0]), profile=name), z
+            )[0]
+            for name in FLIPPED
+        ]
+        assert (not torch.allclose(*found)) is differ
+
+
+def test_another_profile_of_flip_grad_is_refused():
+    with pytest.raises(ValueError, match=r"profile: got 'paper'; allowed: 'default', 'published'"):
+        latent_grpo_log_probability(LOGITS, LOGITS.long(), LOGITS, profile="paper")
 
 
 def test_gaussian_log_probability():

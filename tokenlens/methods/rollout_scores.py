@@ -2,7 +2,22 @@
 
 Given the logits that a rollout saw, each function gives the rollout's own log-probability; given
 those of a newer policy, the ratio of the two is what policy gradients need. Differentiable.
+
+``published`` differs from the default so:
+
+==========================  ================================  =================================
+what                        default                           ``published`` (authors' code)
+==========================  ================================  =================================
+Latent-GRPO's FlipGrad:     ``-f'(m)``: the gradient with     ``1 - exp(m)``: the gradient of
+slope in a margin that is   its sign turned                   ``f(-m)``, bounded by 1
+flipped
+==========================  ================================  =================================
+
+with ``f(m) = -m - exp(-m)``, the log-density of Gumbel noise. Both turn the same margins, and the
+value is ``f(m)`` in both.
 """
+
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -48,7 +63,12 @@ def soft_grpo_log_probability(
 
 
 def latent_grpo_log_probability(
-    logits: Tensor, ids: Tensor, scores: Tensor, advantage: Tensor | None = None
+    logits: Tensor,
+    ids: Tensor,
+    scores: Tensor,
+    advantage: Tensor | None = None,
+    *,
+    profile: Literal["default", "published"] = "default",
 ) -> Tensor:
     """Of Latent-GRPO's noise (arXiv 2604.27998).
 
@@ -57,17 +77,25 @@ def latent_grpo_log_probability(
     logits, ids, scores
         As in :func:`soft_grpo_log_probability`.
     advantage
-        ``[n]``: where it is not positive, margins below zero pass their gradient with the sign
-        turned (FlipGrad). The value is the same with and without it.
+        ``[n]``: where it is not positive, margins below zero pull the other way (FlipGrad). The
+        value is the same with and without it.
+    profile
+        The gradient of those margins: see the table above. The rollout's ``latent_grpo.profile``
+        repeats the authors' training.
     """
+    if profile not in ("default", "published"):
+        raise ValueError(f"profile: got {profile!r}; allowed: 'default', 'published'")
     live = ids >= 0
     log_p = torch.log_softmax(logits.float(), dim=1).gather(1, ids.clamp(min=0))
     margin = torch.where(live, scores - log_p, 0.0)
+    density = gumbel_log_density(margin)
     if advantage is not None:
         flips = (advantage <= 0)[:, None] & (margin < 0)
-        # The value of the margin, the gradient of its negative.
-        margin = torch.where(flips, 2 * margin.detach() - margin, margin)
-    return masked_mean(gumbel_log_density(margin), live)
+        turned = gumbel_log_density(-margin) if profile == "published" else -density
+        # The value of the density, the gradient of the other one.
+        flipped = density.detach() + (turned - turned.detach())
+        density = torch.where(flips, flipped, density)
+    return masked_mean(density, live)
 
 
 def cot2_log_probability(logits: Tensor, ids: Tensor, scale_logits: bool = True) -> Tensor:

@@ -6,6 +6,7 @@ itself are in ``test_routing_vllm.py``.
 
 import contextlib
 import json
+import math
 import threading
 import time
 
@@ -48,9 +49,53 @@ class Served:
         assert not self._thread.is_alive()
 
 
-def stand_in(role):
-    """``/v1/completions`` of one tiny reasoner, streamed, with the largest log-probabilities."""
-    words = vocabulary()
+def openai(text, top, reason):
+    """As OpenAI's completions: vLLM and SGLang do it so."""
+    return {"logprobs": {"tokens": [text], "top_logprobs": [top]}}, {}
+
+
+def sglang(text, top, reason):
+    """SGLang also says which token ended the text; nothing was asked to stop it."""
+    choice, event = openai(text, top, reason)
+    return {**choice, "matched_stop": 2 if reason == "stop" else None}, event
+
+
+def entries(top, value="logprob", text="token"):
+    return [{"id": 7, text: word, "bytes": [], value: lp} for word, lp in top.items()]
+
+
+def llama(text, top, reason):
+    """llama.cpp since December 2024: the chat's shape in completions."""
+    entry = {"id": 7, "token": text, "bytes": [], "logprob": -0.1, "top_logprobs": entries(top)}
+    return {"logprobs": {"content": [entry]}}, {}
+
+
+def llama_shares(text, top, reason):
+    """The same with ``post_sampling_probs``: probabilities."""
+    shares = {word: math.exp(value) for word, value in top.items()}
+    entry = {"id": 7, "token": text, "prob": 0.9, "top_probs": entries(shares, "prob")}
+    return {"logprobs": {"content": [entry]}}, {}
+
+
+def llama_before(text, top, reason):
+    """llama.cpp before December 2024, beside the choices."""
+    shares = {word: math.exp(value) for word, value in top.items()}
+    probs = entries(shares, "prob", "tok_str")
+    return {}, {"completion_probabilities": [{"content": text, "probs": probs}]}
+
+
+def unknown(text, top, reason):
+    """A shape that nobody has."""
+    return {"logprobs": {"odds": [3, 1]}}, {}
+
+
+def stand_in(role, dialect=openai, asked=None, words=None):
+    """``/v1/completions`` of one tiny reasoner, streamed, with the largest log-probabilities.
+
+    ``asked`` is a list that gets every request; ``words`` another tokenizer, whose BOS is read as
+    nothing.
+    """
+    words = words or vocabulary()
     backend = HFBackend(model(role), words)
 
     @contextlib.asynccontextmanager
@@ -67,7 +112,12 @@ def stand_in(role):
     @app.post("/v1/completions")
     async def completions(request: Request):
         body = await request.json()
-        sampling = Sampling(temperature=body["temperature"], top_p=body["top_p"], seed=body["seed"])
+        if asked is not None:
+            asked.append(body)
+        sampling = Sampling(
+            temperature=body.get("temperature", 1.0), top_p=body.get("top_p", 1.0),
+            seed=body["seed"],
+        )  # fmt: skip
         ask = Ask(
             str(id(body)), tuple(words.encode(body["prompt"])), body["max_tokens"], sampling,
             signals=True, stream=True,
@@ -81,9 +131,9 @@ def stand_in(role):
                 text = words.decode([i for i in chunk.ids if i not in words.eos_ids])
                 top = dict(chunk.signals.top[:count]) if chunk.signals else {}
                 reason = {"eos": "stop"}.get(chunk.finish, chunk.finish)
-                facts = {"tokens": [text], "top_logprobs": [top]}
-                choice = {"text": text, "finish_reason": reason, "logprobs": facts}
-                yield f"data: {json.dumps({'choices': [choice]})}\n\n"
+                more, beside = dialect(text, top, reason)
+                choice = {"text": text, "finish_reason": reason, **more}
+                yield f"data: {json.dumps({'choices': [choice], **beside})}\n\n"
             yield "data: [DONE]\n\n"
         finally:
             await chunks.aclose()

@@ -6,15 +6,32 @@ text came. Knows no connection.
 """
 
 import json
-import math
 from dataclasses import replace
 from typing import Any, Literal
 
-from tokenlens.routing.backend import Ask, BackendError, Chunk, Context
-from tokenlens.routing.settings import Role
+from tokenlens.routing import logprobs
+from tokenlens.routing.backend import Ask, BackendError, Chunk, Context, Finish
+from tokenlens.routing.settings import Role, Sampling
 from tokenlens.routing.signals import TOP, Signals
 
 Api = Literal["vllm", "text"]
+
+STOPPED = frozenset({"stop", "eos", "eos_token", "stop_sequence"})
+"""Reasons of servers that say that a text has ended, or met a text to stop at."""
+
+
+def sampling_fields(how: Sampling) -> dict[str, Any]:
+    """What a request says of sampling; what it left open is left out: the server's default is."""
+    if how.temperature == 0:
+        # Whatever else is said of it changes nothing.
+        return {"temperature": 0.0, "top_p": 1.0}
+    # Minus one: vLLM, SGLang and llama.cpp all take it for "off", and SGLang no 0.
+    fields = {
+        "temperature": how.temperature,
+        "top_p": how.top_p,
+        "top_k": -1 if how.top_k == 0 else how.top_k,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 class Completions:
@@ -35,15 +52,13 @@ class Completions:
 
     def body(self, ask: Ask, context: Context, room: int, *, signals: bool) -> dict[str, Any]:
         """A request."""
-        how = ask.sampling
         body: dict[str, Any] = {
             "model": self._model,
             "prompt": context if isinstance(context, str) else list(context),
             "max_tokens": room,
-            "temperature": how.temperature,
-            "top_p": how.top_p,
             "seed": ask.engine_seed,
             "stream": True,
+            **sampling_fields(ask.sampling),
         }
         if signals:
             body["logprobs"] = TOP if self._api == "vllm" else 5
@@ -59,57 +74,90 @@ class Completions:
                 add_special_tokens=False,
                 stop=list(ask.ends.texts) if ask.ends is not None else [],
             )
-        if how.top_k:
-            body["top_k"] = how.top_k
         return body
 
-    def chunks(self, data: str, signals: bool) -> list[Chunk]:
+    def chunks(self, data: str, ask: Ask, *, signals: bool) -> list[Chunk]:
         """What one event of a stream says.
 
         Raises
         ------
         BackendError
-            ``failed``: an error in the middle; ``malformed``: no completion.
+            ``failed``: an error in the middle; ``truncated``: it ended for a reason that is no end;
+            ``malformed``: no completion, or log-probabilities that nobody can read.
         """
         try:
             event = json.loads(data)
-            if "error" in event:
-                raise BackendError(self._role, "failed", str(event["error"])[:500])
+            if event.get("error") is not None:
+                raise BackendError(
+                    self._role, "failed", "it broke off with an error", detail=repr(event["error"])
+                )
             if not event["choices"]:
                 return []
             choice = event["choices"][0]
-            text, reason = choice["text"] or "", choice["finish_reason"]
-            facts = choice.get("logprobs")
+            text, reason = str(choice["text"] or ""), choice.get("finish_reason")
             ids: tuple[int, ...] = ()
-            words = [text] if text else []
             if self._api == "vllm":
                 ids = tuple(int(i) for i in choice["token_ids"] or ())
-                count = len(ids)
-            else:
-                words = (facts and [str(word) for word in facts["tokens"]]) or words
-                count = len(words)
-            top = self._top(facts["top_logprobs"][0]) if signals and facts and count else None
+            words, top = self._facts(event, choice, signals)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise self.malformed(f"{type(error).__name__}: {error}") from None
-        finish: Any = {"length": "length", None: None}.get(reason, "stop")
-        if finish == "stop" and choice.get("stop_reason", choice.get("matched_stop")) is None:
-            # No stop string: the end of the text.
-            finish = "eos"
+        if self._api == "vllm":
+            count, words = len(ids), []
+        else:
+            words = words or ([text] if text else [])
+            count = len(words)
+        finish = self._finish(reason, choice.get("stop_reason"), ask)
         if not count and not text and finish is None:
             return []
         if len(words) < 2 or "".join(words) != text:
-            return [Chunk(ids, text, count, top, finish)]
+            return [Chunk(ids, text, count, top if count else None, finish)]
         # One by one, so that what lies behind the end of a step is not counted.
         chunks = [Chunk((), word, 1) for word in words]
         chunks[0] = replace(chunks[0], signals=top)
         chunks[-1] = replace(chunks[-1], finish=finish)
         return chunks
 
-    def _top(self, entries: dict[str, Any]) -> Signals:
-        pairs = sorted(((t, float(v)) for t, v in entries.items()), key=lambda pair: -pair[1])
+    def _facts(self, event: Any, choice: Any, signals: bool) -> tuple[list[str], Signals | None]:
+        """Texts of the tokens, and the first one's signals where they are wanted and come."""
+        try:
+            words, top = logprobs.read(event, choice)
+        except logprobs.ShapeError as error:
+            if signals:
+                raise BackendError(
+                    self._role, "malformed",
+                    f"the server of {self._model!r} gives log-probabilities in a shape that is not"
+                    f" known here ({error}); allowed: OpenAI's, in the way of vLLM, SGLang or"
+                    " llama.cpp; policies that need none work all the same",
+                ) from None  # fmt: skip
+            # They would only have counted the tokens.
+            return [], None
         # vLLM adds the sampled token to the largest ones.
-        return Signals(tuple((t, v) for t, v in pairs[:TOP] if not math.isnan(v)))
+        return words, Signals(top[0][:TOP]) if signals and top and top[0] else None
+
+    def _finish(self, reason: Any, stopped_by: Any, ask: Ask) -> Finish | None:
+        """Why an answer ends here, if it does.
+
+        Only a text that was asked for ends a step. What else servers put beside the reason (vLLM's
+        ``stop_reason``, SGLang's ``matched_stop``) is the token that ended the text, where a model
+        has several.
+        """
+        if reason is None or reason == "":
+            return None
+        if reason == "length":
+            return "length"
+        if reason not in STOPPED:
+            raise BackendError(
+                self._role, "truncated", "its answer ends for a reason that is no end of a text",
+                detail=repr(reason),
+            )  # fmt: skip
+        texts: tuple[str, ...] = ask.ends.texts if ask.ends is not None else ()
+        # A server of text is given none: its stream is closed where the step ends.
+        is_ours = self._api == "vllm" and isinstance(stopped_by, str) and stopped_by in texts
+        return "stop" if is_ours else "eos"
 
     def malformed(self, what: object) -> BackendError:
         """The error for an answer of another shape."""
-        return BackendError(self._role, "malformed", f"not what a completion looks like: {what}")
+        return BackendError(
+            self._role, "malformed",
+            f"the server of {self._model!r} does not answer as completions do", detail=str(what),
+        )  # fmt: skip

@@ -1,16 +1,21 @@
 """What a server says of itself: its model, whether it is vLLM, and the tokenizer it uses."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
+from tokenlens.routing import reading
 from tokenlens.routing.completions import Api
 from tokenlens.routing.http import HTTPSettings, client
 from tokenlens.routing.settings import Role
 from tokenlens.routing.vocabulary import Vocabulary
 from tokenlens.spec import SpecError
+
+MAX_LISTING = 4 << 20
+"""Bytes of a server's list of models."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +55,11 @@ async def ask(url: str, settings: HTTPSettings, api_key: str | None) -> dict[str
     """The first model that a server lists, or ``None`` where it does not answer."""
     async with client(url, settings, api_key) as http:
         try:
-            response = await http.get("models")
-            response.raise_for_status()
-            return dict(response.json()["data"][0])
-        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError):
+            async with http.stream("GET", "models") as response:
+                response.raise_for_status()
+                listed = json.loads(await reading.body(response, MAX_LISTING))
+            return dict(listed["data"][0])
+        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError, RecursionError):
             return None
 
 

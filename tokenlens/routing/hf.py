@@ -9,9 +9,11 @@ in step by ids, whoever wrote them.
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tokenlens.routing.backend import Ask, Chunk, Context
+from tokenlens.routing.hf_sampling import resolved
 from tokenlens.routing.hf_worker import Job, Worker
 from tokenlens.routing.vocabulary import Vocabulary
 from tokenlens.spec import SpecError
@@ -40,7 +42,9 @@ class HFBackend:
 
     def __init__(self, model: Any, vocabulary: Vocabulary, *, max_sessions: int = 64) -> None:
         _check(model)
+        self._config = getattr(model, "generation_config", None)
         self._worker = Worker(model.eval(), vocabulary, max_sessions)
+        self.max_length = self._worker.limit
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._is_closed = False
@@ -52,6 +56,7 @@ class HFBackend:
             raise TypeError("context: got text; allowed: ids, because this model has a tokenizer")
         loop = asyncio.get_running_loop()
         chunks: asyncio.Queue[Chunk | BaseException] = asyncio.Queue()
+        ask = replace(ask, sampling=resolved(ask.sampling, self._config))
         job = Job(
             ask.session, list(context),
             lambda item: loop.call_soon_threadsafe(chunks.put_nowait, item), ask,

@@ -4,6 +4,7 @@ Noise is keyed on (seed, position, token id), so that a row draws the same token
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from tokenlens_kernels import philox
@@ -13,6 +14,18 @@ from tokenlens.routing.settings import Sampling
 from tokenlens.routing.signals import TOP
 
 
+def resolved(how: Sampling, config: Any) -> Sampling:
+    """What a request leaves open, as a model's generation config has it; else plain sampling."""
+    own = config.to_diff_dict() if config is not None else {}
+    plain = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+    left = {name: own.get(name) for name in plain if getattr(how, name) is None}
+    if not left:
+        return how
+    # A config may say null, which is "not set".
+    found = {name: plain[name] if value is None else value for name, value in left.items()}
+    return how.model_copy(update=found)
+
+
 def sample(logits: Tensor, how: Sequence[Sampling], positions: Sequence[int]) -> Tensor:
     """Sampled ids, ``[num_rows]`` int64.
 
@@ -20,6 +33,8 @@ def sample(logits: Tensor, how: Sequence[Sampling], positions: Sequence[int]) ->
     ----------
     logits
         ``[num_rows, vocab]`` float32.
+    how
+        With nothing left open (:func:`resolved`).
     positions
         Index of each sampled token in its sequence.
     """
@@ -27,9 +42,10 @@ def sample(logits: Tensor, how: Sequence[Sampling], positions: Sequence[int]) ->
     if all(one.temperature == 0 for one in how):
         return greedy
     device = logits.device
-    temperature = torch.tensor([one.temperature or 1.0 for one in how], device=device)
+    # Below that, float32 would have no finite quotient; nothing but the largest is drawn there.
+    temperature = torch.tensor([max(one.temperature or 1.0, 1e-5) for one in how], device=device)
     scaled = logits / temperature[:, None]
-    if any(one.top_k or one.top_p < 1 for one in how):
+    if any(one.top_k or (one.top_p or 1.0) < 1 for one in how):
         scaled = _filtered(scaled, how)
     seed = torch.tensor([one.seed for one in how], dtype=torch.int64, device=device)
     position = torch.tensor(list(positions), dtype=torch.int64, device=device)
@@ -48,7 +64,7 @@ def _filtered(scaled: Tensor, how: Sequence[Sampling]) -> Tensor:
     values, ids = scaled.sort(dim=-1, descending=True)
     rank = torch.arange(width, device=device)
     top_k = torch.tensor([one.top_k or width for one in how], device=device)
-    top_p = torch.tensor([one.top_p for one in how], device=device)
+    top_p = torch.tensor([1.0 if one.top_p is None else one.top_p for one in how], device=device)
     values = values.masked_fill(rank[None, :] >= top_k[:, None], -torch.inf)
     weights = values.softmax(dim=-1)
     dropped = (weights.cumsum(dim=-1) - weights >= top_p[:, None]) & (top_p < 1)[:, None]

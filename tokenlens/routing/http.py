@@ -5,22 +5,33 @@ The server's prefix cache does the catching up. Knows no policy.
 
 import asyncio
 import contextlib
+import json
+import logging
+import math
 import random
+import ssl
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import httpx
 from pydantic import Field
 
+from tokenlens.routing import reading
 from tokenlens.routing.backend import Ask, BackendError, Chunk, Context
 from tokenlens.routing.breaker import Breaker, Call
 from tokenlens.routing.completions import Api, Completions
 from tokenlens.routing.settings import Role
+from tokenlens.spec import SpecError
 from tokenlens.spec.base import StrictModel
 
-MAX_LINE = 1 << 20
-"""Characters of one event of a stream."""
+logger = logging.getLogger(__name__)
+
+MAX_TOKEN = 32 << 10
+"""Bytes that one token's event may have, on average."""
+LAST_BYTES = 5.0
+"""Seconds for what follows the last event; then the connection is closed."""
 RETRIED = frozenset({"unreachable", "timeout", "overloaded", "failed", "truncated", "malformed"})
 
 
@@ -34,6 +45,9 @@ class HTTPSettings(StrictModel):
     failures: int = Field(3, ge=1, le=1000, description="in a row, until the breaker opens")
     cooldown: float = Field(5.0, gt=0, le=3600, description="until it asks again")
     connections: int = Field(256, ge=1, le=10_000)
+    ca_file: str | None = Field(
+        None, max_length=4096, description="certificates, as PEM, beside the usual authorities"
+    )
 
 
 class HTTPBackend:
@@ -51,6 +65,10 @@ class HTTPBackend:
         ``vllm``: ids in and out; ``text``: text.
     on_error
         Is told the kind of every failure, also of those that a retry makes good.
+    max_length
+        Tokens of the model's context, where they are known.
+    lead
+        What the server puts before a text, where that is known; else what the tokenizer does.
     """
 
     gives_full_entropy = False
@@ -65,13 +83,16 @@ class HTTPBackend:
         settings: HTTPSettings | None = None,
         api_key: str | None = None,
         on_error: Callable[[str], None] = lambda kind: None,
+        max_length: int | None = None,
+        lead: str | None = None,
     ) -> None:
         self._role: Role = role
-        self._model = model
+        self._model, self._url = model, url
         self._completions = Completions(role, model, api)
         self._settings = settings or HTTPSettings()
         self._on_error = on_error
         self.breaker = Breaker(self._settings.failures, self._settings.cooldown)
+        self.max_length, self.lead = max_length, lead
         self._client = client(url, self._settings, api_key)
 
     async def generate(self, ask: Ask) -> AsyncGenerator[Chunk]:
@@ -81,7 +102,7 @@ class HTTPBackend:
             call = await self._admit(wait=ask.last_resort and attempt == 0)
             try:
                 body = self._completions.body(ask, context, room, signals=wants_signals)
-                async with aclosing(self._stream(body, wants_signals)) as chunks:
+                async with aclosing(self._stream(body, ask, wants_signals)) as chunks:
                     async for chunk in chunks:
                         self.breaker.answered(call)
                         room -= chunk.tokens
@@ -92,10 +113,15 @@ class HTTPBackend:
                             context = (*context, *chunk.ids)
                         if chunk.finish is not None:
                             # A connection whose answer was read to its end can be used again.
-                            with contextlib.suppress(BackendError):
-                                async for _ in chunks:
-                                    pass
+                            with contextlib.suppress(BackendError, TimeoutError):
+                                async with asyncio.timeout(LAST_BYTES):
+                                    async for _ in chunks:
+                                        pass
                             yield chunk
+                            return
+                        if room < 0:
+                            # More than was asked for: nobody waits for the end of that.
+                            yield replace(chunk, finish="length")
                             return
                         yield chunk
                 raise BackendError(self._role, "truncated", "its answer ends without a reason")
@@ -128,6 +154,8 @@ class HTTPBackend:
                 try:
                     entries = answer["choices"][0]["prompt_logprobs"][-len(ids) :]
                     values = [float(e[str(i)]["logprob"]) for e, i in zip(entries, ids)]
+                    if not all(math.isfinite(value) for value in values):
+                        raise ValueError("a log-probability is no finite number")
                 except (KeyError, IndexError, TypeError, ValueError) as error:
                     raise self._completions.malformed(error) from None
                 self.breaker.answered(call)
@@ -157,6 +185,8 @@ class HTTPBackend:
 
     def _failed(self, call: Call, error: BackendError) -> None:
         self._on_error(error.kind)
+        # As a literal: what a server wrote may hold ends of lines and control characters.
+        logger.warning("%s%s", error, f" ({error.detail!r})" if error.detail else "")
         if error.kind == "refused":
             # It answered.
             self.breaker.answered(call)
@@ -166,10 +196,10 @@ class HTTPBackend:
     async def _pause(self, attempt: int) -> None:
         await asyncio.sleep(self._settings.backoff * 2**attempt * random.uniform(0.5, 1.5))
 
-    async def _stream(self, body: dict[str, Any], signals: bool) -> AsyncGenerator[Chunk]:
+    async def _stream(self, body: dict[str, Any], ask: Ask, signals: bool) -> AsyncGenerator[Chunk]:
         """Chunks of one answer; where probabilities are refused, and only count, without them."""
         try:
-            async with aclosing(self._events(body, signals)) as chunks:
+            async with aclosing(self._events(body, ask, signals)) as chunks:
                 async for chunk in chunks:
                     yield chunk
             return
@@ -177,52 +207,78 @@ class HTTPBackend:
             if error.kind != "refused" or signals or "logprobs" not in body:
                 raise
         del body["logprobs"]
-        async with aclosing(self._events(body, signals)) as chunks:
+        async with aclosing(self._events(body, ask, signals)) as chunks:
             async for chunk in chunks:
                 self._completions.counts = False
                 yield chunk
 
-    async def _events(self, body: dict[str, Any], signals: bool) -> AsyncGenerator[Chunk]:
+    async def _events(self, body: dict[str, Any], ask: Ask, signals: bool) -> AsyncGenerator[Chunk]:
+        # vLLM repeats the prompt's ids, with at most ten characters each.
+        longest = reading.MAX_LINE + 12 * len(body["prompt"])
+        most = longest + MAX_TOKEN * body["max_tokens"]
+        async with (
+            self._answer(body) as response,
+            aclosing(reading.lines(response, longest, most)) as lines,
+        ):
+            async for line in lines:
+                data = line[5:].strip()
+                if not line.startswith("data:") or data == "[DONE]":
+                    continue
+                for chunk in self._completions.chunks(data, ask, signals=signals):
+                    yield chunk
+
+    async def _post(self, body: dict[str, Any]) -> Any:
+        async with self._answer(body) as response:
+            try:
+                return json.loads(await reading.body(response))
+            except (ValueError, RecursionError) as error:
+                raise self._completions.malformed(error) from None
+
+    @contextlib.asynccontextmanager
+    async def _answer(self, body: dict[str, Any]) -> AsyncGenerator[httpx.Response]:
+        """The server's answer to a call, whatever goes wrong with it as one kind of error."""
+
+        def error(kind: str, says: str, error: Exception) -> BackendError:
+            return BackendError(self._role, kind, says, detail=f"{self._url}: {error!r}")
+
         try:
             async with self._client.stream("POST", "completions", json=body) as response:
                 if response.status_code != 200:
-                    raise self._status(response.status_code, (await response.aread())[:2000])
-                async for line in response.aiter_lines():
-                    if len(line) > MAX_LINE:
-                        raise self._completions.malformed(
-                            "an event of more than a million characters"
-                        )
-                    if not line.startswith("data:"):
-                        continue
-                    data = line[5:].strip()
-                    if data == "[DONE]":
-                        continue
-                    for chunk in self._completions.chunks(data, signals):
-                        yield chunk
-        except httpx.TimeoutException as error:
-            raise BackendError(self._role, "timeout", type(error).__name__) from None
-        except httpx.RemoteProtocolError as error:
-            raise BackendError(self._role, "truncated", str(error)) from None
-        except httpx.RequestError as error:
-            raise BackendError(self._role, "unreachable", repr(error)) from None
+                    raise self._status(response.status_code, await reading.error_text(response))
+                yield response
+        except reading.TooLongError as cause:
+            raise self._completions.malformed(cause) from None
+        except httpx.TimeoutException as cause:
+            raise error("timeout", "its server says nothing", cause) from None
+        except httpx.RemoteProtocolError as cause:
+            raise error("truncated", "its server broke off", cause) from None
+        except httpx.RequestError as cause:
+            raise error("unreachable", "its server cannot be reached", cause) from None
 
-    async def _post(self, body: dict[str, Any]) -> Any:
-        try:
-            response = await self._client.post("completions", json=body)
-            if response.status_code != 200:
-                raise self._status(response.status_code, response.content[:2000])
-            return response.json()
-        except httpx.TimeoutException as error:
-            raise BackendError(self._role, "timeout", type(error).__name__) from None
-        except httpx.RequestError as error:
-            raise BackendError(self._role, "unreachable", repr(error)) from None
-        except ValueError as error:
-            raise self._completions.malformed(error) from None
-
-    def _status(self, status: int, content: bytes) -> BackendError:
+    def _status(self, status: int, text: str) -> BackendError:
         kind = "failed" if status >= 500 else "overloaded" if status == 429 else "refused"
-        text = content.decode("utf-8", "replace")
-        return BackendError(self._role, kind, f"status {status}: {text}", status)
+        return BackendError(
+            self._role, kind, f"its server answers with status {status}", status,
+            f"{self._url}: {text}",
+        )  # fmt: skip
+
+
+def trusted(ca_file: str | None) -> ssl.SSLContext:
+    """Whom a server's certificate may be signed by: the usual authorities, and one's own.
+
+    Raises
+    ------
+    SpecError
+        The file cannot be read, or holds no certificate.
+    """
+    context = httpx.create_ssl_context(trust_env=False)
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=ca_file)
+        except (OSError, ValueError) as error:
+            allowed = f"a file with certificates as PEM ({error})"
+            raise SpecError.of("ca_file", ca_file, allowed) from None
+    return context
 
 
 def client(url: str, settings: HTTPSettings, api_key: str | None) -> httpx.AsyncClient:
@@ -235,7 +291,8 @@ def client(url: str, settings: HTTPSettings, api_key: str | None) -> httpx.Async
         ),
         # Servers close connections that are idle for some seconds (uvicorn: 5): not used then.
         limits=httpx.Limits(max_connections=settings.connections, keepalive_expiry=1.0),
-        headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
+        headers=reading.HEADERS | ({"Authorization": f"Bearer {api_key}"} if api_key else {}),
+        verify=trusted(settings.ca_file),
         # A proxy of the environment is not between a router and its models.
         trust_env=False,
     )

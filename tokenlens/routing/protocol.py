@@ -1,36 +1,43 @@
 """The part of OpenAI's API that a router serves: requests, and the shapes of its answers."""
 
+import re
 import secrets
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from tokenlens.routing import fields
 from tokenlens.routing.router import Routed
 from tokenlens.routing.settings import Sampling
+from tokenlens.spec.base import StrictModel
 
 MAX_PROMPT_CHARACTERS = 4 << 20
 
-# Fields whose effect would be lost or wrong when two models write one text in many calls.
-REFUSED: dict[str, tuple[Any, ...]] = {
-    "n": (1,), "best_of": (1,), "logprobs": (False, 0), "top_logprobs": (0,), "tools": ([],),
-    "functions": ([],), "logit_bias": ({},), "presence_penalty": (0,), "frequency_penalty": (0,),
-    "repetition_penalty": (1,), "min_p": (0,), "response_format": ({"type": "text"},),
-    "stop": ([],),
-    "echo": (False,), "suffix": ("",), "guided_json": (), "structured_outputs": (),
-}  # fmt: skip
+MAX_MESSAGES = 4096
+MAX_PARTS = 1024
+"""Text parts of one message."""
 
 
-class StreamOptions(BaseModel):
-    """What a stream ends with."""
+class StreamOptions(StrictModel):
+    """What a stream ends with; the other options of others at the value that changes nothing."""
 
     include_usage: bool = False
+    include_obfuscation: Literal[False] | None = None
+    continuous_usage_stats: Literal[False] | None = None
 
 
 class Base(BaseModel):
-    """What chat and completion requests share. Unknown fields of others' dialects are ignored."""
+    """What chat and completion requests share. Other fields: :mod:`tokenlens.routing.fields`."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="ignore")
 
     model: str | None = None
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
@@ -43,55 +50,127 @@ class Base(BaseModel):
     stream_options: StreamOptions | None = None
     route: bool = Field(False, description="put the route into the answer")
 
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        both = (self.max_tokens, self.max_completion_tokens)
+        if None not in both and both[0] != both[1]:
+            raise ValueError("max_tokens and max_completion_tokens differ; give one of them")
+        return self
+
     @property
     def limit(self) -> int | None:
         """Tokens that the answer may have."""
         return self.max_completion_tokens or self.max_tokens
 
     def sampling(self) -> Sampling:
-        """As the loop takes it; a request without a seed gets one."""
+        """As the loop takes it: what is left open stays open, but for the seed.
+
+        Two models and many calls need one seed between them, so a request without one gets one.
+        """
         return Sampling(
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_p=self.top_p or 1.0,
-            top_k=max(0, self.top_k or 0),
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=None if self.top_k is None else max(0, self.top_k),
             seed=secrets.randbits(63) if self.seed is None else self.seed,
         )
 
-    def refused(self) -> str | None:
-        """Why the request cannot be carried out, if so."""
-        for name, allowed in REFUSED.items():
-            value = (self.model_extra or {}).get(name)
-            if value is not None and value not in allowed:
-                return (
-                    f"{name}: got {str(value)[:80]!r}; allowed: leave it out, because two models"
-                    " write the text in many calls, each of which would apply it anew"
-                )
-        return None
+
+class TextPart(StrictModel):
+    """A part of a message's content."""
+
+    type: Literal["text"]
+    text: Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
 
 
 class Message(BaseModel):
-    """One message; other fields go to the chat template."""
+    """One message; other fields go to the chat template if it reads them."""
 
     model_config = ConfigDict(extra="allow")
 
-    role: Annotated[str, Field(max_length=64)]
-    content: Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)] | None = None
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: (
+        Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
+        | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)]
+        | None
+    ) = None
+
+    def plain(self) -> dict[str, Any]:
+        """As a chat template reads it, whose contents are texts."""
+        data = {"role": self.role, **(self.model_extra or {})}
+        if self.content is not None:
+            parts = self.content
+            # As vLLM joins them.
+            data["content"] = parts if isinstance(parts, str) else "\n".join(p.text for p in parts)
+        return {name: value for name, value in data.items() if value is not None}
 
 
 class ChatRequest(Base):
     """``/v1/chat/completions``."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     chat_template_kwargs: dict[str, Any] = {}
+    reasoning_effort: Annotated[str, Field(max_length=32)] | None = None
+
+
+Ids = Annotated[
+    list[Annotated[int, Field(ge=0, lt=1 << 31, strict=True)]],
+    Field(min_length=1, max_length=1 << 21, fail_fast=True),
+]
 
 
 class CompletionRequest(Base):
     """``/v1/completions``."""
 
-    prompt: (
-        Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
-        | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=1 << 20)]
-    )
+    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)] | Ids
+    add_special_tokens: bool = Field(True, description="what the tokenizer puts before a text")
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _one_of_a_list(cls, value: Any) -> Any:
+        # A list of one prompt is one prompt.
+        is_list = isinstance(value, list) and len(value) == 1 and isinstance(value[0], (str, list))
+        return value[0] if is_list else value
+
+
+AnyRequest = TypeVar("AnyRequest", bound=Base)
+
+
+def parse(model: type[AnyRequest], body: Any) -> AnyRequest:
+    """A request out of a JSON body.
+
+    Raises
+    ------
+    RequestError
+        Names each field that is wrong, or that cannot be carried out.
+    """
+    if not isinstance(body, dict):
+        raise RequestError(f"the body: got {fields.shown(body, quote=True)}; allowed: an object")
+    problems = fields.refused(body, model.model_fields, chat=model is ChatRequest)
+    if problems:
+        raise RequestError("\n".join(problems))
+    try:
+        # A field that is null was not set.
+        return model.model_validate({n: v for n, v in body.items() if v is not None})
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False)
+        lines = [_line(one) for one in found[: fields.MAX_PROBLEMS]]
+        lines += ["and more"] if len(found) > len(lines) else []
+        raise RequestError("\n".join(dict.fromkeys(lines))) from None
+
+
+def _line(error: Any) -> str:
+    # The names of a union's branches are no part of the field.
+    path = [str(at) for at in error["loc"] if not BRANCH.match(str(at))]
+    field = fields.shown(".".join(path) or "the body")
+    got = "" if error["type"] == "missing" else f"got {fields.shown(error['input'], quote=True)}; "
+    return f"{field}: {got}{error['msg']}"
+
+
+BRANCH = re.compile(r"str$|constrained-str$|list\[|function-")
+
+
+class RequestError(ValueError):
+    """A request that cannot be carried out, in words for whoever sent it."""
 
 
 def usage(routed: Routed, prompt_tokens: int) -> dict[str, Any]:

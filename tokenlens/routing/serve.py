@@ -77,6 +77,7 @@ def build(
             settings=http,
             api_key=targets[role].api_key,
             on_error=functools.partial(metrics.failed, role),
+            max_length=one.max_length,
         )
         for role, one in found.items()
     }

@@ -3,16 +3,31 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Literal
+import logging
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
+from tokenlens.routing import fields
 from tokenlens.routing.backend import BackendError
+from tokenlens.routing.guard import Guard
+from tokenlens.routing.incoming import BodyError, json_body
 from tokenlens.routing.metrics import Metrics
-from tokenlens.routing.protocol import Base, ChatRequest, CompletionRequest, Shape, error_body
+from tokenlens.routing.protocol import (
+    Base,
+    ChatRequest,
+    CompletionRequest,
+    RequestError,
+    Shape,
+    error_body,
+    parse,
+)
 from tokenlens.routing.router import Routed, Router
 from tokenlens.routing.service import QueueFullError, ServerSettings, Service
 from tokenlens.routing.settings import Role
@@ -20,11 +35,13 @@ from tokenlens.routing.vocabulary import Vocabulary
 from tokenlens.spec import SpecError
 
 STATUS = {"refused": 400, "timeout": 504, "overloaded": 503, "open": 503, "unreachable": 503}
-MAX_BODY = 16 << 20
+logger = logging.getLogger(__name__)
 
 
 def problem(error: Exception) -> tuple[int, dict[str, Any]]:
     """Status and body of an error."""
+    if isinstance(error, BodyError):
+        return error.status, error_body(str(error), "invalid_request_error", error.status)
     if isinstance(error, QueueFullError):
         return 429, error_body(str(error), "overloaded", 429)
     if isinstance(error, BackendError):
@@ -32,32 +49,10 @@ def problem(error: Exception) -> tuple[int, dict[str, Any]]:
         return status, error_body(str(error), f"backend_{error.kind}", status)
     if isinstance(error, TimeoutError):
         return 504, error_body("the request took longer than it may", "timeout", 504)
-    if isinstance(error, (SpecError, NotImplementedError)):
+    if isinstance(error, (SpecError, RequestError, NotImplementedError)):
         return 400, error_body(str(error), "invalid_request_error", 400)
+    logger.error("a request failed inside the router", exc_info=error)
     return 500, error_body(f"{type(error).__name__} inside the router", "internal", 500)
-
-
-class BoundedBody:
-    """Turns away bodies above :data:`MAX_BODY`.
-
-    A plain wrapper: behind one of the framework's own, a client that leaves is not seen.
-    """
-
-    def __init__(self, app: Any) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        headers = dict(scope.get("headers", ()))
-        length = headers.get(b"content-length", b"0").decode("latin-1")
-        chunked = b"transfer-encoding" in headers
-        if scope["type"] == "http" and (
-            chunked or not length.isdecimal() or int(length) > MAX_BODY
-        ):
-            message = f"a body of unknown length or of {length[:20]} bytes; allowed: {MAX_BODY}"
-            response = JSONResponse(error_body(message, "invalid_request_error", 413), 413)
-            await response(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
 
 
 def make_app(
@@ -65,6 +60,7 @@ def make_app(
     settings: ServerSettings,
     metrics: Metrics | None = None,
     templates: Mapping[Role, Vocabulary | None] | None = None,
+    keys: Sequence[str] = (),
 ) -> FastAPI:
     """The server's application.
 
@@ -72,38 +68,57 @@ def make_app(
     ----------
     templates
         Tokenizers that write the chats, where they are not the router's own.
+    keys
+        API keys of clients; none: everybody may ask.
     """
     service = Service(router, settings, metrics or Metrics(), templates or router.vocabularies)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         yield
+        service.prompts.close()
         await router.close()
 
-    app = FastAPI(title="tokenlens route", lifespan=lifespan)
+    # Its own pages would show every client what there is.
+    app = FastAPI(title="tokenlens route", lifespan=lifespan, openapi_url=None)
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        lines = [
-            f"{'.'.join(str(at) for at in line['loc'][1:])}: {line['msg']}"
-            for line in error.errors()
-        ]
-        return JSONResponse(error_body("\n".join(lines), "invalid_request_error", 400), 400)
+    @app.exception_handler(HTTPException)
+    async def other(_: Request, error: HTTPException) -> JSONResponse:
+        kind = "not_found" if error.status_code == 404 else "invalid_request_error"
+        shown = error_body(str(error.detail), kind, error.status_code)
+        return JSONResponse(shown, error.status_code, error.headers)
 
-    app.add_middleware(BoundedBody)
+    app.add_middleware(
+        Guard, keys=keys, hosts=settings.allowed_hosts, metrics=settings.metrics,
+        held=settings.max_held,
+    )  # fmt: skip
+    # Outermost, so that a page is told of refusals, too; without origins, none is allowed.
+    app.add_middleware(
+        CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+    )  # fmt: skip
 
     @app.post("/v1/chat/completions")
-    async def chat(body: ChatRequest, request: Request) -> Response:
-        return await answer(service, "chat", body, request)
+    async def chat(request: Request) -> Response:
+        return await answer(service, ChatRequest, request)
 
     @app.post("/v1/completions")
-    async def completions(body: CompletionRequest, request: Request) -> Response:
-        return await answer(service, "text", body, request)
+    async def completions(request: Request) -> Response:
+        return await answer(service, CompletionRequest, request)
+
+    one = {"id": settings.model_name, "object": "model", "created": int(time.time()),
+           "owned_by": "tokenlens"}  # fmt: skip
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        one = {"id": settings.model_name, "object": "model", "owned_by": "tokenlens"}
         return {"object": "list", "data": [one]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> JSONResponse:
+        if name == settings.model_name:
+            return JSONResponse(one)
+        message = f"the model {fields.shown(name, quote=True)} is not served here"
+        return JSONResponse(error_body(message, "model_not_found", 404), 404)
 
     @app.get("/health")
     async def health() -> JSONResponse:
@@ -112,51 +127,53 @@ def make_app(
         body = {"status": "ok" if is_up else "down", "breakers": states}
         return JSONResponse(body, 200 if is_up else 503)
 
-    @app.get("/metrics")
-    async def measured() -> Response:
-        text = service.metrics.text(service.breakers)
-        return Response(text, media_type="text/plain; version=0.0.4")
+    if settings.metrics != "off":
+
+        @app.get("/metrics")
+        async def measured() -> Response:
+            text = service.metrics.text(service.breakers)
+            return Response(text, media_type="text/plain; version=0.0.4")
 
     return app
 
 
+def _failure(error: Exception) -> JSONResponse:
+    status, shown = problem(error)
+    headers = {"Retry-After": "1"} if status in (429, 503) else {}
+    if isinstance(error, BodyError):
+        # What is left of the body is not read.
+        headers["Connection"] = "close"
+    return JSONResponse(shown, status, headers)
+
+
 async def answer(
-    service: Service,
-    kind: Literal["chat", "text"],
-    body: ChatRequest | CompletionRequest,
-    request: Request,
+    service: Service, model: type[ChatRequest | CompletionRequest], request: Request
 ) -> Response:
     """One request, whole or as a stream."""
-    if (reason := body.refused()) is not None:
-        return JSONResponse(error_body(reason, "invalid_request_error", 400), 400)
+    settings = service.settings
     try:
-        prompts = service.prompts(body)
-    except SpecError as error:
-        status, shown = problem(error)
-        return JSONResponse(shown, status)
-    except Exception as error:  # a chat template may raise anything
-        shown = error_body(
-            f"messages: the chat template says: {error}", "invalid_request_error", 400
-        )
-        return JSONResponse(shown, 400)
-    shape = Shape(kind, service.settings.model_name)
-    prompt_tokens = service.tokens(prompts["large"])
+        most = settings.body_bytes(service.prompts.context)
+        body = parse(model, await json_body(request, most, settings.body_timeout))
+        service.prompts.check(body)
+    except ClientDisconnect:
+        return Response(status_code=499)
+    except Exception as error:
+        return _failure(error)
+    shape = Shape("chat" if isinstance(body, ChatRequest) else "text", settings.model_name)
     pieces: asyncio.Queue[str] = asyncio.Queue()
     emit = pieces.put_nowait if body.stream else None
-    task = asyncio.create_task(service.run(body, prompts, emit))
+    task = asyncio.create_task(service.run(body, emit))
     try:
         if not body.stream:
-            routed = await _unless_gone(task, request)
+            routed, prompt_tokens = await _unless_gone(task, request)
             return JSONResponse(shape.whole(routed, prompt_tokens, body.route))
         # An error before the first piece is still a status.
         first = await _next(pieces, task, request)
     except _GoneError:
         return Response(status_code=499)
     except Exception as error:
-        status, shown = problem(error)
-        headers = {"Retry-After": "1"} if status in (429, 503) else None
-        return JSONResponse(shown, status, headers)
-    events = _events(shape, body, first, pieces, task, prompt_tokens)
+        return _failure(error)
+    events = _events(shape, body, first, pieces, task)
     return StreamingResponse(events, media_type="text/event-stream")
 
 
@@ -193,7 +210,9 @@ async def _unless_gone(task: "asyncio.Task[Any]", request: Request) -> Any:
             await _end(task)
 
 
-async def _next(pieces: asyncio.Queue[str], task: "asyncio.Task[Routed]", request: Request) -> str:
+async def _next(
+    pieces: asyncio.Queue[str], task: "asyncio.Task[tuple[Routed, int]]", request: Request
+) -> str:
     """The first piece, or the error that came instead."""
     get = asyncio.create_task(pieces.get())
     watch = asyncio.create_task(_watch(request))
@@ -216,8 +235,7 @@ async def _events(
     body: Base,
     first: str,
     pieces: asyncio.Queue[str],
-    task: "asyncio.Task[Routed]",
-    prompt_tokens: int,
+    task: "asyncio.Task[tuple[Routed, int]]",
 ) -> AsyncGenerator[str]:
     """Server-sent events; closed by the framework where the client leaves, which ends the task."""
     try:
@@ -232,7 +250,7 @@ async def _events(
             break
         while not pieces.empty():
             yield _event(shape.piece(pieces.get_nowait()))
-        routed = task.result()
+        routed, prompt_tokens = task.result()
         yield _event(shape.last(routed, body.route))
         if body.stream_options is not None and body.stream_options.include_usage:
             yield _event(shape.usage(routed, prompt_tokens))

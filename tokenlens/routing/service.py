@@ -4,19 +4,21 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from tokenlens.routing.backend import Context
 from tokenlens.routing.breaker import Breaker
+from tokenlens.routing.incoming import MAX_BODY
 from tokenlens.routing.metrics import Metrics
-from tokenlens.routing.protocol import Base, ChatRequest, CompletionRequest
+from tokenlens.routing.prompts import Prompts
+from tokenlens.routing.protocol import ChatRequest, CompletionRequest
 from tokenlens.routing.router import Routed, Router
 from tokenlens.routing.settings import ROLES, Role
 from tokenlens.routing.vocabulary import Vocabulary
-from tokenlens.spec import SpecError
 from tokenlens.spec.base import StrictModel
+
+Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class ServerSettings(StrictModel):
@@ -26,6 +28,32 @@ class ServerSettings(StrictModel):
     max_waiting: int = Field(256, ge=0, le=100_000, description="in the queue; more are a 429")
     request_timeout: float = Field(600.0, gt=0, le=86_400, description="seconds, queue included")
     model_name: str = Field("tokenlens-route", min_length=1, max_length=200)
+    prompt_threads: int = Field(2, ge=1, le=64, description="that write and read prompts")
+    max_body: int | None = Field(
+        None, ge=1024, le=1 << 30, description="bytes; by the shortest context if not given"
+    )
+    max_held: int = Field(
+        1 << 29, ge=1 << 20, le=1 << 40, description="bytes of all bodies at once; more are a 503"
+    )
+    body_timeout: float = Field(30.0, gt=0, le=3600, description="seconds until a body is here")
+    header_timeout: float = Field(10.0, gt=0, le=3600, description="seconds until headers are")
+    max_connections: int = Field(4096, ge=1, le=1_000_000, description="open at once")
+    cors_origins: tuple[Name, ...] = Field((), description="pages that may ask; none")
+    allowed_hosts: tuple[Name, ...] = Field((), description="names of this server; * is any")
+    metrics: Literal["open", "key", "off"] = Field("open", description="who may read /metrics")
+
+    @field_validator("cors_origins", "allowed_hosts", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        # From a command line or a file: one text, or a list of them.
+        return (value,) if isinstance(value, str) else tuple(value)
+
+    def body_bytes(self, context: int | None) -> int:
+        """Bytes that a body may have, by what the models can read of it."""
+        if self.max_body is not None:
+            return self.max_body
+        # A token of 64 bytes: ten letters, each written as an escape.
+        return MAX_BODY if context is None else min(MAX_BODY, max(1 << 20, 64 * context))
 
 
 class QueueFullError(RuntimeError):
@@ -71,7 +99,7 @@ class Service:
         templates: Mapping[Role, Vocabulary | None],
     ) -> None:
         self.router, self.settings, self.metrics = router, settings, metrics
-        self._templates = templates
+        self.prompts = Prompts(router, templates, settings.prompt_threads)
         self._queue = Queue(settings, metrics)
 
     @property
@@ -80,55 +108,23 @@ class Service:
         found = {role: getattr(self.router.backends[role], "breaker", None) for role in ROLES}
         return {role: breaker for role, breaker in found.items() if breaker is not None}
 
-    def prompts(self, body: ChatRequest | CompletionRequest) -> dict[Role, Context]:
-        """The prompt as each model reads it.
+    async def run(
+        self, body: ChatRequest | CompletionRequest, emit: Any = None
+    ) -> tuple[Routed, int]:
+        """One request from the queue to its end: its text, and the length of its prompt.
 
-        Raises
-        ------
-        SpecError
-            A chat for a model whose tokenizer is not known, or ids where text is handed over.
+        What can be refused at no cost was (:meth:`Prompts.check`); the prompt is written and read
+        once there is a place, so that no more of that is under way than requests may run.
         """
-        prompts: dict[Role, Context] = {}
-        for role in ROLES:
-            words = self._templates[role]
-            if isinstance(body, ChatRequest):
-                if words is None:
-                    allowed = f"with a tokenizer: start the router with --{role}-tokenizer"
-                    raise SpecError.of("messages", f"a chat for the {role} model", allowed)
-                messages = [message.model_dump(exclude_none=True) for message in body.messages]
-                ids = tuple(words.chat(messages, **body.chat_template_kwargs))
-                prompts[role] = ids if self.takes_ids(role) else words.decode(ids)
-            elif isinstance(body.prompt, str):
-                own = words is not None and self.takes_ids(role)
-                prompts[role] = tuple(words.encode(body.prompt)) if words and own else body.prompt
-            elif self.router.handover == "ids":
-                prompts[role] = tuple(body.prompt)
-            else:
-                allowed = "text, because the two models have different tokenizers"
-                raise SpecError.of("prompt", "token ids", allowed)
-        return prompts
-
-    def tokens(self, prompt: Context) -> int:
-        """Length of the large model's prompt; 0 where nobody here can count it."""
-        words = self._templates["large"]
-        if isinstance(prompt, str):
-            return len(words.encode(prompt)) if words is not None else 0
-        return len(prompt)
-
-    def takes_ids(self, role: Role) -> bool:
-        """Whether a model is given ids."""
-        return self.router.vocabularies[role] is not None
-
-    async def run(self, body: Base, prompts: Mapping[Role, Context], emit: Any = None) -> Routed:
-        """One request from the queue to its end."""
         began, outcome = time.monotonic(), "failed"
         try:
             async with asyncio.timeout(self.settings.request_timeout), self._queue.place():
+                prepared = await self.prompts.prepare(body)
                 routed = await self.router.run(
-                    prompts, sampling=body.sampling(), max_tokens=body.limit, emit=emit
+                    prepared.prompts, sampling=body.sampling(), max_tokens=body.limit, emit=emit
                 )
             outcome = "done"
-            return routed
+            return routed, prepared.tokens
         except QueueFullError:
             outcome = "rejected"
             raise

@@ -268,11 +268,14 @@ class RoutingSpec(StrictModel):
 
 
 class Sampling(StrictModel):
-    """How tokens are sampled, by whichever model. Temperature 0 is greedy."""
+    """How tokens are sampled, by whichever model. Temperature 0 is greedy.
 
-    temperature: float = Field(0.0, ge=0, le=100)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0, le=1_000_000, description="0 = off")
+    ``None`` leaves it to the model: the default of its server, or of its generation config.
+    """
+
+    temperature: float | None = Field(0.0, ge=0, le=100)
+    top_p: float | None = Field(1.0, gt=0, le=1)
+    top_k: int | None = Field(0, ge=0, le=1_000_000, description="0 = off")
     seed: int = Field(0, ge=0, lt=1 << 63)
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from tokenlens.routing.backend import Ask, BackendError, Chunk, Context, Finish
-from tokenlens.routing.settings import Role
+from tokenlens.routing.settings import Role, Sampling
 from tokenlens.routing.signals import TOP, Signals
 from tokenlens.routing.vocabulary import Vocabulary
 
@@ -31,6 +31,7 @@ class VLLMBackend:
         self._role: Role = role
         self._engine = engine
         self._vocabulary = vocabulary
+        self.max_length: int | None = engine.model_config.max_model_len
         self._calls = itertools.count()
 
     async def generate(self, ask: Ask) -> AsyncGenerator[Chunk]:
@@ -38,12 +39,9 @@ class VLLMBackend:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        how = ask.sampling
         params = SamplingParams(
             max_tokens=ask.max_tokens,
-            temperature=how.temperature,
-            top_p=how.top_p,
-            top_k=how.top_k,
+            **self._sampling(ask.sampling),
             seed=ask.engine_seed,
             stop=list(ask.ends.texts) if ask.ends is not None else None,
             include_stop_str_in_output=True,
@@ -61,7 +59,9 @@ class VLLMBackend:
             if one.finish_reason == "length":
                 finish = "length"
             elif one.finish_reason is not None:
-                finish = "eos" if one.stop_reason is None else "stop"
+                # A number is the token that ended the text, where a model has several.
+                asked = ask.ends.texts if ask.ends is not None else ()
+                finish = "stop" if one.stop_reason in asked else "eos"
             ids = tuple(one.token_ids)
             yield Chunk(ids, "", len(ids), signals, finish)
 
@@ -91,7 +91,16 @@ class VLLMBackend:
             async for output in self._engine.generate(prompt, params, name):
                 yield output
         except ValueError as error:
-            raise BackendError(self._role, "refused", str(error)) from None
+            raise BackendError(
+                self._role, "refused", "the engine refuses the request", 400, str(error)
+            ) from None
+
+    def _sampling(self, how: Sampling) -> dict[str, Any]:
+        """What is asked of sampling, above the defaults of the engine's model."""
+        own = self._engine.model_config.get_diff_sampling_param()
+        fields = {name: own[name] for name in ("temperature", "top_p", "top_k") if name in own}
+        asked = {"temperature": how.temperature, "top_p": how.top_p, "top_k": how.top_k}
+        return fields | {name: value for name, value in asked.items() if value is not None}
 
     def _signals(self, entries: Any) -> Signals:
         ranked = sorted(entries.items(), key=lambda item: -item[1].logprob)[:TOP]

@@ -2,7 +2,12 @@
 
 import pytest
 import torch
-from hf_subjects import PROMPTS, START, Subject, batch, new_tokens
+from gated_loops import Published, Switching
+from hf_subjects import PROMPTS, START, VOCAB, Subject, batch, new_tokens
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast
 
 from tokenlens.core.feed import gaussian
 from tokenlens.hf import generate_kwargs, traces
@@ -138,6 +143,71 @@ def test_an_anchor_beside_the_full_mixture(subject):
         return x
 
     assert check(subject, tokens, logits, found, blended) > 10
+
+
+@pytest.fixture(scope="module")
+def words():
+    """A tokenizer that writes token 7 as ``w7``."""
+    model = WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0")
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+@torch.no_grad()
+def swi_reasoning(subject, prompt, settings, steps):
+    """Tokens, what was fed and the switches, by an independent loop with whole forward passes."""
+    model, embed = subject.model, subject.model.get_input_embeddings()
+    table = embed(torch.arange(VOCAB))
+    rows, machine, tokens, fed = [embed(torch.tensor([prompt]))], Published(settings), [], []
+    for _ in range(steps):
+        logits = model(inputs_embeds=torch.cat(rows, dim=1), use_cache=False).logits[0, -1]
+        p = torch.softmax(logits.double(), 0)
+        entropy = float(torch.special.entr(p).sum())
+        token, (share, anchors), over = machine.step(entropy, int(logits.argmax()))
+        tokens.append(token)
+        if over:
+            break
+        fed.append((share, anchors))
+        x = share * (p.float() @ table)
+        rows.append((x + sum(w * table[i] for i, w in anchors.items()))[None, None])
+    return tokens, fed, machine.count
+
+
+def test_switch_control_is_that_of_the_authors_program(subject, words, monkeypatch):
+    steps, end, eos = 40, subject.end, 95
+    monkeypatch.setattr(subject.model.generation_config, "eos_token_id", eos)
+    settings = Switching(
+        window=1, alpha=0.6, beta=0.7, max_new_tokens=steps, newline=9, enter_anchor=START,
+        end=end, eos=eos, exempt=(20, 21), max_switches=1, converge=(40, end, 41, 42),
+        terminate=(43, 44, end, 45, 46), answer_tokens=9,
+    )  # fmt: skip
+    method = {
+        "method": "swi_reasoning", "profile": "published", "budget": steps,
+        "gate": {**GATE, "exempt": settings.exempt},
+        "first": {"tokens": [9], "keep": 0.9},
+        "enter": {"tokens": [START], "keep": 0.6, "moves": True},
+        "leave": {"tokens": [end], "keep": 0.7, "moves": True},
+        "switch_control": {
+            "after": 1, "converge": f"w40 w{end} w41 w42", "answer_tokens": 9,
+            "terminate": f"w43 w44 w{end} w45 w46",
+        },
+    }  # fmt: skip
+    kwargs = generate_kwargs(subject.model, words, spec_of(subject, method))
+    output = subject.generate(PROMPTS, steps=steps, **kwargs)
+    injected_mixtures, switches = 0, 0
+    for prompt, trace, row in zip(
+        PROMPTS, traces(kwargs), new_tokens(output).tolist(), strict=True
+    ):
+        tokens, fed, count = swi_reasoning(subject, prompt, settings, steps)
+        assert row[: len(tokens)] == tokens
+        latent = [step.latent for step in trace.steps[: len(fed)]]
+        assert latent == [share > 0 for share, _ in fed]
+        injected_mixtures += sum(step.latent and step.forced for step in trace.steps)
+        switches += count
+    # What the test is about has happened.
+    assert injected_mixtures > 0
+    assert switches > 3
 
 
 @pytest.mark.parametrize(("rms", "factor"), [("coordinate", 1.0), ("row", 32**0.5)])

@@ -145,6 +145,9 @@ SWITCHING = {
     "start": "first_token",
     "goes_on_in_answer": True,
     "injected_end_locks": False,
+    "injected_as_token": False,
+    "restarts": True,
+    "hidden_end_locks": True,
     "rearms": True,
 }
 PUBLISHED = {

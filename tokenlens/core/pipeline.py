@@ -496,10 +496,12 @@ def _noted(rows: Rows) -> Tensor:
 
 
 def _continue_forcing(rows: Rows, proposal: Proposal) -> None:
-    """A forced sequence wins over everything else, and is discrete."""
+    """A forced sequence wins over everything else, and is discrete unless a method says no."""
     forcing = rows[FORCE_LENGTH] > 0
     at = rows[FORCE_AT].clamp(max=FORCE_IDS.size - 1)
     proposal.force(forcing, rows[FORCE_IDS].gather(1, at[:, None])[:, 0])
+    if proposal.mixes is not None:
+        forcing = forcing & ~proposal.mixes
     proposal.latent = proposal.latent & ~forcing
 
 

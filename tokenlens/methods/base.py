@@ -323,6 +323,8 @@ class Proposal:
     ids: Tensor
     # [num_rows, width] float32: a score of each entry, for trainers
     scores: Tensor | None = None
+    # [num_rows] bool: a token of a forced sequence is fed as the mixture where the row is latent
+    mixes: Tensor | None = None
 
     def force(self, where: Tensor, ids: Tensor) -> None:
         """Decide the token of some rows; they are discrete unless a method says otherwise."""

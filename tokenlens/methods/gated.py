@@ -13,16 +13,14 @@ mixture                 the 61 most probable tokens    the whole vocabulary (``m
 after thinking          nothing is latent              SwiReasoning, LEAD: a last blend may
                                                        be fed; SeLaR: latent as before
                                                        (``goes_on_in_answer``)
-injected ``</think>``   ends latent thinking           does not (``injected_end_locks``)
-termination             injected once                  at each later switch (``rearms``)
+switch control          see :mod:`tokenlens.methods.switch_control`
 first blend             a line break                   SwiReasoning: the two characters
                                                        backslash and n (``first``)
 LEAD's gate             the trend alone (paper)        and 1.0 and 0.2 nats (``gate``)
 ======================  =============================  ====================================
 
 Not reproduced: SeLaR's code feeds a mixture to *every* row of a batch in which one row is latent;
-SwiReasoning's entropies are rounded to the model's dtype; its math tokens are a list of its own; a
-terminated request ends with an end-of-text token; a switch in the middle of an injected text waits.
+SwiReasoning's entropies are rounded to the model's dtype; its math tokens are a list of its own.
 """
 
 import math
@@ -31,6 +29,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
+from tokenlens.methods import switch_control
 from tokenlens.methods.base import (
     ANYWHERE,
     BASE,
@@ -39,13 +38,11 @@ from tokenlens.methods.base import (
     DENSE,
     END_IDS,
     END_LENGTH,
-    EOS_IDS,
     FORCES,
     GENERATED,
     INVERSE_TEMPERATURE,
     MAX_ANCHORS,
     MAX_ENTRIES,
-    MAX_FORCED_TOKENS,
     MIN_P,
     PHASE,
     QUIRKS,
@@ -63,7 +60,6 @@ from tokenlens.methods.base import (
     Rows,
     Signals,
     Value,
-    start_forcing,
 )
 from tokenlens.methods.exempt import anchor_ids, exempt_ids
 from tokenlens.methods.gate import GateRules, GateState, gate_step
@@ -106,14 +102,6 @@ ANCHORS = Field("gate.anchors", "int", -1, size=3 * MAX_ANCHORS, fixed=True)
 KEEP = tuple(Field(f"gate.keep_{name}", "float", 1.0) for name in ("first", "enter", "leave"))
 MOVES = tuple(Field(f"gate.moves_{name}", "float") for name in ("first", "enter", "leave"))
 LEAVES_BLENDED = Field("gate.leaves_blended", "bool", False)
-CONTROL_AFTER = Field("gate.control_after", "int")  # 0 = off
-CONVERGE = Field("gate.converge", "int", -1, size=MAX_FORCED_TOKENS, fixed=True)
-CONVERGE_LENGTH = Field("gate.converge_length", "int")
-TERMINATE = Field("gate.terminate", "int", -1, size=MAX_FORCED_TOKENS, fixed=True)
-TERMINATE_LENGTH = Field("gate.terminate_length", "int")
-ANSWER_TOKENS = Field("gate.answer_tokens", "int")
-LEFT_TOKENS = Field("gate.left_tokens", "int", -1)  # of a terminated request; -1 = not terminated
-REARMS = Field("gate.rearms", "bool", False)
 
 NEVER = 1 << 40
 
@@ -128,8 +116,7 @@ class GateMethod(Method):
             *(FIRST_LATENT, DWELL_LATENT, DWELL_DISCRETE, CAP),
             *(MODE, STARTED, REFERENCE, STAY, SWITCHES, LEFT, LOCKS, LOCKED, INJECTED_LOCKS),
             *(EXEMPT, ANCHORS, *KEEP, *MOVES, LEAVES_BLENDED),
-            *(CONTROL_AFTER, CONVERGE, CONVERGE_LENGTH, TERMINATE, TERMINATE_LENGTH),
-            *(ANSWER_TOKENS, LEFT_TOKENS, REARMS),
+            *switch_control.FIELDS,
         )
 
     def serves(self, config: AnyMethod) -> bool:
@@ -178,6 +165,8 @@ class GateMethod(Method):
                 found += [BASE, "dense"]
             if config.switch_control is not None:
                 found += [CONTROL, FORCES]
+                if config.hidden_end_locks:
+                    found.append(QUIRKS)
         if getattr(config, "goes_on_in_answer", False):
             found.append(QUIRKS)
         return found
@@ -212,7 +201,7 @@ class GateMethod(Method):
         if BLENDS in rows.traits:
             _blend(rows, proposal, beginning & latent, entered, left & sampled)
         if CONTROL in rows.traits:
-            proposal.force(rows[self.on] & (rows[LEFT_TOKENS] == 0), rows[EOS_IDS][:, 0])
+            switch_control.propose(rows, signals, proposal)
 
     def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:
         on = rows[self.on] & rows[SAMPLED]
@@ -224,26 +213,17 @@ class GateMethod(Method):
             ends = (before != Phase.ANSWER) & (rows[PHASE] == Phase.ANSWER)
             # After an injected end the phase is the answer already, and a sampled one still locks.
             ends = ends | ((rows[END_IDS][:, 0] == sampled) & (rows[END_LENGTH] == 1))
-            locks = on & rows[LOCKS] & ends & (~rows.forced | rows[INJECTED_LOCKS])
+            if CONTROL in rows.traits:
+                ends = ends & (~rows[switch_control.INJECTING] | rows[INJECTED_LOCKS])
+                ends = ends | rows[switch_control.HIDDEN]
+            locks = on & rows[LOCKS] & ends
             rows.latent = rows.latent & ~(locks & ~left)
             # Entering and ending at one step is no entering; the first step enters nothing.
             entered = (rows[STAY] == 0) & ~left & (rows[GENERATED] > 1)
             rows.choose(MODE, locks & rows[ANYWHERE] & entered, False)
             rows.choose(LOCKED, locks, True)
         if CONTROL in rows.traits:
-            self._control(rows, left & on)
-
-    def _control(self, rows: Rows, left: Tensor) -> None:
-        after, count = rows[CONTROL_AFTER], rows[SWITCHES]
-        counting = rows[LEFT_TOKENS] > 0
-        rows.choose(LEFT_TOKENS, counting, rows[LEFT_TOKENS] - 1)
-        due = left & (after > 0) & (rows[ANYWHERE] | rows.thinking)
-        converge = due & (count >= after) & (count <= 2 * after)
-        terminate = due & (count > 2 * after) & (rows[REARMS] | (rows[LEFT_TOKENS] < 0))
-        start_forcing(rows, converge, rows[CONVERGE], rows[CONVERGE_LENGTH])
-        start_forcing(rows, terminate, rows[TERMINATE], rows[TERMINATE_LENGTH])
-        # The step that arms counts as the first.
-        rows.choose(LEFT_TOKENS, terminate, rows[ANSWER_TOKENS] - 1)
+            switch_control.commit(rows, left & on, rows[SWITCHES])
 
 
 def _gated(config: AnyMethod) -> ThinkRouter | Switching | Selar:
@@ -294,7 +274,6 @@ def _switching(config: Switching, admission: Admission) -> dict[Field, Value]:
         LOCKS: True,
         INJECTED_LOCKS: config.injected_end_locks,
         LEAVES_BLENDED: config.leave is not None,
-        REARMS: config.rearms,
     }
     for place, field in enumerate(("first", "enter", "leave")):
         blend = getattr(config, field)
@@ -304,29 +283,7 @@ def _switching(config: Switching, admission: Admission) -> dict[Field, Value]:
             values[KEEP[place]] = blend.keep
             values[MOVES[place]] = (1 - blend.keep) / config.budget if blend.moves else 0.0
     values[ANCHORS] = anchors
-    control = config.switch_control
-    if control is not None:
-        assert admission.encode is not None
-        if not admission.eos_ids:
-            raise SpecError.of(
-                f"{name}.switch_control",
-                control,
-                "null without an end-of-text token (eos_token_id) in the generation config",
-            )
-        field = f"{name}.switch_control"
-        converge = admission.end_ids
-        if control.converge is not None:
-            converge = admission.encode(control.converge, f"{field}.converge")
-        terminate = admission.encode(control.terminate, f"{field}.terminate")
-        values |= {
-            CONTROL_AFTER: control.after,
-            CONVERGE: converge,
-            CONVERGE_LENGTH: len(converge),
-            TERMINATE: terminate,
-            TERMINATE_LENGTH: len(terminate),
-            ANSWER_TOKENS: control.answer_tokens,
-        }
-    return values
+    return values | switch_control.columns(config, admission)
 
 
 def _signal(rows: Rows, signals: Signals) -> Tensor:

@@ -124,3 +124,6 @@ class SwitchControl(StrictModel):
     answer_tokens: int = Field(
         32, ge=1, le=1_000_000, description="that a terminated request may still give"
     )
+    temperature: float = Field(
+        0.0, ge=0, le=100, description="the engine's, for an end beneath an injected token"
+    )

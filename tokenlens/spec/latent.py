@@ -59,6 +59,15 @@ class Switching(MethodBase):
     injected_end_locks: bool = Field(
         True, description="an injected end of thinking ends latent thinking for good"
     )
+    injected_as_token: bool = Field(
+        True, description="an injected token is fed as itself; false: as the gate says"
+    )
+    restarts: bool = Field(
+        False, description="a switch inside an injected text replaces it; false: waits for its end"
+    )
+    hidden_end_locks: bool = Field(
+        False, description="the model's own end beneath an injected token ends latent thinking"
+    )
     rearms: bool = Field(False, description="termination may be injected more than once")
 
     def needs(self) -> Needs:
@@ -71,6 +80,9 @@ _QUIRKS = {
     "start": "first_token",
     "goes_on_in_answer": True,
     "injected_end_locks": False,
+    "injected_as_token": False,
+    "restarts": True,
+    "hidden_end_locks": True,
     "rearms": True,
 }
 

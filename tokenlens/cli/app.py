@@ -12,9 +12,10 @@ from rich.table import Table
 from tokenlens import __version__
 from tokenlens.cli import evaluate
 from tokenlens.cli import trace as trace_commands
-from tokenlens.cli.base import SPEC_HELP, console, fail, read_spec
+from tokenlens.cli.base import SPEC_HELP, console, read_spec, sentences, spec_files
 from tokenlens.routing.settings import Role
-from tokenlens.spec import FAMILIES, RECIPES, DecodingSpec, SpecError, preset
+from tokenlens.spec import FAMILIES, RECIPES, DecodingSpec, preset
+from tokenlens.trace.files import refuse_inputs
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -60,7 +61,9 @@ def generate(
     """Generate with a spec on Hugging Face, and show what happened."""
     from tokenlens.cli.generate import run
 
-    try:
+    with sentences():
+        if trace is not None:
+            refuse_inputs(trace, spec_files(spec), "--trace")
         run(
             console,
             model=model,
@@ -72,8 +75,6 @@ def generate(
             trace=trace,
             seed=seed,
         )
-    except (SpecError, OSError, NotImplementedError) as error:
-        fail(error)
 
 
 @app.command()
@@ -106,10 +107,8 @@ def route(
         "small": (small, small_model, small_tokenizer, small_api),
         "large": (large, large_model, large_tokenizer, large_api),
     }
-    try:
+    with sentences():
         run(console, sides, policy, threshold, host, port, setting or [])
-    except (SpecError, OSError) as error:
-        fail(error)
 
 
 @app.command()
@@ -122,10 +121,8 @@ def schema() -> None:
 def presets(name: Annotated[str, typer.Argument(help="print this preset as YAML")] = "") -> None:
     """List the presets, or print one as a YAML file to start from."""
     if name:
-        try:
+        with sentences():
             data = preset(name).model_dump(mode="json")
-        except SpecError as error:
-            fail(error)
         sys.stdout.write(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
         return
     families = Table("family", "models", "think markers", title="FAMILY-RECIPE, e.g. qwen3-soft")
@@ -140,10 +137,8 @@ def presets(name: Annotated[str, typer.Argument(help="print this preset as YAML"
 @app.command()
 def validate(file: Annotated[str, typer.Argument(help=SPEC_HELP)]) -> None:
     """Check a spec, and print it with every default filled in."""
-    try:
+    with sentences():
         spec = read_spec(file)
-    except (SpecError, OSError) as error:
-        fail(error)
     console.print_json(spec.model_dump_json())
 
 
@@ -158,12 +153,12 @@ def plot_schedule(
     """Draw the schedules of a spec: waveforms, penalties, ramps."""
     from tokenlens.cli import plot_schedule as plot
 
-    try:
-        plot.run(console, read_spec(spec), tokens, out)
-    except ModuleNotFoundError:
-        fail(ImportError("plot-schedule needs matplotlib: install the extra `plot`"))
-    except (SpecError, OSError) as error:
-        fail(error)
+    with sentences():
+        refuse_inputs(out, spec_files(spec), "--out")
+        try:
+            plot.run(console, read_spec(spec), tokens, out)
+        except ModuleNotFoundError:
+            raise ImportError("plot-schedule needs matplotlib: install the extra `plot`") from None
 
 
 @app.command()

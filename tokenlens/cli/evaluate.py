@@ -9,8 +9,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from tokenlens.cli.base import SPEC_HELP, console, fail, read_spec
-from tokenlens.spec import DecodingSpec, SpecError
+from tokenlens.cli.base import SPEC_HELP, console, read_spec, sentences, spec_files
+from tokenlens.spec import DecodingSpec
+from tokenlens.trace.files import refuse_inputs
 
 
 def command(
@@ -45,9 +46,20 @@ def command(
     ] = True,
 ) -> None:
     """Measure specs on a task, beside the controls that they have to beat."""
-    from tokenlens.evaluation import Sampling, arms_of, evaluate, load_task, open_engine, rows
+    from tokenlens.evaluation import (
+        Sampling,
+        arms_of,
+        evaluate,
+        load_task,
+        open_engine,
+        report,
+        rows,
+    )
 
-    try:
+    with sentences():
+        inputs: list[str | Path] = [*spec_files(*specs, *(more or [])), *([data] if data else [])]
+        for path in (*report.files(out), out / "settings.json", *(out / "records").glob("*")):
+            refuse_inputs(path, inputs, "--out")
         named = _named([*specs, *(more or [])])
         questions = load_task(task, data=data, limit=limit, seed=seed)
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
@@ -79,11 +91,7 @@ def command(
                 )
             finally:
                 running.close()
-    except (SpecError, ValueError, OSError, ImportError, NotImplementedError) as error:
-        fail(error)
-    from tokenlens.evaluation import report
-
-    written = report.write(results, out)
+        written = report.write(results, out)
     for cells in (report.arm_table(rows(results)), report.comparison_table(results)):
         if len(cells) > 1:
             table = Table(*cells[0])

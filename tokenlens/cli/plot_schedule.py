@@ -14,6 +14,7 @@ from tokenlens.methods.waves import WAVES, schedule
 from tokenlens.spec import AlphaOne, DecodingSpec, SpecError, ThinkingBudget, Tip
 from tokenlens.spec.registry import AnyMethod
 from tokenlens.spec.schedules import Schedule
+from tokenlens.trace.files import replacing
 
 HEIGHT, WIDTH = 13, 60
 MAX_POINTS = 20_000
@@ -130,4 +131,5 @@ def _png(found: list[Curve], positions: torch.Tensor, out: Path) -> None:
         axis.plot(positions.numpy(), curve.values.numpy())
         axis.set_title(curve.label, fontsize=9, loc="left")
     axes[-1].set_xlabel("tokens")
-    figure.savefig(out, format="png", dpi=120)
+    with replacing(out) as file:
+        figure.savefig(file, format="png", dpi=120)

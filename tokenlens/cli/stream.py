@@ -1,5 +1,6 @@
 """Traces of a ``generate()`` call to a file, while it runs."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria
 
+from tokenlens.cli.base import complain
 from tokenlens.hf import traces
 from tokenlens.trace import Trace, TraceWriter
 
@@ -18,11 +20,16 @@ class TraceStream(StoppingCriteria):
     """Stops nothing: writes what happened since it looked last.
 
     A process that is killed loses the steps since the last look; one that fails loses none, as
-    :meth:`finish` is called on the way out.
+    :meth:`finish` is called on the way out. A file that is there already stays until the new one is
+    whole: until then the steps are in a file beside it, of the same name with ``.part``.
     """
 
     def __init__(self, path: Path, tokenizer: Any, model: str, prompts: Sequence[str]) -> None:
-        self._file = TraceWriter(path, lambda token: str(tokenizer.decode([token])))
+        self._target, self.partial = path, path
+        if path.is_file() and path.stat().st_size:
+            self._target = Path(os.path.realpath(path))
+            self.partial = self._target.with_name(f"{self._target.name}.part")
+        self._file = TraceWriter(self.partial, lambda token: str(tokenizer.decode([token])))
         self._model, self._prompts = model, prompts
         self._opened: list[int] = []
         self._calls, self._every = 0, EVERY
@@ -42,11 +49,17 @@ class TraceStream(StoppingCriteria):
         for number, trace in zip(self._opened, found):
             self._file.end(number, final_phase=trace.final_phase, counts=trace.counts)
         self._file.close()
+        if self.partial != self._target:
+            self.partial.replace(self._target)
 
     def close(self) -> None:
         """Write the rest after a failure; the traces stay visibly incomplete."""
-        self._write(self._found())
-        self._file.close()
+        try:
+            self._write(self._found())
+        finally:
+            self._file.close()
+            if self.partial != self._target:
+                complain(Exception(f"{self._target} is as it was; what there is: {self.partial}"))
 
     def _found(self) -> list[Trace]:
         try:

@@ -4,6 +4,7 @@ A file with a fault is shown up to it, the fault is named, and the command ends 
 """
 
 import csv
+import io
 import json
 import sys
 from pathlib import Path
@@ -13,16 +14,20 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from tokenlens.cli.base import complain, console, fail
+from tokenlens.cli.base import complain, console, fail, printable, sentences
 from tokenlens.cli.serve import serve_page
-from tokenlens.trace import Recording, Summary, differences, read_what_is_there, summarize
+from tokenlens.trace import Recording, Summary, differences, read_summaries, read_what_is_there
 from tokenlens.trace.compare import csv_rows
+from tokenlens.trace.files import refuse_inputs, write_text
 
 app = typer.Typer(no_args_is_help=True, help="Look at trace files.")
 
 FileArgument = Annotated[Path, typer.Argument(help="a trace file, JSON Lines")]
 SHOWN_DIFFERENCES = 20
 UPRIGHT = 4
+"""So many traces stand in columns, which a terminal has room for."""
+BOXED = 200
+"""So many traces stand in a table; more are written a line each."""
 
 
 def load(file: Path) -> tuple[tuple[Recording, ...], bool]:
@@ -33,10 +38,8 @@ def load(file: Path) -> tuple[tuple[Recording, ...], bool]:
 
 def load_with_fault(file: Path) -> tuple[tuple[Recording, ...], str]:
     """The traces of a file up to its first fault, and the fault, which is shown too."""
-    try:
+    with sentences():
         found = read_what_is_there(file)
-    except OSError as error:
-        fail(error)
     if found.error is not None:
         complain(found.error)
         if not found.recordings:
@@ -54,20 +57,29 @@ def pick(recordings: tuple[Recording, ...], index: int) -> Recording:
 @app.command()
 def summary(file: FileArgument) -> None:
     """The figures of each trace."""
-    recordings, whole = load(file)
+    with sentences():
+        found, fault = read_summaries(file)
+    if fault is not None:
+        complain(fault)
+        if not found:
+            raise typer.Exit(2)
     names = ("trace", "engine", "prompt", *(name.replace("_", " ") for name in Summary._fields))
     rows = []
-    for number, one in enumerate(recordings):
-        cells = [f"{v:.3f}" if isinstance(v, float) else str(v) for v in summarize(one.trace)]
+    for number, one in enumerate(found):
+        cells = [f"{v:.3f}" if isinstance(v, float) else str(v) for v in one.figures]
         name = f"{number}" if one.complete else f"{number} (cut off)"
-        rows.append((name, one.trace.engine, one.prompt[:40], *cells))
-    # Few traces stand in columns, which a terminal has room for.
+        rows.append((name, printable(one.engine), printable(one.prompt[:40]), *cells))
+    if len(rows) > BOXED:
+        with sentences():
+            for row in (names, *rows):
+                sys.stdout.write("\t".join(" ".join(cell.split()) for cell in row) + "\n")
+        raise typer.Exit(0 if fault is None else 1)
     lines = list(zip(names, *rows)) if len(rows) <= UPRIGHT else [names, *rows]
     table = Table(*lines[0])
     for line in lines[1:]:
         table.add_row(*map(Text, line))
     console.print(table)
-    raise typer.Exit(0 if whole else 1)
+    raise typer.Exit(0 if fault is None else 1)
 
 
 @app.command()
@@ -113,16 +125,24 @@ def export(
     ] = "csv",
 ) -> None:
     """Write one trace as a table, or as one JSON object."""
+    to_here = str(out) == "-"
+    if not to_here:
+        with sentences():
+            refuse_inputs(out, [file], "--out")
     recordings, whole = load(file)
     one = pick(recordings, trace)
-    stream = sys.stdout if str(out) == "-" else out.open("w", newline="", encoding="utf-8")
+    text = io.StringIO(newline="")
     if form == "csv":
-        csv.writer(stream).writerows(csv_rows(one))
+        csv.writer(text).writerows(csv_rows(one))
     else:
-        json.dump(one.model_dump(mode="json"), stream, ensure_ascii=False, indent=1)
-        stream.write("\n")
-    if stream is not sys.stdout:
-        stream.close()
+        json.dump(one.model_dump(mode="json"), text, ensure_ascii=False, indent=1)
+        text.write("\n")
+    with sentences():
+        if to_here:
+            sys.stdout.write(text.getvalue())
+            sys.stdout.flush()
+        else:
+            write_text(out, text.getvalue())
     raise typer.Exit(0 if whole else 1)
 
 
@@ -140,14 +160,18 @@ def view(
     """Write one HTML page that shows the traces, and perhaps serve it on this machine."""
     from tokenlens.trace.viewer import page
 
+    target = out or file.with_suffix(".html")
+    with sentences():
+        refuse_inputs(target, [one for one in (file, other) if one is not None], "--out")
     found = [load_with_fault(one) for one in (file, other) if one is not None]
     recordings = [one for records, _ in found for one in records]
     fault = " ".join(message for _, message in found if message)
     title = " and ".join(one.name for one in (file, other) if one is not None)
-    target = out or file.with_suffix(".html")
     text = page(recordings, title=title, fault=fault)
-    target.write_text(text, encoding="utf-8")
+    with sentences():
+        write_text(target, text)
     console.print(Text(f"{len(recordings)} traces in {target}", style="dim"))
     if serve is not None:
-        serve_page(text, serve)
+        with sentences():
+            serve_page(text, serve)
     raise typer.Exit(1 if fault else 0)

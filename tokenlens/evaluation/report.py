@@ -9,6 +9,7 @@ from tokenlens.evaluation import plots
 from tokenlens.evaluation.results import Row, comparisons, rows
 from tokenlens.evaluation.run import Results
 from tokenlens.evaluation.statistics import Comparison, Estimate
+from tokenlens.trace.files import write_text
 from tokenlens.trace.plots import svg
 
 Cells = list[list[str]]
@@ -34,10 +35,15 @@ pre { overflow: auto; background: #8881; padding: 1rem; border-radius: 6px; }
 
 def write(results: Results, folder: Path) -> tuple[Path, Path]:
     """Write ``report.md`` and ``report.html``; returns their paths."""
-    as_markdown, as_html = folder / "report.md", folder / "report.html"
-    as_markdown.write_text(markdown(results), encoding="utf-8")
-    as_html.write_text(page(results), encoding="utf-8")
+    as_markdown, as_html = files(folder)
+    write_text(as_markdown, markdown(results))
+    write_text(as_html, page(results))
     return as_markdown, as_html
+
+
+def files(folder: Path) -> tuple[Path, Path]:
+    """Where :func:`write` writes."""
+    return folder / "report.md", folder / "report.html"
 
 
 def markdown(results: Results) -> str:

@@ -1,9 +1,17 @@
 """What happened at each step of a request, as data. Knows no engine and no tensors."""
 
-from tokenlens.trace.compare import Difference, Summary, differences, summarize
+from tokenlens.trace.compare import Difference, differences
 from tokenlens.trace.lines import Recording
-from tokenlens.trace.reader import TraceFile, TraceFileError, read_traces, read_what_is_there
+from tokenlens.trace.reader import (
+    Summarized,
+    TraceFile,
+    TraceFileError,
+    read_summaries,
+    read_traces,
+    read_what_is_there,
+)
 from tokenlens.trace.records import PHASE_NAMES, SCHEMA_VERSION, Trace, TraceCounts, TraceStep
+from tokenlens.trace.summary import Summary, summarize
 from tokenlens.trace.writer import TraceWriter, record, write_traces
 
 __all__ = [
@@ -11,6 +19,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Difference",
     "Recording",
+    "Summarized",
     "Summary",
     "Trace",
     "TraceCounts",
@@ -19,6 +28,7 @@ __all__ = [
     "TraceStep",
     "TraceWriter",
     "differences",
+    "read_summaries",
     "read_traces",
     "read_what_is_there",
     "record",

@@ -1,47 +1,10 @@
-"""What a trace amounts to, and where two of them part."""
+"""Where two traces part, and a trace as a table."""
 
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 from tokenlens.trace.lines import Recording
 from tokenlens.trace.records import Trace, TraceStep
-
-
-class Summary(NamedTuple):
-    """Figures of one trace; shares and means are over the steps that were kept."""
-
-    tokens: int
-    thinking_tokens: int
-    latent_steps: int
-    forced_steps: int
-    cold_stops: int
-    invalid_steps: int
-    switches: int
-    mean_entropy: float
-    mean_top_weight: float
-    steps_kept: int
-    dropped_steps: int
-
-
-def summarize(trace: Trace) -> Summary:
-    """The figures of a trace. A switch is a thinking step of another mode than the one before."""
-    steps, counts = trace.steps, trace.counts
-    thinking = [step for step in steps if step.phase == "thinking"]
-    latent = [step.entries[0][1] for step in steps if step.latent and step.entries]
-    return Summary(
-        tokens=counts.tokens,
-        thinking_tokens=counts.thinking_tokens,
-        latent_steps=counts.latent_steps,
-        forced_steps=counts.forced_steps,
-        cold_stops=counts.cold_stops,
-        invalid_steps=counts.invalid_steps,
-        switches=sum(a.latent != b.latent for a, b in pairwise(thinking)),
-        mean_entropy=_mean([step.entropy for step in steps]),
-        mean_top_weight=_mean(latent),
-        steps_kept=len(steps),
-        dropped_steps=trace.dropped_steps,
-    )
 
 
 class Difference(NamedTuple):
@@ -105,7 +68,3 @@ def csv_rows(recording: Recording) -> list[list[object]]:
             ]
         )
     return rows
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else 0.0

@@ -97,15 +97,3 @@ class Recording(StrictModel):
 def token_ids(step: TraceStep) -> list[int]:
     """Every token that a step mentions."""
     return [step.token, *(token for token, _ in step.entries)]
-
-
-def counts_of(steps: list[TraceStep]) -> TraceCounts:
-    """Totals of the steps that are there; ends that Cold Stop forced do not show in steps."""
-    return TraceCounts(
-        tokens=len(steps),
-        thinking_tokens=sum(step.phase == "thinking" for step in steps),
-        latent_steps=sum(step.latent for step in steps),
-        forced_steps=sum(step.forced for step in steps),
-        invalid_steps=sum(not step.valid for step in steps),
-        cold_stops=0,
-    )

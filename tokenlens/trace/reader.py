@@ -3,10 +3,11 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
+from tokenlens.trace.files import open_regular
 from tokenlens.trace.lines import (
     KIND,
     LINE,
@@ -16,9 +17,16 @@ from tokenlens.trace.lines import (
     Recording,
     StepLine,
     Texts,
-    counts_of,
 )
 from tokenlens.trace.records import SCHEMA_VERSION, Trace, TraceStep
+from tokenlens.trace.summary import Summary, Tally, counts_of
+
+MAX_NAMED = 8
+"""Traces that an error names by their numbers; of more it says how many."""
+MAX_SHOWN = 200
+"""Characters of an error about one line."""
+PROMPT = 200
+"""Characters of a prompt that stand beside a summary."""
 
 
 class TraceFileError(ValueError):
@@ -27,7 +35,7 @@ class TraceFileError(ValueError):
     Parameters
     ----------
     recordings
-        Everything before the fault.
+        Everything before the fault, where the traces were read as a whole.
     """
 
     def __init__(self, message: str, recordings: tuple[Recording, ...] = ()) -> None:
@@ -42,12 +50,73 @@ class TraceFile(NamedTuple):
     error: TraceFileError | None
 
 
-class _Open:
-    def __init__(self, header: Header) -> None:
-        self.header, self.end = header, None
-        self.steps: list[TraceStep] = []
+class Summarized(NamedTuple):
+    """The figures of one trace of a file, and the start of its prompt."""
 
-    end: End | None
+    engine: str
+    prompt: str
+    complete: bool
+    figures: Summary
+
+
+class _Whole:
+    """A trace of which everything is kept."""
+
+    def __init__(self, header: Header) -> None:
+        self.header = header
+        self.kept: list[TraceStep] = []
+        self.end: End | None = None
+
+    @property
+    def steps(self) -> int:
+        return len(self.kept)
+
+    def add(self, line: StepLine) -> None:
+        values = {name: getattr(line, name) for name in TraceStep.model_fields}
+        self.kept.append(TraceStep.model_construct(**values))
+
+    def recording(self, texts: dict[int, str]) -> Recording:
+        header, end, kept = self.header, self.end, self.kept
+        trace = Trace(
+            engine=header.engine,
+            spec=header.spec,
+            final_phase=end.final_phase if end else kept[-1].phase if kept else "prompt",
+            counts=end.counts if end else counts_of(kept),
+            steps=tuple(kept),
+            dropped_steps=end.dropped_steps if end else 0,
+        )
+        return Recording(
+            trace=trace,
+            model=header.model,
+            prompt=header.prompt,
+            texts=texts,
+            complete=end is not None,
+        )
+
+
+class _Added:
+    """A trace of which the sums are kept."""
+
+    def __init__(self, header: Header) -> None:
+        self._engine, self._prompt = header.engine[:PROMPT], header.prompt[:PROMPT]
+        self._tally = Tally()
+        self.end: End | None = None
+
+    @property
+    def steps(self) -> int:
+        return self._tally.steps
+
+    def add(self, line: StepLine) -> None:
+        self._tally.add(line)
+
+    def summarized(self) -> Summarized:
+        end = self.end
+        counts = end.counts if end else self._tally.counts()
+        figures = self._tally.summary(counts, end.dropped_steps if end else 0)
+        return Summarized(self._engine, self._prompt, end is not None, figures)
+
+
+_One = TypeVar("_One", _Whole, _Added)
 
 
 def read_traces(path: str | Path) -> tuple[Recording, ...]:
@@ -59,7 +128,7 @@ def read_traces(path: str | Path) -> tuple[Recording, ...]:
         The file was cut off, is from a newer version, or is not a trace. What came before the fault
         is in ``error.recordings``; :func:`read_what_is_there` returns it instead of raising.
     OSError
-        The file cannot be read.
+        The file cannot be read, or is none: a pipe, a device, a folder.
     """
     found = read_what_is_there(path)
     if found.error is not None:
@@ -69,37 +138,102 @@ def read_traces(path: str | Path) -> tuple[Recording, ...]:
 
 def read_what_is_there(path: str | Path) -> TraceFile:
     """The traces of a file up to its first fault, and the fault."""
-    traces: dict[int, _Open] = {}
-    texts: dict[int, str] = {}
-    fault = ""
-    try:
-        for number, line in _lines(Path(path)):
-            _take(number, line, traces, texts)
-    except TraceFileError as error:
-        fault = str(error)
-    cut = [str(number) for number, one in traces.items() if one.end is None]
-    if not fault and cut:
-        fault = (
-            f"the file ends before trace {', '.join(cut)} does: its writer was stopped, or the"
-            " file was cut off between two lines"
-        )
-    recordings = tuple(_recording(one, texts) for one in traces.values())
-    if not fault:
-        return TraceFile(recordings, None)
-    shown = sum(len(one.steps) for one in traces.values())
-    kept = f" Before it: {len(traces)} traces, {shown} steps." if traces else ""
-    message = f"{Path(path).name}: {fault}.{kept}"
-    return TraceFile(recordings, TraceFileError(message, recordings))
+    reading = _Reading(_Whole, Path(path))
+    message = reading.run()
+    recordings = tuple(one.recording(reading.texts) for one in reading.traces.values())
+    return TraceFile(recordings, TraceFileError(message, recordings) if message else None)
+
+
+def read_summaries(path: str | Path) -> tuple[list[Summarized], TraceFileError | None]:
+    """The figures of each trace of a file up to its first fault, and the fault.
+
+    No step is kept, so that a file may be longer than memory.
+    """
+    reading = _Reading(_Added, Path(path))
+    message = reading.run()
+    found = [one.summarized() for one in reading.traces.values()]
+    return found, TraceFileError(message) if message else None
+
+
+class _Reading(Generic[_One]):
+    """One pass through a file."""
+
+    def __init__(self, kind: type[_One], path: Path) -> None:
+        self._kind: type[_One] = kind
+        self._path = path
+        self.traces: dict[int, _One] = {}
+        self.texts: dict[int, str] = {}
+
+    def run(self) -> str:
+        """Read; returns what is wrong, or nothing."""
+        fault = ""
+        try:
+            for number, line in _lines(self._path):
+                self._take(number, line)
+        except TraceFileError as error:
+            fault = str(error)
+        cut = [number for number, one in self.traces.items() if one.end is None]
+        if not fault and cut:
+            fault = (
+                f"the file ends before trace {_named(cut)} does: its writer was stopped, or the"
+                " file was cut off between two lines"
+            )
+        if not fault:
+            return ""
+        shown = sum(one.steps for one in self.traces.values())
+        kept = f" Before it: {len(self.traces)} traces, {shown} steps." if self.traces else ""
+        return f"{self._path.name}: {fault}.{kept}"
+
+    def _take(self, number: int, line: bytes) -> None:
+        if number == 1 or KIND.encode() in line[:64]:
+            _check_header(number, line)
+        try:
+            parsed = LINE.validate_json(line)
+        except ValidationError as error:
+            raise TraceFileError(f"line {number} is no line of a trace: {_said(error)}") from None
+        if isinstance(parsed, StepLine):
+            self._opened(number, parsed.trace).add(parsed)
+        elif isinstance(parsed, End):
+            self._opened(number, parsed.trace).end = parsed
+        elif isinstance(parsed, Header):
+            if parsed.trace in self.traces:
+                raise TraceFileError(f"line {number} opens trace {parsed.trace} a second time")
+            self.traces[parsed.trace] = self._kind(parsed)
+        elif isinstance(parsed, Texts) and self._kind is _Whole:
+            self.texts.update(parsed.texts)
+
+    def _opened(self, number: int, trace: int) -> _One:
+        one = self.traces.get(trace)
+        if one is None or one.end is not None:
+            state = "was not opened" if one is None else "has ended"
+            raise TraceFileError(f"line {number} belongs to trace {trace}, which {state}")
+        return one
+
+
+def _named(numbers: list[int]) -> str:
+    first = ", ".join(map(str, numbers[:MAX_NAMED]))
+    more = len(numbers) - MAX_NAMED
+    return f"{first} and {more:,} more" if more > 0 else first
+
+
+def _said(error: ValidationError) -> str:
+    """The first problem; keys and values of the file are in it, so it is cut."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    text = f"{field + ': ' if field else ''}{first['msg']}"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     empty = True
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for number in range(1, 1 << 62):
             line = file.readline(MAX_LINE_BYTES + 1)
             if not line:
                 break
             empty = False
+            if number == 1 and line.startswith(b"\x1f\x8b"):
+                raise TraceFileError("the file is compressed; unpack it first: gunzip -k FILE")
             if len(line) > MAX_LINE_BYTES:
                 raise TraceFileError(
                     f"line {number} is longer than {MAX_LINE_BYTES:,} bytes; this is no trace file"
@@ -109,35 +243,6 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, line
     if empty:
         raise TraceFileError("the file is empty; a trace begins with a header line")
-
-
-def _take(number: int, line: bytes, traces: dict[int, _Open], texts: dict[int, str]) -> None:
-    if number == 1 or KIND.encode() in line[:64]:
-        _check_header(number, line)
-    try:
-        parsed = LINE.validate_json(line)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise TraceFileError(
-            f"line {number} is no line of a trace: {field + ': ' if field else ''}{first['msg']}"
-        ) from None
-    if isinstance(parsed, Texts):
-        texts.update(parsed.texts)
-    elif isinstance(parsed, Header):
-        if parsed.trace in traces:
-            raise TraceFileError(f"line {number} opens trace {parsed.trace} a second time")
-        traces[parsed.trace] = _Open(parsed)
-    else:
-        one = traces.get(parsed.trace)
-        if one is None or one.end is not None:
-            state = "was not opened" if one is None else "has ended"
-            raise TraceFileError(f"line {number} belongs to trace {parsed.trace}, which {state}")
-        if isinstance(parsed, StepLine):
-            values = {name: getattr(parsed, name) for name in TraceStep.model_fields}
-            one.steps.append(TraceStep.model_construct(**values))
-        else:
-            one.end = parsed
 
 
 def _check_header(number: int, line: bytes) -> None:
@@ -154,25 +259,6 @@ def _check_header(number: int, line: bytes) -> None:
     version = header.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise TraceFileError(
-            f"line {number} is of trace schema {version}; this version reads up to"
+            f"line {number} is of trace schema {str(version)[:20]}; this version reads up to"
             f" {SCHEMA_VERSION}: read the file with the version that wrote it, or a later one"
         )
-
-
-def _recording(one: _Open, texts: dict[int, str]) -> Recording:
-    header, end, steps = one.header, one.end, one.steps
-    trace = Trace(
-        engine=header.engine,
-        spec=header.spec,
-        final_phase=end.final_phase if end else steps[-1].phase if steps else "prompt",
-        counts=end.counts if end else counts_of(steps),
-        steps=tuple(steps),
-        dropped_steps=end.dropped_steps if end else 0,
-    )
-    return Recording(
-        trace=trace,
-        model=header.model,
-        prompt=header.prompt,
-        texts=texts,
-        complete=end is not None,
-    )

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenlens.spec import DecodingSpec, parse_spec
+from tokenlens.trace.files import replacing
 from tokenlens.trace.records import Trace
 
 FORMAT, VERSION = "tokenlens-rollouts", "1"
@@ -65,7 +66,7 @@ def save_rollouts(
     ValueError
         A trace has no steps or lacks some, or there are not as many prompts as traces.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     if len(prompts) != len(traces):
         raise ValueError(f"prompts: got {len(prompts)}; allowed: one a trace, {len(traces)}")
@@ -104,7 +105,9 @@ def save_rollouts(
         ),
     }
     specs = json.dumps([trace.spec.model_dump(mode="json") for trace in traces])
-    save_file(arrays, path, metadata={"format": FORMAT, "version": VERSION, "specs": specs})
+    metadata = {"format": FORMAT, "version": VERSION, "specs": specs}
+    with replacing(path) as file:
+        file.write(save(arrays, metadata=metadata))
 
 
 def load_rollouts(path: str | Path) -> Rollouts:

@@ -4,6 +4,7 @@ Every line is with the operating system before the call returns, so that a proce
 nothing that it was handed. Knows no engine.
 """
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from tokenlens.spec import DecodingSpec
 from tokenlens.spec.base import StrictModel
+from tokenlens.trace.files import replacing
 from tokenlens.trace.lines import End, Header, Recording, StepLine, Texts, token_ids
 from tokenlens.trace.records import PhaseName, Trace, TraceCounts, TraceStep
 
@@ -22,7 +24,7 @@ class TraceWriter:
     Parameters
     ----------
     path
-        The file; one that exists is replaced.
+        The file; one that exists is replaced. Or the number of one that is open for writing.
     text_of
         Text of a token, e.g. ``lambda token: tokenizer.decode([token])``. Without it the file holds
         ids only.
@@ -38,12 +40,13 @@ class TraceWriter:
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | int,
         text_of: Callable[[int], str] | None = None,
         *,
         sync: bool = False,
     ) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+        self._file = os.dup(path) if isinstance(path, int) else os.open(path, flags, 0o644)
         self._text_of, self._sync = text_of, sync
         self._known: set[int] = set()
         self._specs: list[DecodingSpec] = []
@@ -85,7 +88,7 @@ class TraceWriter:
         dropped = max(0, counts.tokens - self._written[trace]) if full else 0
         self._put(End(trace=trace, final_phase=final_phase, counts=counts, dropped_steps=dropped))
         if not self._sync:
-            os.fsync(self._file)
+            self._flush()
 
     def write(
         self,
@@ -127,12 +130,23 @@ class TraceWriter:
         while data:
             data = data[os.write(self._file, data) :]
         if self._sync:
+            self._flush()
+
+    def _flush(self) -> None:
+        try:
             os.fsync(self._file)
+        except OSError as error:
+            # Pipes and terminals have no disk to wait for.
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):
+                raise
 
 
 def write_traces(path: str | Path, recordings: Iterable[Recording]) -> None:
-    """Write recordings to a file, as :func:`tokenlens.trace.read_traces` gave them."""
-    with TraceWriter(path) as file:
+    """Write recordings to a file, as :func:`tokenlens.trace.read_traces` gave them.
+
+    The file is there as a whole or, after a failure, as it was before.
+    """
+    with replacing(path) as whole, TraceWriter(whole.fileno()) as file:
         for one in recordings:
             file.write(one.trace, model=one.model, prompt=one.prompt, texts=one.texts)
 

@@ -47,7 +47,12 @@ class TraceStream(StoppingCriteria):
         found = self._found()
         self._write(found)
         for number, trace in zip(self._opened, found):
-            self._file.end(number, final_phase=trace.final_phase, counts=trace.counts)
+            self._file.end(
+                number,
+                final_phase=trace.final_phase,
+                counts=trace.counts,
+                same_noise=trace.same_noise,
+            )
         self._file.close()
         if self.partial != self._target:
             self.partial.replace(self._target)
@@ -71,7 +76,11 @@ class TraceStream(StoppingCriteria):
         if not self._opened:
             self._opened = [
                 self._file.begin(
-                    engine=trace.engine, spec=trace.spec, model=self._model, prompt=prompt
+                    engine=trace.engine,
+                    spec=trace.spec,
+                    sample=trace.sample,
+                    model=self._model,
+                    prompt=prompt,
                 )
                 for trace, prompt in zip(found, self._prompts)
             ]

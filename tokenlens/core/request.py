@@ -49,6 +49,8 @@ class Request:
         What they need: see :meth:`tokenlens.methods.base.Method.traits`.
     columns
         State columns that do not depend on the prompt.
+    index
+        Of the sample, where several of one prompt share the seed that their spec gives.
     """
 
     spec: DecodingSpec
@@ -59,11 +61,31 @@ class Request:
     end_markers: tuple[tuple[int, ...], ...]
     tokenizer: Tokenizer | None
     from_first_token: bool
+    index: int = 0
+
+    def seeded(self, spec: DecodingSpec) -> "Request":
+        """The request of a spec that is the same but for its seed."""
+        return replace(self, spec=spec, columns={**self.columns, SEED: spec.seed or 0})
 
     def sample(self, index: int) -> "Request":
-        """The request of the n-th sample of one prompt: the same but for its seed."""
-        seed = philox.sample_seed(self.spec.seed, index)
-        return replace(self, columns={**self.columns, SEED: int(seed)})
+        """The request of the n-th sample of one prompt: the same but for its noise.
+
+        The noise of sample 0 is keyed on the spec's seed, that of sample n on
+        ``philox.sample_seed(seed, n)``.
+        """
+        if index == 0:
+            return self
+        seed = self.spec.seed or 0
+        if self.spec.uses_seed:
+            seed = int(philox.sample_seed(seed, index))
+        return replace(self, columns={**self.columns, SEED: seed}, index=index)
+
+    @property
+    def noise_key(self) -> int | None:
+        """What the noise is keyed on; ``None`` where nothing is drawn."""
+        seed = self.columns[SEED]
+        assert isinstance(seed, int)
+        return seed if self.spec.uses_seed else None
 
     def at_prompt(self, prompt_ids: Sequence[int], position: int) -> dict[Field, Value]:
         """All columns of a slot that is about to decide its first token.
@@ -106,6 +128,11 @@ def bind(
         Tokens that the tokenizer has; logits beyond it are padding.
     eos_ids
         Tokens that end the request.
+
+    Notes
+    -----
+    A spec whose seed is open is bound as if it were 0: an engine finds its seed first (see
+    :mod:`tokenlens.spec.seeds`), or gives it to the bound request with :meth:`Request.seeded`.
 
     Raises
     ------
@@ -178,7 +205,7 @@ def bind(
         single_tokens,
     )
     columns: dict[Field, Value] = {
-        SEED: spec.seed,
+        SEED: spec.seed or 0,
         EOS_IDS: list(eos_ids),
         END_IDS: end,
         END_LENGTH: len(end),

@@ -1,5 +1,6 @@
 """What happened at each step, kept on the device while decoding and read once it is over."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
@@ -31,13 +32,22 @@ class Tape:
     ----------
     engine
         The engine's name, for the traces.
+    prompts
+        The requests' tokens, where they are known: equal ones with an equal seed are marked.
     """
 
-    def __init__(self, core: Core, requests: Sequence[Request], engine: str) -> None:
+    def __init__(
+        self,
+        core: Core,
+        requests: Sequence[Request],
+        engine: str,
+        prompts: Sequence[Sequence[int]] = (),
+    ) -> None:
         self._core, self._requests, self._engine = core, list(requests), engine
         full = [r.spec.trace for r in requests if r.spec.trace.level == "full"]
         self._max_steps = max((config.max_steps for config in full), default=0)
         self._max_entries = max((config.max_entries for config in full), default=0)
+        self._same_noise = _repeats([request.noise_key for request in requests], prompts)
         self._steps: list[Step] = []
         self._chunks: list[Step] = []
         self._seen = 0
@@ -91,6 +101,8 @@ class Tape:
         return Trace(
             engine=self._engine,
             spec=request.spec,
+            sample=request.index,
+            same_noise=self._same_noise[row],
             final_phase=PHASE_NAMES[self._count(PHASE, row)],
             counts=counts,
             steps=tuple(steps),
@@ -116,6 +128,15 @@ def _steps(chunk: Step, row: int, request: Request) -> list[TraceStep]:
         for index, moved in enumerate(advanced)
         if moved
     ]
+
+
+def _repeats(keys: Sequence[int | None], prompts: Sequence[Sequence[int]]) -> list[bool]:
+    """Whether the noise of each request is another's as well: same key, same prompt."""
+    if not any(prompts):
+        return [False] * len(keys)
+    noises = [(key, tuple(prompt)) for key, prompt in zip(keys, prompts, strict=True)]
+    seen = Counter(noises)
+    return [key is not None and seen[key, prompt] > 1 for key, prompt in noises]
 
 
 def said(

@@ -111,7 +111,7 @@ def _controls(arm: Arm) -> list[Arm]:
     for kind, name, methods in extra:
         try:
             # Not every method can be combined with every control; the spec knows.
-            seed = 0 if kind == "no_thinking" else arm.spec.seed
+            seed = None if kind == "no_thinking" else arm.spec.seed
             dumped = [config.model_dump() for config in methods]
             spec = parse_spec({**plain.model_dump(), "methods": dumped, "seed": seed})
         except SpecError:

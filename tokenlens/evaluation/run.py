@@ -144,7 +144,8 @@ def _run_batch(
     began = perf_counter()
     # The same noise for a question in every arm, so that arms differ in what they are about.
     specs = [
-        arm.spec.model_copy(update={"seed": _seed(arm.spec.seed, seed, q.id, n)}) for q, n in batch
+        arm.spec.model_copy(update={"seed": _seed(arm.spec.seed or 0, seed, q.id, n)})
+        for q, n in batch
     ]
     found = engine.generate(
         [question.prompt for question, _ in batch],

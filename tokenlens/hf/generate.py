@@ -25,8 +25,10 @@ from tokenlens.hf.refusals import (
     stopped_rows,
 )
 from tokenlens.hf.run import Run
+from tokenlens.hf.seeds import torch_seed
 from tokenlens.spec import DecodingSpec, Tokenizer, needs_of, parse_spec
 from tokenlens.spec.registry import LATENT_METHODS
+from tokenlens.spec.seeds import is_open, with_seed
 from tokenlens.trace import Trace
 
 SpecLike = DecodingSpec | Mapping[str, Any] | str
@@ -65,7 +67,7 @@ class Runs(LogitsProcessorList):
         requests = self._bind(arguments)
         run = Run(
             arguments.get("self", self._model),
-            lambda rows: self._rows(requests, rows, arguments),
+            lambda rows, device: self._rows(requests, rows, device, arguments),
             self._vocab_size(),
             self._begin,
             id(calls[0]) if calls else None,
@@ -97,9 +99,17 @@ class Runs(LogitsProcessorList):
         ]
 
     def _rows(
-        self, requests: Sequence[Request], num_rows: int, arguments: Mapping[str, Any]
+        self,
+        requests: Sequence[Request],
+        num_rows: int,
+        device: torch.device,
+        arguments: Mapping[str, Any],
     ) -> list[Request]:
-        """A request for each row: ``num_return_sequences`` repeats rows, each with its own seed."""
+        """A request for each row: ``num_return_sequences`` repeats rows, each with its own seed.
+
+        A seed that the spec gives is for all rows with this spec, and the samples of a prompt have
+        theirs from it. Where it is open, every row of the call has another.
+        """
         config = arguments.get("generation_config")
         samples = getattr(config, "num_return_sequences", None) or 1
         prompts = num_rows // samples
@@ -109,7 +119,16 @@ class Runs(LogitsProcessorList):
                 f" the {prompts} prompts"
             )
         chosen = requests if len(requests) == prompts else [requests[0]] * prompts
-        return [chosen[row // samples].sample(row % samples) for row in range(num_rows)]
+        rows = [chosen[row // samples] for row in range(num_rows)]
+        seed = 0
+        if any(is_open(one.spec) for one in rows):
+            seed = torch_seed(device, bool(getattr(config, "do_sample", False)))
+        return [
+            one.seeded(with_seed(one.spec, seed, row))
+            if is_open(one.spec)
+            else one.sample(row % samples)
+            for row, one in enumerate(rows)
+        ]
 
 
 class CommitTokens(StoppingCriteria):

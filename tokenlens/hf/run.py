@@ -49,7 +49,7 @@ class Run(LogitsProcessor):
     model
         The model whose ``generate()`` runs.
     requests_for
-        Requests of a batch of so many rows.
+        Requests of a batch of so many rows, whose logits are on a device.
     vocab_size
         Tokens that the tokenizer has.
     on_begin
@@ -66,7 +66,7 @@ class Run(LogitsProcessor):
     def __init__(
         self,
         model: nn.Module,
-        requests_for: Callable[[int], Sequence[Request]],
+        requests_for: Callable[[int, torch.device], Sequence[Request]],
         vocab_size: int,
         on_begin: Callable[[Tape], None],
         call: int | None = None,
@@ -198,7 +198,7 @@ class Run(LogitsProcessor):
             raise ProtocolError(
                 f"logits: got {width} columns; allowed: at least the tokenizer's {self._vocab_size}"
             )
-        requests = self._requests_for(num_rows)
+        requests = self._requests_for(num_rows, scores.device)
         latent = any(LATENT_TRAIT in request.traits for request in requests)
         needs = {need for request in requests for need in needs_of(request.spec)}
         if latent:
@@ -218,15 +218,14 @@ class Run(LogitsProcessor):
             host=self._host,
             engine="generate() with this model",
         )
-        for row, (request, (ids, length)) in enumerate(
-            zip(requests, self._prompts(input_ids, num_rows))
-        ):
+        prompts = self._prompts(input_ids, num_rows)
+        for row, (request, (ids, length)) in enumerate(zip(requests, prompts)):
             core.add(row, request, ids, length)
         self._core = core
         self._num_rows = num_rows
         self._slots = torch.arange(num_rows, device=scores.device)
         self._going = torch.ones(num_rows, dtype=torch.bool, device=scores.device)
-        self._tape = Tape(core, requests, "hf")
+        self._tape = Tape(core, requests, "hf", [ids for ids, _ in prompts])
         self._on_begin(self._tape)
 
     def _prompts(self, input_ids: Tensor, num_rows: int) -> list[tuple[list[int], int]]:

@@ -19,11 +19,15 @@ from typing import Any
 
 from tokenlens.spec import METHOD_CONFIGS, DecodingSpec, SpecError, parse_spec
 from tokenlens.spec.errors import shorten
+from tokenlens.spec.seeds import find_seed, is_open, with_seed
 
 KEY = "tokenlens"
 PREFIX = "tokenlens_"
 SAMPLE_KEY = "_tokenlens_sample"
 """Set by our front end for the second and later samples of one prompt (``n > 1``)."""
+
+SEED_KEY = "_tokenlens_seed"
+"""Set by our front end for a request whose spec leaves its seed open."""
 
 FLAT = ("preset", "seed")
 GROUPS = ("trace", "phase")
@@ -64,6 +68,53 @@ def spec_of(arguments: Mapping[str, Any] | None) -> DecodingSpec | None:
         _place(values, methods, path, value, key)
     values["methods"] = list(methods.values())
     return parse_spec(values)
+
+
+def refuse_internal(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that only our front end may set.
+
+    Raises
+    ------
+    SpecError
+    """
+    for key in (SAMPLE_KEY, SEED_KEY):
+        if key in arguments:
+            raise SpecError.of(key, arguments[key], "nothing: it is ours")
+
+
+def seeded(
+    arguments: Mapping[str, Any], spec: DecodingSpec, engine_seed: int | None
+) -> dict[str, Any]:
+    """A request's extra arguments with the seed of its noise, where its spec leaves that open.
+
+    Parameters
+    ----------
+    engine_seed
+        The seed that the engine has for this request, ``None`` if it has none.
+    """
+    return {**arguments, SEED_KEY: find_seed(engine_seed)} if is_open(spec) else dict(arguments)
+
+
+def sample_of(arguments: Mapping[str, Any] | None) -> tuple[DecodingSpec, int] | None:
+    """The spec with the seed of its noise, and which of the samples that share it this is.
+
+    Where the front end found the seed, each sample's spec has its own, and the index is 0.
+
+    Raises
+    ------
+    SpecError
+        The seed is open, and no front end of ours has found one.
+    """
+    spec = spec_of(arguments)
+    if spec is None or arguments is None:
+        return None
+    index = int(arguments.get(SAMPLE_KEY, 0))
+    if not is_open(spec):
+        return spec, index
+    seed = arguments.get(SEED_KEY)
+    if not isinstance(seed, int):
+        raise SpecError.of("seed", seed, "a seed in the spec, because no front end has found one")
+    return with_seed(spec, seed, index), 0
 
 
 def _parse(whole: Any) -> DecodingSpec:

@@ -60,6 +60,8 @@ class Live:
     generated: int = 0
     until: int = MAX_INDEX
     rewinds: int = 0
+    noise: tuple[int, bytes] | None = None
+    same_noise: bool = False
 
 
 class Batch:
@@ -113,10 +115,21 @@ class Batch:
         self.finish([req_id])
         latent = any(config.method in LATENT_METHODS for config in request.spec.methods)
         live = Live(req_id, request, prompt_len, latent)
+        self._notice_noise(live, prompt)
         self.live[req_id] = live
         slot = self._take_slot()
         self.core.add(slot, request, prompt, prompt_len)
         self._seat(live, slot)
+
+    def _notice_noise(self, live: Live, prompt: Sequence[int]) -> None:
+        """Mark requests whose noise is the same: of equal prompts with an equal seed."""
+        key = live.request.noise_key
+        if key is None:
+            return
+        live.noise = key, np.asarray(prompt, dtype=np.int64).tobytes()
+        for other in self.live.values():
+            if other.noise == live.noise:
+                other.same_noise = live.same_noise = True
 
     def preempt(self, req_id: str) -> None:
         """A request lost its KV cache. It keeps its slot until somebody else needs it."""

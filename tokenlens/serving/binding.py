@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokenlens.core import Request, bind
-from tokenlens.serving.arguments import SAMPLE_KEY, spec_of
+from tokenlens.serving.arguments import sample_of
 from tokenlens.spec import DecodingSpec
 
 MAX_BOUND = 256
@@ -43,20 +43,19 @@ class Binder:
         SpecError
             What the spec asks for cannot be done with this model.
         """
-        spec = spec_of(arguments)
-        if spec is None:
+        found = sample_of(arguments)
+        if found is None:
             return None
-        request = self.bind(spec, self.stop_ids(params))
-        index = int((arguments or {}).get(SAMPLE_KEY, 0))
-        return request.sample(index) if index else request
+        spec, index = found
+        return self.bind(spec, self.stop_ids(params)).sample(index)
 
     def bind(self, spec: DecodingSpec, eos_ids: tuple[int, ...]) -> Request:
-        """Resolve a spec, once for all requests that ask for the same."""
-        key = (spec.model_dump_json(), eos_ids)
+        """Resolve a spec, once for all requests that ask for the same but for the seed."""
+        key = (spec.model_copy(update={"seed": None}).model_dump_json(), eos_ids)
         if key not in self._bound:
             if len(self._bound) >= MAX_BOUND:
                 self._bound.clear()
             self._bound[key] = bind(
                 spec, tokenizer=self.tokenizer, vocab_size=self.vocab_size, eos_ids=eos_ids
             )
-        return self._bound[key]
+        return self._bound[key].seeded(spec)

@@ -61,7 +61,7 @@ class StepReport:
             totals = counts[row]
             if totals[-1] == Phase.ANSWER:
                 self._batch.answers(live.req_id, totals[0], rewinds)
-            report: list[Any] = [totals, self._usage]
+            report: list[Any] = [[*totals, int(live.same_noise)], self._usage]
             if columns and self._wants_step(live, totals[0]):
                 values = [column[row] for column in columns]
                 values[-1] = said(values[-1])

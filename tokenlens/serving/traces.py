@@ -11,7 +11,7 @@ from tokenlens.trace import PHASE_NAMES, Trace, TraceCounts, TraceStep
 from tokenlens.trace.steps import step_record
 
 COUNTS = tuple(TraceCounts.model_fields)
-"""Order of the totals in a report; the phase follows them."""
+"""Order of the totals in a report; the phase follows them, then whether the noise is another's."""
 
 COLUMNS = (
     *("position", "phase", "token", "latent", "forced", "valid", "entropy", "max_probability"),
@@ -23,8 +23,9 @@ COLUMNS = (
 class Recorder:
     """Collects the reports of one request in the front end."""
 
-    def __init__(self, spec: DecodingSpec, engine: str) -> None:
-        self.spec, self.engine = spec, engine
+    def __init__(self, spec: DecodingSpec, engine: str, sample: int = 0) -> None:
+        self.spec, self.engine, self.sample = spec, engine, sample
+        self.same_noise = False
         self.counts = [0] * len(COUNTS)
         self.phase = 0
         self.steps: list[TraceStep] = []
@@ -35,6 +36,7 @@ class Recorder:
     def add(self, report: list[Any]) -> list[int]:
         """Take one report (totals, the worker's usage, perhaps a step); returns what was added."""
         counts, self.phase = report[0][: len(COUNTS)], report[0][len(COUNTS)]
+        self.same_noise |= any(report[0][len(COUNTS) + 1 :])
         grown = [new - old for new, old in zip(counts, self.counts)]
         self.counts = counts
         if grown[0] > 0:
@@ -56,6 +58,8 @@ class Recorder:
         return Trace(
             engine=self.engine,
             spec=self.spec,
+            sample=self.sample,
+            same_noise=self.same_noise,
             final_phase=PHASE_NAMES[self.phase],
             counts=counts,
             steps=tuple(self.steps),

@@ -5,7 +5,7 @@ import multiprocessing
 from typing import Any
 
 from tokenlens.serving import metrics
-from tokenlens.serving.arguments import KEY, SAMPLE_KEY, asks, spec_of
+from tokenlens.serving.arguments import KEY, SAMPLE_KEY, asks, refuse_internal, seeded, spec_of
 from tokenlens.serving.settings import Settings
 from tokenlens.sglang import refusals, switch
 from tokenlens.sglang.binding import Binder
@@ -14,6 +14,9 @@ from tokenlens.sglang.traces import ENGINE
 from tokenlens.spec import SpecError
 
 SAMPLES = "_tokenlens_samples"
+
+PARAMETERS = "_tokenlens_parameters"
+"""Attribute of a request's state: its ``custom_params`` as the scheduler got them."""
 
 MAX_OPEN = 1024
 """Prompts whose samples are being sent at the same time."""
@@ -27,7 +30,7 @@ class Admission:
         self.settings = settings
         self.bind = Binder(manager.model_config, manager.tokenizer)
 
-    def admit(self, request: Any, params: Any) -> None:
+    def admit(self, manager: Any, request: Any, params: Any) -> None:
         """Refuse what cannot be done, and write the spec out in full for the scheduler.
 
         Raises
@@ -40,16 +43,17 @@ class Admission:
         except SpecError as error:
             metrics.count_refusal(ENGINE)
             raise ValueError(str(error)) from None
+        note_parameters(manager, request.rid, params.custom_params)
 
     def _check(self, request: Any, params: Any) -> None:
-        if SAMPLE_KEY in params.custom_params:
-            raise SpecError.of(SAMPLE_KEY, params.custom_params[SAMPLE_KEY], "nothing: it is ours")
+        refuse_internal(params.custom_params)
         spec = spec_of(params.custom_params)
         assert spec is not None
         refusals.check_request(spec, request, params, self.settings)
         self.bind(params)
         rest = {key: v for key, v in params.custom_params.items() if not asks({key: None})}
-        params.custom_params = {**rest, KEY: spec.model_dump_json()}
+        written = {**rest, KEY: spec.model_dump_json()}
+        params.custom_params = seeded(written, spec, params.sampling_seed)
 
 
 def admission_of(manager: Any) -> Admission | None:
@@ -122,8 +126,16 @@ async def _send_one_request(original: Any, self: Any, tokenized: Any) -> Any:
         index = vars(self).setdefault(SAMPLES, _Samples()).next(params)
         if index:
             tokenized.sampling_params = copy.copy(params)
-            tokenized.sampling_params.custom_params = {**asked, SAMPLE_KEY: index}
+            asked = tokenized.sampling_params.custom_params = {**asked, SAMPLE_KEY: index}
+        note_parameters(self, tokenized.rid, asked)
     return await original(self, tokenized)
+
+
+def note_parameters(manager: Any, rid: Any, parameters: Any) -> None:
+    """Keep what was sent of a request with its state: its trace says which seed it had."""
+    state = manager.rid_to_state.get(rid)
+    if state is not None:
+        setattr(state, PARAMETERS, parameters)
 
 
 class _Samples:

@@ -124,7 +124,7 @@ def _create_tokenized_object(
             "custom_params: got a spec for tokenlens, but this engine was started without it; start"
             " it with --enable-tokenlens, or with tokenlens.sglang.engine(...)"
         )
-    admission.admit(request, params)
+    admission.admit(self, request, params)
     return tokenized
 
 

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from tokenlens.serving import metrics
-from tokenlens.serving.arguments import KEY, asks, spec_of
+from tokenlens.serving.arguments import KEY, asks, sample_of
 from tokenlens.serving.streams import with_traces
 from tokenlens.serving.traces import Recorder
-from tokenlens.sglang.frontend import admission_of
+from tokenlens.sglang.frontend import PARAMETERS, admission_of
 from tokenlens.sglang.hooks import Around
 from tokenlens.sglang.traces import ENGINE
 
@@ -33,10 +33,10 @@ def _update_request_meta_info(
     reports = [report for report in customized_info[KEY][index] if report is not None]
     recorder = vars(state).get(RECORDER)
     if recorder is None and reports:
-        spec = spec_of((state.obj.sampling_params or {}).get("custom_params"))
-        if spec is None:
+        asked = sample_of(vars(state).get(PARAMETERS))
+        if asked is None:
             return result
-        recorder = Recorder(spec, ENGINE)
+        recorder = Recorder(asked[0], ENGINE, asked[1])
         setattr(state, RECORDER, recorder)
     for report in reports:
         metrics.observe(recorder, report)

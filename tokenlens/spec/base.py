@@ -37,6 +37,11 @@ class MethodBase(StrictModel):
         """Ends thinking after a number of tokens; a spec has one such method."""
         return False
 
+    @property
+    def uses_seed(self) -> bool:
+        """Draws: what it does depends on the request's seed."""
+        return False
+
     @model_validator(mode="before")
     @classmethod
     def _fill_profile(cls, data: Any) -> Any:
@@ -47,3 +52,12 @@ class MethodBase(StrictModel):
     def needs(self) -> Needs:
         """What this config needs of an engine beyond concept tokens; see `tokenlens.spec.needs`."""
         return {}
+
+
+class DrawingMethod(MethodBase):
+    """The config of a method that draws."""
+
+    @property
+    def uses_seed(self) -> bool:
+        """Draws: what it does depends on the request's seed."""
+        return True

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from tokenlens.spec.base import MethodBase
+from tokenlens.spec.base import DrawingMethod, MethodBase
 from tokenlens.spec.schedules import MAX_TOKENS, CountedMethod, Words, WordsMethod, as_tuple
 
 StepEnds = Annotated[
@@ -71,6 +71,11 @@ class S1(MethodBase):
         """Ends thinking after a number of tokens."""
         return self.max_thinking is not None
 
+    @property
+    def uses_seed(self) -> bool:
+        """Draws: what it does depends on the request's seed."""
+        return self.temperature > 0
+
     @model_validator(mode="after")
     def _prefix_needs_an_end(self) -> "S1":
         if self.answer_prefix is not None and self.max_thinking is None:
@@ -82,7 +87,7 @@ class S1(MethodBase):
         return self
 
 
-class AlphaOne(WordsMethod, CountedMethod):
+class AlphaOne(WordsMethod, CountedMethod, DrawingMethod):
     """Slow thinking that turns fast (arXiv 2505.24863): "Wait" ever more rarely, then never."""
 
     published: ClassVar[Mapping[str, Any]] = {

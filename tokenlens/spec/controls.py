@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tokenlens.spec.base import MethodBase
+from tokenlens.spec.base import DrawingMethod, MethodBase
 
 
 class Top1(MethodBase):
@@ -13,7 +13,7 @@ class Top1(MethodBase):
     method: Literal["top1"] = "top1"
 
 
-class RandomRoute(MethodBase):
+class RandomRoute(DrawingMethod):
     """Let chance decide, at a fixed share, which thinking steps are latent."""
 
     method: Literal["random_route"] = "random_route"

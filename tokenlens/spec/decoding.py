@@ -11,6 +11,8 @@ from tokenlens.spec.registry import EXCLUSIVE, LATENT_METHODS, NEEDS_LATENT, Met
 MAX_MARKER_TOKENS = 8
 """The longest think marker, in tokens."""
 
+MAX_SEED = (1 << 63) - 1
+
 TokenId = Annotated[int, Field(ge=0, lt=1 << 24)]
 Marker = (
     Annotated[str, Field(min_length=1, max_length=64)]
@@ -57,7 +59,10 @@ class DecodingSpec(StrictModel):
         gives, whatever their order here. Empty: plain decoding, bit for bit.
     seed
         Key of the noise, together with the token's position and id. The same request gives the
-        same noise whatever else is in the batch.
+        same noise whatever else is in the batch, so requests that are equal are one sample.
+        ``None``: another for each row, repeat and sample, from the engine's seed for the request
+        where it has one (vLLM's ``seed``, SGLang's ``sampling_seed``, torch's generator in
+        ``generate()``), else drawn. The trace's spec has the seed that was used.
     phase
         The think markers.
     trace
@@ -71,7 +76,8 @@ class DecodingSpec(StrictModel):
     """
 
     methods: tuple[MethodConfig, ...] = Field((), max_length=16)
-    seed: int = Field(0, ge=0, lt=1 << 63)
+    # The bound stands at the field as well: tools that make forms of a schema look there.
+    seed: int | None = Field(None, ge=0, lt=1 << 63, json_schema_extra={"minimum": 0})
     phase: PhaseConfig = PhaseConfig()
     trace: TraceConfig = TraceConfig()
 
@@ -79,6 +85,11 @@ class DecodingSpec(StrictModel):
     @classmethod
     def _accept_lists(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
+
+    @property
+    def uses_seed(self) -> bool:
+        """Whether some method draws, so that the seed changes anything."""
+        return any(config.uses_seed for config in self.methods)
 
     @model_validator(mode="after")
     def _compose(self) -> "DecodingSpec":

@@ -5,17 +5,17 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tokenlens.spec.base import MethodBase
+from tokenlens.spec.base import DrawingMethod
 
 
-class GumbelNoise(MethodBase):
+class GumbelNoise(DrawingMethod):
     """Gumbel-softmax on the concept weights: their top entry becomes an exact sample of them."""
 
     method: Literal["gumbel_noise"] = "gumbel_noise"
     temperature: float = Field(0.5, gt=0, le=100, description="tau; small = nearly one-hot")
 
 
-class DirichletNoise(MethodBase):
+class DirichletNoise(DrawingMethod):
     """Concept weights drawn from a Dirichlet whose mean is the filtered distribution."""
 
     published: ClassVar[Mapping[str, Any]] = {"probability_floor": 1e-7}

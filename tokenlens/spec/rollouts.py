@@ -9,14 +9,14 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tokenlens.spec.base import MAX_ENTRIES, MethodBase, Needs
+from tokenlens.spec.base import MAX_ENTRIES, DrawingMethod, MethodBase, Needs
 from tokenlens.spec.soft_thinking import ConceptTokens, SoftThinking
 
 MAX_DRAWS = 16
 """The most tokens that CoT2 may average."""
 
 
-class SoftGrpoNoise(MethodBase):
+class SoftGrpoNoise(DrawingMethod):
     """Clamped Gumbel noise on the concept weights, recorded so that a trainer can score it."""
 
     published: ClassVar[Mapping[str, Any]] = {"log_probability_of": "draw"}
@@ -54,6 +54,11 @@ class LatentGrpo(MethodBase):
     )
     greedy_answer: bool = Field(False, description="answer tokens are the top entry")
 
+    @property
+    def uses_seed(self) -> bool:
+        """Draws: what it does depends on the request's seed."""
+        return self.noise != "none"
+
     def soft_thinking(self) -> SoftThinking:
         """The same decoding without the noise: a softmax over the first raw logits."""
         return SoftThinking(
@@ -62,7 +67,7 @@ class LatentGrpo(MethodBase):
         )  # fmt: skip
 
 
-class Cot2(MethodBase):
+class Cot2(DrawingMethod):
     """The mean of several tokens drawn from the whole vocabulary, with replacement."""
 
     method: Literal["cot2"] = "cot2"
@@ -96,6 +101,11 @@ class SoftTokens(ConceptTokens):
     rms: Literal["coordinate", "row"] = Field(
         "coordinate", description="row: of the rows' norms, larger by the root of the width"
     )
+
+    @property
+    def uses_seed(self) -> bool:
+        """Draws: what it does depends on the request's seed."""
+        return self.noise_scale > 0
 
     def needs(self) -> Needs:
         found: dict[str, tuple[str, Any, str]] = {}

@@ -30,6 +30,7 @@ class Header(StrictModel):
     trace: TraceNumber
     engine: str
     spec: DecodingSpec
+    sample: int = 0
     model: str = ""
     prompt: str = ""
 
@@ -56,6 +57,7 @@ class End(StrictModel):
     final_phase: PhaseName
     counts: TraceCounts
     dropped_steps: int = 0
+    same_noise: bool = False
 
 
 Line = Annotated[Header | Texts | StepLine | End, Field(discriminator="kind")]

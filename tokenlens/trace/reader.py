@@ -80,6 +80,8 @@ class _Whole:
         trace = Trace(
             engine=header.engine,
             spec=header.spec,
+            sample=header.sample,
+            same_noise=end.same_noise if end else False,
             final_phase=end.final_phase if end else kept[-1].phase if kept else "prompt",
             counts=end.counts if end else counts_of(kept),
             steps=tuple(kept),

@@ -59,7 +59,17 @@ class Trace(StrictModel):
 
     schema_version: int = SCHEMA_VERSION
     engine: str
-    spec: DecodingSpec
+    spec: DecodingSpec = Field(description="with the seed that was used, if anything was drawn")
+    sample: int = Field(
+        0,
+        ge=0,
+        description="which of the samples that share the seed their spec gave (n above 1); 0 also"
+        " for those that each have a seed of their own, which then repeats them",
+    )
+    same_noise: bool = Field(
+        False,
+        description="another live request had the same prompt and the same seed: the same noise",
+    )
     final_phase: PhaseName
     counts: TraceCounts
     steps: tuple[TraceStep, ...] = ()

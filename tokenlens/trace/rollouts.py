@@ -18,8 +18,10 @@ name                 shape and dtype       what
 ``prompt_request``   ``[P]`` int64         whose they are
 ===================  ====================  ====================================================
 
-Metadata: ``format`` (``tokenlens-rollouts``), ``version``, and ``specs``, the requests' specs as
-JSON. A discrete token has one entry, itself, and its log-probability is the trainer's to take.
+Metadata: ``format`` (``tokenlens-rollouts``), ``version``, ``specs``, the requests' specs as JSON
+with the seeds that were used, and ``samples``, a JSON list: 0, or which of the samples that share
+their spec's seed a request was (``tokenlens_kernels.philox.sample_seed``). A discrete token has one
+entry, itself, and its log-probability is the trainer's to take.
 """
 
 import json
@@ -47,6 +49,7 @@ class Rollouts:
 
     arrays: dict[str, NDArray[np.generic]]
     specs: tuple[DecodingSpec, ...]
+    samples: tuple[int, ...] = ()
 
 
 def save_rollouts(
@@ -105,7 +108,8 @@ def save_rollouts(
         ),
     }
     specs = json.dumps([trace.spec.model_dump(mode="json") for trace in traces])
-    metadata = {"format": FORMAT, "version": VERSION, "specs": specs}
+    samples = json.dumps([trace.sample for trace in traces])
+    metadata = {"format": FORMAT, "version": VERSION, "specs": specs, "samples": samples}
     with replacing(path) as file:
         file.write(save(arrays, metadata=metadata))
 
@@ -131,6 +135,9 @@ def load_rollouts(path: str | Path) -> Rollouts:
         raise ValueError(f"file: got {error}; allowed: a safetensors file") from None
     try:
         specs = tuple(parse_spec(spec) for spec in json.loads(metadata["specs"]))
-    except (KeyError, ValueError) as error:
+        # Files of earlier versions do not say.
+        indices = json.loads(metadata.get("samples", "null")) or [0] * len(specs)
+        samples = tuple(int(index) for index in indices)
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"specs: got {error}; allowed: specs as JSON") from None
-    return Rollouts(arrays, specs)
+    return Rollouts(arrays, specs, samples)

@@ -52,12 +52,24 @@ class TraceWriter:
         self._specs: list[DecodingSpec] = []
         self._written: list[int] = []
 
-    def begin(self, *, engine: str, spec: DecodingSpec, model: str = "", prompt: str = "") -> int:
+    def begin(
+        self,
+        *,
+        engine: str,
+        spec: DecodingSpec,
+        sample: int = 0,
+        model: str = "",
+        prompt: str = "",
+    ) -> int:
         """Open a trace; returns its number, by which its steps are added."""
         number = len(self._specs)
         self._specs.append(spec)
         self._written.append(0)
-        self._put(Header(trace=number, engine=engine, spec=spec, model=model, prompt=prompt))
+        self._put(
+            Header(
+                trace=number, engine=engine, spec=spec, sample=sample, model=model, prompt=prompt
+            )
+        )
         return number
 
     def step(self, trace: int, step: TraceStep) -> None:
@@ -82,11 +94,26 @@ class TraceWriter:
         """How many steps of a trace are in the file."""
         return self._written[trace]
 
-    def end(self, trace: int, *, final_phase: PhaseName, counts: TraceCounts) -> None:
+    def end(
+        self,
+        trace: int,
+        *,
+        final_phase: PhaseName,
+        counts: TraceCounts,
+        same_noise: bool = False,
+    ) -> None:
         """Close a trace."""
         full = self._specs[trace].trace.level == "full"
         dropped = max(0, counts.tokens - self._written[trace]) if full else 0
-        self._put(End(trace=trace, final_phase=final_phase, counts=counts, dropped_steps=dropped))
+        self._put(
+            End(
+                trace=trace,
+                final_phase=final_phase,
+                counts=counts,
+                dropped_steps=dropped,
+                same_noise=same_noise,
+            )
+        )
         if not self._sync:
             self._flush()
 
@@ -99,12 +126,19 @@ class TraceWriter:
         texts: Mapping[int, str] | None = None,
     ) -> None:
         """Write a trace that is there as a whole."""
-        number = self.begin(engine=trace.engine, spec=trace.spec, model=model, prompt=prompt)
+        number = self.begin(
+            engine=trace.engine, spec=trace.spec, sample=trace.sample, model=model, prompt=prompt
+        )
         if new := {k: v for k, v in (texts or {}).items() if k not in self._known}:
             self.texts(new)
         for step in trace.steps:
             self.step(number, step)
-        self.end(number, final_phase=trace.final_phase, counts=trace.counts)
+        self.end(
+            number,
+            final_phase=trace.final_phase,
+            counts=trace.counts,
+            same_noise=trace.same_noise,
+        )
 
     def close(self) -> None:
         """Close the file; traces that were not ended stay visibly incomplete."""

@@ -5,7 +5,14 @@ from types import ModuleType
 from typing import Any
 
 from tokenlens.serving import metrics
-from tokenlens.serving.arguments import SAMPLE_KEY, asks, spec_of
+from tokenlens.serving.arguments import (
+    SAMPLE_KEY,
+    asks,
+    refuse_internal,
+    sample_of,
+    seeded,
+    spec_of,
+)
 from tokenlens.serving.hooks import wrap
 from tokenlens.serving.settings import Settings
 from tokenlens.serving.traces import Recorder
@@ -28,16 +35,19 @@ class Admission:
         self.bind = Binder(config.model_config, processor.tokenizer)
 
     def check(self, request: Any) -> None:
-        """Refuse what cannot be done.
+        """Refuse what cannot be done, and find the seed of what can.
 
         Raises
         ------
         SpecError
         """
         params = request.sampling_params
+        refuse_internal(params.extra_args)
         spec = spec_of(params.extra_args)
         if spec is not None:
             check_request(spec, params, self.settings, request)
+            # vLLM has copied the parameters, perhaps not what they hold.
+            params.extra_args = seeded(params.extra_args, spec, params.seed)
             self.bind(params)
 
 
@@ -61,8 +71,6 @@ def process_inputs(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
         request = original(self, *args, **kwargs)
         params = request.sampling_params
         if params is not None and asks(params.extra_args):
-            if SAMPLE_KEY in params.extra_args:
-                raise SpecError.of(SAMPLE_KEY, params.extra_args[SAMPLE_KEY], "nothing: it is ours")
             admission.check(request)
     except SpecError as error:
         metrics.count_refusal(ENGINE)
@@ -116,9 +124,9 @@ def install_outputs(module: ModuleType) -> None:
         request = kwargs.get("request") or next(a for a in args if hasattr(a, "sampling_params"))
         params = request.sampling_params
         if params is not None and asks(params.extra_args):
-            spec = spec_of(params.extra_args)
-            assert spec is not None
-            setattr(made, RECORDER, Recorder(spec, ENGINE))
+            found = sample_of(params.extra_args)
+            assert found is not None
+            setattr(made, RECORDER, Recorder(found[0], ENGINE, found[1]))
         return made
 
     state.from_new_request = classmethod(from_new_request)

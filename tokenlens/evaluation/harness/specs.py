@@ -1,6 +1,7 @@
 """A model's spec in lm-evaluation-harness: where it comes from, and what it cannot do."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +15,33 @@ def read(spec: str) -> DecodingSpec:
     return load_spec(spec) if Path(spec).suffix in (".yaml", ".yml", ".json") else parse_spec(spec)
 
 
-def of_prompt(spec: DecodingSpec, ids: Sequence[int]) -> DecodingSpec:
-    """The spec with noise of the prompt's own, whatever batch the prompt is in."""
-    text = ",".join(map(str, (spec.seed, *ids)))
+class Repeats:
+    """How often each prompt was asked for in one call of lm-eval's.
+
+    Its ``repeats`` are equal requests, one after another or in other batches: the n-th of them has
+    the noise of an n-th sample, in every run of the same tasks.
+    """
+
+    def __init__(self) -> None:
+        self._asked: Counter[tuple[int, ...]] = Counter()
+
+    def spec(self, spec: DecodingSpec, ids: Sequence[int]) -> DecodingSpec:
+        """The spec of the next request with this prompt."""
+        prompt = tuple(ids)
+        self._asked[prompt] += 1
+        return of_prompt(spec, prompt, self._asked[prompt] - 1)
+
+
+def of_prompt(spec: DecodingSpec, ids: Sequence[int], repeat: int = 0) -> DecodingSpec:
+    """The spec with noise of the prompt's own, whatever batch the prompt is in.
+
+    Parameters
+    ----------
+    repeat
+        How many requests with this prompt came before.
+    """
+    text = ",".join(map(str, (spec.seed or 0, *ids)))
+    text += f";{repeat}" if repeat else ""
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
     return spec.model_copy(update={"seed": seed})
 

@@ -4,7 +4,7 @@ from importlib import metadata
 from typing import Any
 
 from tokenlens import assets
-from tokenlens.evaluation.harness.specs import of_prompt, read, refuse_scoring
+from tokenlens.evaluation.harness.specs import Repeats, read, refuse_scoring
 from tokenlens.vllm import versions
 
 _version = metadata.version
@@ -28,9 +28,13 @@ class TokenlensVLLM(VLLM):  # type: ignore[misc]
     """lm-eval's ``vllm`` with a spec."""
 
     def __init__(self, pretrained: str, spec: str = "", **kwargs: Any) -> None:
-        self.decoding_spec = read(spec)
+        self.decoding_spec, self._repeats = read(spec), Repeats()
         processors = ["tokenlens.vllm:TokenLens", *kwargs.pop("logits_processors", [])]
         super().__init__(assets.path_of(pretrained), logits_processors=processors, **kwargs)
+
+    def generate_until(self, *args: Any, **kwargs: Any) -> Any:
+        self._repeats = Repeats()
+        return super().generate_until(*args, **kwargs)
 
     def _model_generate(
         self, requests: list[list[int]], generate: bool = False, sampling_params: Any = None
@@ -43,6 +47,6 @@ class TokenlensVLLM(VLLM):  # type: ignore[misc]
         if not isinstance(sampling_params, list):
             sampling_params = [sampling_params.clone() for _ in requests]
         for one, ids in zip(sampling_params, requests):
-            own = extra_args(of_prompt(self.decoding_spec, ids))
+            own = extra_args(self._repeats.spec(self.decoding_spec, ids))
             one.extra_args = {**(one.extra_args or {}), **own}
         return super()._model_generate(requests, generate, sampling_params)

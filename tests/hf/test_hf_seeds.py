@@ -9,6 +9,10 @@ from tokenlens.hf import generate_kwargs, traces
 SOFT_GRPO = {"method": "soft_grpo_noise", "temperature": 1.0}
 
 
+SAMPLED = {"do_sample": True, "top_k": 1}
+"""generate() gives several samples of a prompt only where it samples."""
+
+
 def spec_of(subject, noise=SOFT_GRPO, **fields):
     """Soft thinking that never ends by itself and so is noise at every step."""
     soft = {"method": "soft_thinking", "start": "first_token", "temperature": 1.0}
@@ -53,7 +57,9 @@ def test_torchs_seed_repeats_a_call(subject, sampling):
 
 
 def test_a_trace_repeats_its_row(subject):
-    found, output = run(subject, PROMPTS[:1] * 2, spec_of(subject), num_return_sequences=3)
+    found, output = run(
+        subject, PROMPTS[:1] * 2, spec_of(subject), num_return_sequences=3, **SAMPLED
+    )
     assert len({trace.spec.seed for trace in found}) == 6
     for trace, tokens in zip(found, new_tokens(output)):
         assert trace.sample == 0
@@ -65,11 +71,11 @@ def test_a_trace_repeats_its_row(subject):
 
 def test_samples_that_share_an_explicit_seed_are_numbered(subject):
     spec = spec_of(subject, seed=3)
-    found, _ = run(subject, PROMPTS[:1], spec, num_return_sequences=4)
+    found, _ = run(subject, PROMPTS[:1], spec, num_return_sequences=4, **SAMPLED)
     assert len(set(noises(found))) == 4
     assert [(trace.spec.seed, trace.sample) for trace in found] == [(3, n) for n in range(4)]
     assert not any(trace.same_noise for trace in found)
-    again, _ = run(subject, PROMPTS[:1], spec, num_return_sequences=4)
+    again, _ = run(subject, PROMPTS[:1], spec, num_return_sequences=4, **SAMPLED)
     assert noises(again) == noises(found)
 
 

@@ -65,6 +65,7 @@ def first_runner(checkpoints, tmp_path_factory):
         "dropped": jobs.dropped_job(qwen3, {"async": True}),
         "small-history": jobs.small_history_job(qwen3),
         "shared": jobs.shared_job(qwen3),
+        "seeds": jobs.seeds_job(qwen3),
         "no-salt": jobs.shared_job(qwen3, {"no_salt": True}),
         "stock": jobs.plain_job(qwen3, tokenlens=False),
         "loaded": jobs.plain_job(qwen3, by_class=True),
@@ -91,5 +92,6 @@ def second_runner(checkpoints, tmp_path_factory):
         "preempted": jobs.preempted_job(qwen3),
         "no-replay": jobs.table_job(qwen3, {"no_replay": True}, **jobs.SMALL_CACHE),
         "shared": jobs.shared_job(qwen3),
+        "seeds": jobs.seeds_job(qwen3),
     }
     return run_jobs(work, tmp_path_factory.mktemp("second"), second_runner=True)

@@ -135,6 +135,23 @@ def result(output):
     return {**found[0], "samples": found, "cached": output.num_cached_tokens}
 
 
+def repeated(before):
+    """A run that asks again for every sample, alone, with the spec that its trace has."""
+    return {
+        "requests": [
+            {
+                "name": f"{name}/{place}",
+                "prompt": one["prompt"],
+                "spec": sample["trace"]["spec"],
+                "sampling": {"max_tokens": len(sample["ids"])},
+            }
+            for name, one in before.items()
+            for place, sample in enumerate(one["samples"])
+            if sample["trace"]["sample"] == 0
+        ]
+    }
+
+
 def leaks(llm):
     """Slots and pages that are still taken once the engine has heard of every end."""
     from vllm import SamplingParams
@@ -174,6 +191,7 @@ def main(jobs_file, out_file):
             _, runner = room_of(llm)
             found = {
                 "runs": [drive(llm, run, before) for run in job["runs"]],
+                "again": [drive(llm, repeated(before), {})] if job.get("again") else [],
                 "runner": type(runner).__module__,
                 "async": bool(llm.llm_engine.vllm_config.scheduler_config.async_scheduling),
                 "leaks": leaks(llm),

@@ -120,6 +120,37 @@ def shared_job(path, rig=None):
     }
 
 
+def seeds_job(path):
+    """Equal prompts with noise: no seed, the engine's seed, the spec's, and several samples."""
+    methods = [
+        {**soft(), "start": "first_token", "temperature": 1.0},
+        {"method": "gumbel_noise", "temperature": 1.0},
+    ]
+    spec = {**Scenario("noisy", (), methods).spec(MARKERS, "full"), "seed": None}
+    # A temperature, because vLLM takes several samples only with one; thinking is not its to draw.
+    sampling = {"max_tokens": 6, "temperature": 1.0}
+
+    def row(name, spec=spec, **extra):
+        return {"name": name, "prompt": [1, START, 11], "spec": spec,
+                "sampling": {**sampling, **extra}}  # fmt: skip
+
+    rows = [
+        *(row(f"open-{n}") for n in range(4)),
+        *(row(f"engine-{n}", seed=n) for n in range(3)),
+        row("engine-again", seed=2),
+        row("three", n=3),
+        row("engine-three", n=3, seed=2),
+        *(row(f"spec-{n}", {**spec, "seed": 5}) for n in range(2)),
+        row("spec-three", {**spec, "seed": 6}, n=3),
+    ]
+    return {
+        "model": path,
+        "engine": {"skip_tokenizer_init": True},
+        "runs": [{"requests": rows}],
+        "again": True,
+    }
+
+
 def plain_job(path, **job):
     """Requests without a spec, with log-probabilities."""
     rows = [

@@ -7,8 +7,8 @@ pytestmark = [needs_vllm, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 
 def noise(sample):
-    """What tells the noise of two samples apart."""
-    return repr([(step["token"], step["entries"]) for step in sample["trace"]["steps"]])
+    """What tells the noise of two samples apart: their entries in order, which rounding leaves."""
+    return repr([[token for token, _ in step["entries"][:6]] for step in sample["trace"]["steps"]])
 
 
 @pytest.fixture(params=["first_runner", "second_runner"])
@@ -63,4 +63,8 @@ def test_a_traces_spec_repeats_the_request(job):
     assert len(again) >= 15
     for name, one in again.items():
         asked, place = name.split("/")
-        assert noise(one) == noise(outputs[asked]["samples"][int(place)]), name
+        before = outputs[asked]["samples"][int(place)]
+        assert one["ids"] == before["ids"], name
+        # Alone and in a batch differ by rounding.
+        for a, b in zip(one["trace"]["steps"], before["trace"]["steps"], strict=True):
+            assert dict(a["entries"]) == pytest.approx(dict(b["entries"]), abs=1e-4)

@@ -35,12 +35,15 @@ class Served:
 
     def __init__(self, app):
         port = free_port()
-        config = uvicorn.Config(app, port=port, log_level="warning")
-        self._server = uvicorn.Server(config)
+        self._server = uvicorn.Server(self.config(app, port))
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
         self.url = f"http://127.0.0.1:{port}"
         wait_for(lambda: self._server.started)
+
+    def config(self, app, port):
+        """How it is served."""
+        return uvicorn.Config(app, port=port, log_level="warning")
 
     def close(self):
         """Until it has ended."""

@@ -99,16 +99,35 @@ def route(
         list[str] | None,
         typer.Option(help="NAME=VALUE of timeouts, retries, breaker or queue; may be repeated"),
     ] = None,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="clients need one of these; may be repeated. Others see a command line: better"
+            " a file, or TOKENLENS_ROUTE_API_KEY (commas between several)"
+        ),
+    ] = None,
+    api_key_file: Annotated[str, typer.Option(help="a file with a client's key in each line")] = "",
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="a name that clients may use for this machine; may be repeated; * = any"),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="a page's origin that may ask; may be repeated")
+    ] = None,
+    ca_file: Annotated[
+        str, typer.Option(help="certificates (PEM) that the models' servers may be signed by")
+    ] = "",
 ) -> None:
     """Serve two models as one, OpenAI-compatible: step by step, the small or the large writes."""
-    from tokenlens.cli.route import run
+    from tokenlens.cli.route import Access, run
 
     sides: dict[Role, tuple[str, str, str, str]] = {
         "small": (small, small_model, small_tokenizer, small_api),
         "large": (large, large_model, large_tokenizer, large_api),
     }
+    access = Access(api_key or [], api_key_file, allowed_host or [], cors_origin or [], ca_file)
     with sentences():
-        run(console, sides, policy, threshold, host, port, setting or [])
+        run(console, sides, policy, threshold, host, port, setting or [], access)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,51 @@ from rich.console import Console
 from tokenlens.routing.settings import ROLES, Role, RoutingSpec, parse_routing
 from tokenlens.spec import SpecError
 
+LOCAL = ("127.0.0.1", "localhost", "::1")
 APIS = ("auto", "vllm", "text")
+
+
+ENVIRONMENT = "TOKENLENS_ROUTE_API_KEY"
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask, and whom the router trusts, as the command line gives it."""
+
+    keys: Sequence[str] = ()
+    key_file: str = ""
+    hosts: Sequence[str] = ()
+    origins: Sequence[str] = ()
+    ca_file: str = ""
+
+    def api_keys(self) -> tuple[str, ...]:
+        """Keys from all three places, each once.
+
+        Raises
+        ------
+        SpecError
+            A key that no client could send, or a file without one.
+        """
+        found = list(self.keys)
+        if (listed := os.environ.get(ENVIRONMENT)) is not None:
+            found += listed.split(",")
+            if not listed.strip(" ,"):
+                # Set and empty is a secret that did not arrive: not a server for everybody.
+                raise SpecError.of(ENVIRONMENT, listed, "keys, or not set at all")
+        if self.key_file:
+            lines = Path(self.key_file).read_text(encoding="utf-8").splitlines()
+            in_file = [line.strip() for line in lines if line.strip() and line[0] != "#"]
+            if not in_file:
+                raise SpecError.of("api_key_file", self.key_file, "a file with a key in a line")
+            found += in_file
+        if any(not key.strip() for key in self.keys):
+            raise SpecError.of("api_key", "an empty one", "a text; without the option, no key")
+        keys = tuple(dict.fromkeys(key.strip() for key in found if key.strip()))
+        for key in keys:
+            if not (key.isascii() and key.isprintable() and " " not in key):
+                # Not repeated: it may be a secret all the same.
+                raise SpecError.of("api_key", "one with spaces or letters beyond ASCII", "neither")
+        return keys
 
 
 def run(
@@ -24,6 +69,7 @@ def run(
     host: str,
     port: int,
     settings: Sequence[str],
+    access: Access | None = None,
 ) -> None:
     """Serve until told to stop.
 
@@ -37,6 +83,7 @@ def run(
         import uvicorn
 
         from tokenlens.routing.http import HTTPSettings
+        from tokenlens.routing.listen import config
         from tokenlens.routing.serve import Target, build
         from tokenlens.routing.service import ServerSettings
     except ImportError as error:
@@ -50,6 +97,15 @@ def run(
             known = sorted(name for model in models for name in model.model_fields)
             raise SpecError.of("setting", setting, "NAME=VALUE with one of " + ", ".join(known))
         groups[place[0]][name] = yaml.safe_load(value)
+    access = access or Access()
+    keys = access.api_keys()
+    named: dict[str, Any] = {"ca_file": access.ca_file or None, "cors_origins": access.origins,
+             "allowed_hosts": access.hosts}  # fmt: skip
+    for field, wanted in named.items():
+        if wanted:
+            groups[0 if field == "ca_file" else 1][field] = wanted
+    # Whoever binds to a name goes by it.
+    groups[1]["allowed_hosts"] = [*_several(groups[1].get("allowed_hosts", ())), host]
     checked: list[Any] = []
     for model, group in zip(models, groups):
         try:
@@ -64,11 +120,20 @@ def run(
         # A key is a secret: from the environment, never from the command line.
         key = os.environ.get(f"TOKENLENS_{role.upper()}_API_KEY")
         targets[role] = Target(url, model_name or None, tokenizer or None, api, key)
-    app, router, found = build(targets, spec, *checked)
+    app, router, found = build(targets, spec, checked[0], checked[1], keys)
     for role, one in found.items():
         console.print(f"{role}: {one.model} at {one.url} ({one.api})", highlight=False)
     console.print(f"hand-over: {router.handover}; policy: {spec.policy.policy}", highlight=False)
-    uvicorn.run(app, host=host, port=port, log_level="warning")
+    if not keys and host not in LOCAL:
+        console.print(
+            f"no API key: whoever reaches {host} uses both models; see --api-key-file",
+            highlight=False,
+        )
+    uvicorn.Server(config(app, host, port, checked[1])).run()
+
+
+def _several(value: Any) -> list[Any]:
+    return [value] if isinstance(value, str) else list(value)
 
 
 def read_routing(policy: str, threshold: str = "") -> RoutingSpec:

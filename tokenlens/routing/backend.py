@@ -1,9 +1,9 @@
 """What the step loop asks of a model, whoever runs it."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from tokenlens.routing.settings import Role, Sampling
 from tokenlens.routing.signals import Signals
@@ -58,6 +58,8 @@ class Ask:
         Whether chunks should come as they are made; otherwise one at the end will do.
     last_resort
         The other model has failed: wait for a server that is left alone to be tried again.
+    arguments
+        A decoding spec for the server, which carries it out (:mod:`tokenlens.routing.carried`).
     """
 
     session: str
@@ -69,6 +71,7 @@ class Ask:
     signals: bool = False
     stream: bool = False
     last_resort: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def engine_seed(self) -> int:

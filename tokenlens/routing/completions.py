@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from tokenlens.routing import logprobs
 from tokenlens.routing.backend import Ask, BackendError, Chunk, Context, Finish
+from tokenlens.routing.carried import SpecField, written
 from tokenlens.routing.settings import Role, Sampling
 from tokenlens.routing.signals import TOP, Signals
 
@@ -39,15 +40,18 @@ class Completions:
 
     Attributes
     ----------
+    specs_in
+        The field in which it takes decoding specs, if it does.
     counts
         Whether a server of text is asked for the log-probability of each token so as to count them;
         where it refuses, a token is an event.
     """
 
-    def __init__(self, role: Role, model: str, api: Api) -> None:
+    def __init__(self, role: Role, model: str, api: Api, specs_in: SpecField | None = None) -> None:
         self._role: Role = role
         self._model = model
         self._api: Api = api
+        self.specs_in = specs_in
         self.counts = True
 
     def body(self, ask: Ask, context: Context, room: int, *, signals: bool) -> dict[str, Any]:
@@ -74,6 +78,9 @@ class Completions:
                 add_special_tokens=False,
                 stop=list(ask.ends.texts) if ask.ends is not None else [],
             )
+        if ask.arguments:
+            assert self.specs_in is not None
+            body.update(written(ask.arguments, self.specs_in))
         return body
 
     def chunks(self, data: str, ask: Ask, *, signals: bool) -> list[Chunk]:

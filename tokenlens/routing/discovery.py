@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from tokenlens.routing import reading
+from tokenlens.routing.carried import FIELDS, SpecField
 from tokenlens.routing.completions import Api
 from tokenlens.routing.http import HTTPSettings, client
 from tokenlens.routing.settings import Role
@@ -16,6 +17,8 @@ from tokenlens.spec import SpecError
 
 MAX_LISTING = 4 << 20
 """Bytes of a server's list of models."""
+MAX_LEAD = 64
+"""Tokens of a short text, with what a server puts before and behind it."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,9 @@ class Endpoint:
     api: Api
     vocabulary: Vocabulary | None
     max_length: int | None = None
+    # what it puts before a text, where it says so; the tokenizer's own habit where it does not
+    lead: str | None = None
+    specs_in: SpecField | None = None
 
 
 def check_urls(small: str, large: str) -> None:
@@ -108,10 +114,48 @@ async def discover(
         return None
     facts = found or {}
     name = model or str(facts.get("id", ""))
-    kind: Api = "vllm" if (facts.get("owned_by") == "vllm" and api == "auto") else "text"
+    owner = str(facts.get("owned_by", ""))
+    kind: Api = "vllm" if (owner == "vllm" and api == "auto") else "text"
     if api == "vllm":
         kind = "vllm"
     vocabulary = None
     if kind == "vllm" or tokenizer:
         vocabulary = load_vocabulary(f"{role}_tokenizer", tokenizer or str(facts.get("root", name)))
-    return Endpoint(role, url, name, kind, vocabulary, facts.get("max_model_len"))
+    lead = None
+    if kind == "text" and vocabulary is not None and found is not None:
+        lead = await lead_of(url, settings, api_key, name, vocabulary)
+    specs_in = FIELDS.get("vllm" if kind == "vllm" else owner)
+    return Endpoint(role, url, name, kind, vocabulary, _context(facts), lead, specs_in)
+
+
+def _context(facts: dict[str, Any]) -> int | None:
+    """The length of a model's context, as vLLM and SGLang list it."""
+    length = facts.get("max_model_len")
+    return length if isinstance(length, int) and length > 0 else None
+
+
+async def lead_of(
+    url: str, settings: HTTPSettings, api_key: str | None, model: str, vocabulary: Vocabulary
+) -> str | None:
+    """What a server puts before a text of its own accord; ``None`` where it does not say.
+
+    vLLM, SGLang and llama.cpp tell the tokens of a text; what stands before those of the text is
+    it. A chat's template has written its own, and two would be another prompt.
+    """
+    text = "x"
+    asked = {
+        "model": model, "prompt": text, "content": text, "add_special_tokens": True,
+        "add_special": True,
+    }  # fmt: skip
+    async with client(url, settings, api_key) as http:
+        try:
+            async with http.stream("POST", "../tokenize", json=asked) as response:
+                response.raise_for_status()
+                listed = json.loads(await reading.body(response, MAX_LISTING))
+            ids = [int(i) for i in listed["tokens"]][:MAX_LEAD]
+        except (httpx.HTTPError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+    plain = vocabulary.encode(text)
+    starts = (at for at in range(len(ids)) if ids[at : at + len(plain)] == plain)
+    at = next(starts, None)
+    return None if at is None else vocabulary.decode(ids[:at]) if at else ""

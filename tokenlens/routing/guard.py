@@ -7,6 +7,7 @@ not seen.
 import hashlib
 import hmac
 import ipaddress
+import re
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from tokenlens.routing.protocol import error_body
 
 OPEN = frozenset({"/health"})
 """Paths for whoever looks after the machine; no key."""
+HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+))(?::\d{1,5})?", re.ASCII)
 LOCAL = frozenset({"localhost", "ip6-localhost"})
 
 
@@ -98,11 +100,10 @@ class Guard:
     def _is_ours(self, host: str) -> bool:
         if "*" in self._hosts:
             return True
-        name = host.strip()
-        if name.startswith("["):
-            name = name[1:].partition("]")[0]
-        elif name.count(":") == 1:
-            name = name.partition(":")[0]
+        found = HOST.fullmatch(host)
+        if found is None:
+            return False
+        name = found[1] or found[2]
         try:
             ipaddress.ip_address(name)
         except ValueError:

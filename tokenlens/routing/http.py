@@ -10,6 +10,7 @@ import logging
 import math
 import random
 import ssl
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -21,6 +22,7 @@ from pydantic import Field
 from tokenlens.routing import reading
 from tokenlens.routing.backend import Ask, BackendError, Chunk, Context
 from tokenlens.routing.breaker import Breaker, Call
+from tokenlens.routing.carried import KEY, PROBE, SpecField, written
 from tokenlens.routing.completions import Api, Completions
 from tokenlens.routing.settings import Role
 from tokenlens.spec import SpecError
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 MAX_TOKEN = 32 << 10
 """Bytes that one token's event may have, on average."""
+ASK_AGAIN = 60.0
+"""Seconds until a server is asked again whether it carries specs out."""
 LAST_BYTES = 5.0
 """Seconds for what follows the last event; then the connection is closed."""
 RETRIED = frozenset({"unreachable", "timeout", "overloaded", "failed", "truncated", "malformed"})
@@ -69,6 +73,8 @@ class HTTPBackend:
         Tokens of the model's context, where they are known.
     lead
         What the server puts before a text, where that is known; else what the tokenizer does.
+    specs_in
+        The field in which a server of its kind takes decoding specs.
     """
 
     gives_full_entropy = False
@@ -85,10 +91,12 @@ class HTTPBackend:
         on_error: Callable[[str], None] = lambda kind: None,
         max_length: int | None = None,
         lead: str | None = None,
+        specs_in: SpecField | None = None,
     ) -> None:
         self._role: Role = role
         self._model, self._url = model, url
-        self._completions = Completions(role, model, api)
+        self._completions = Completions(role, model, api, specs_in)
+        self._probed: tuple[float, bool] | None = None
         self._settings = settings or HTTPSettings()
         self._on_error = on_error
         self.breaker = Breaker(self._settings.failures, self._settings.cooldown)
@@ -169,6 +177,36 @@ class HTTPBackend:
                 self.breaker.cancelled(call)
                 raise
         raise AssertionError
+
+    async def carries_specs(self) -> bool:
+        """Whether the server carries decoding specs out: one that does refuses a wrong one.
+
+        A server without tokenlens has the field as well and passes over what it holds.
+
+        Raises
+        ------
+        BackendError
+            It does not answer.
+        """
+        field, now = self._completions.specs_in, time.monotonic()
+        if field is None:
+            return False
+        if self._probed is None or now - self._probed[0] > ASK_AGAIN:
+            wrong = {KEY: {"methods": [{"method": PROBE}]}}
+            body = {
+                "model": self._model, "prompt": "x", "max_tokens": 1, "temperature": 0,
+                **written(wrong, field),
+            }  # fmt: skip
+            carries = False
+            try:
+                await self._post(body)
+            except BackendError as error:
+                if error.kind != "refused":
+                    raise
+                # Another reason to refuse, such as tokenlens that is not switched on, is no yes.
+                carries = PROBE in error.detail
+            self._probed = now, carries
+        return self._probed[1]
 
     async def release(self, session: str) -> None:
         """Nothing: the server's prefix cache looks after itself."""

@@ -34,9 +34,10 @@ async def json_body(request: Request, most: int, seconds: float) -> Any:
         415 for another type: a page of another origin may send text without asking, JSON it may
         not. 413, 408, and 400 for what is no JSON.
     """
-    kind, _, parameters = request.headers.get("content-type", "").partition(";")
-    charset = parameters.replace(" ", "").lower().removeprefix("charset=").strip('"')
-    if kind.strip().lower() != "application/json" or charset not in ("", "utf-8", "utf8"):
+    kind, *parameters = request.headers.get("content-type", "").lower().split(";")
+    named = [text.replace(" ", "").replace('"', "").partition("=") for text in parameters]
+    is_utf8 = all(value in ("utf-8", "utf8") for name, _, value in named if name == "charset")
+    if kind.strip() != "application/json" or not is_utf8:
         raise BodyError(415, "Content-Type: allowed: application/json, in UTF-8")
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise BodyError(415, "Content-Encoding: allowed: identity; compressed bodies are not read")

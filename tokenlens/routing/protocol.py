@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from tokenlens.routing import fields
+from tokenlens.routing import carried, fields
 from tokenlens.routing.router import Routed
 from tokenlens.routing.settings import Sampling
 from tokenlens.spec.base import StrictModel
@@ -48,6 +48,8 @@ class Base(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
+    vllm_xargs: dict[str, Any] | None = None
+    custom_params: dict[str, Any] | None = None
     route: bool = Field(False, description="put the route into the answer")
 
     @model_validator(mode="after")
@@ -61,6 +63,18 @@ class Base(BaseModel):
     def limit(self) -> int | None:
         """Tokens that the answer may have."""
         return self.max_completion_tokens or self.max_tokens
+
+    def arguments(self) -> dict[str, Any]:
+        """A decoding spec for the servers, whichever field it is in.
+
+        Raises
+        ------
+        SpecError
+            It is none.
+        """
+        return carried.arguments(
+            {"vllm_xargs": self.vllm_xargs, "custom_params": self.custom_params}
+        )
 
     def sampling(self) -> Sampling:
         """As the loop takes it: what is left open stays open, but for the seed.

@@ -104,6 +104,7 @@ class Router:
         emit: Callable[[str], None] | None = None,
         watch: Callable[[tuple[int, ...]], None] | None = None,
         session: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
     ) -> Routed:
         """Write one text.
 
@@ -117,6 +118,8 @@ class Router:
             Is given text as soon as it is certain.
         watch
             Is given ids in the same way.
+        arguments
+            A decoding spec for servers that carry it out, as in their own requests.
 
         Raises
         ------
@@ -135,6 +138,7 @@ class Router:
             sampling or Sampling(),
             {role: Tally() for role in ROLES},
             emit is not None or watch is not None,
+            arguments or {},
         )
         run = _Run(self.spec, request, self._policy(), max_tokens)
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastapi import FastAPI
@@ -64,8 +65,9 @@ def build(
     spec: RoutingSpec,
     http: HTTPSettings,
     server: ServerSettings,
+    keys: Sequence[str] = (),
 ) -> tuple[FastAPI, Router, dict[Role, Endpoint]]:
-    """The application, and what it found."""
+    """The application, and what it found; ``keys`` are those of clients."""
     found = endpoints(targets, http)
     metrics = Metrics()
     backends = {
@@ -78,6 +80,8 @@ def build(
             api_key=targets[role].api_key,
             on_error=functools.partial(metrics.failed, role),
             max_length=one.max_length,
+            lead=one.lead,
+            specs_in=one.specs_in,
         )
         for role, one in found.items()
     }
@@ -88,4 +92,4 @@ def build(
         backends["small"], backends["large"], spec,
         small_vocabulary=read["small"], large_vocabulary=read["large"],
     )  # fmt: skip
-    return make_app(router, server, metrics, templates), router, found
+    return make_app(router, server, metrics, templates, keys), router, found

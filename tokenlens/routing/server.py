@@ -155,6 +155,8 @@ async def answer(
         most = settings.body_bytes(service.prompts.context)
         body = parse(model, await json_body(request, most, settings.body_timeout))
         service.prompts.check(body)
+        # Before it waits for a place.
+        body.arguments()
     except ClientDisconnect:
         return Response(status_code=499)
     except Exception as error:

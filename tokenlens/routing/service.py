@@ -16,6 +16,7 @@ from tokenlens.routing.protocol import ChatRequest, CompletionRequest
 from tokenlens.routing.router import Routed, Router
 from tokenlens.routing.settings import ROLES, Role
 from tokenlens.routing.vocabulary import Vocabulary
+from tokenlens.spec import SpecError
 from tokenlens.spec.base import StrictModel
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
@@ -37,6 +38,7 @@ class ServerSettings(StrictModel):
     )
     body_timeout: float = Field(30.0, gt=0, le=3600, description="seconds until a body is here")
     header_timeout: float = Field(10.0, gt=0, le=3600, description="seconds until headers are")
+    send_timeout: float = Field(60.0, gt=0, le=3600, description="seconds until it reads on")
     max_connections: int = Field(4096, ge=1, le=1_000_000, description="open at once")
     cors_origins: tuple[Name, ...] = Field((), description="pages that may ask; none")
     allowed_hosts: tuple[Name, ...] = Field((), description="names of this server; * is any")
@@ -119,9 +121,16 @@ class Service:
         began, outcome = time.monotonic(), "failed"
         try:
             async with asyncio.timeout(self.settings.request_timeout), self._queue.place():
+                arguments = body.arguments()
+                if arguments:
+                    await self._check_carried(arguments)
                 prepared = await self.prompts.prepare(body)
                 routed = await self.router.run(
-                    prepared.prompts, sampling=body.sampling(), max_tokens=body.limit, emit=emit
+                    prepared.prompts,
+                    sampling=body.sampling(),
+                    max_tokens=body.limit,
+                    emit=emit,
+                    arguments=arguments,
                 )
             outcome = "done"
             return routed, prepared.tokens
@@ -134,3 +143,14 @@ class Service:
         finally:
             self.metrics.requests.labels(outcome).inc()
             self.metrics.seconds.observe(time.monotonic() - began)
+
+    async def _check_carried(self, arguments: Mapping[str, Any]) -> None:
+        """Refuse a spec that one of the servers would pass over."""
+        for role in ROLES:
+            carries = getattr(self.router.backends[role], "carries_specs", None)
+            if carries is None or not await carries():
+                allowed = (
+                    f"leave it out: the {role} model's server does not carry specs out (vLLM and"
+                    " SGLang do once they are started with tokenlens)"
+                )
+                raise SpecError.of("vllm_xargs or custom_params", sorted(arguments), allowed)

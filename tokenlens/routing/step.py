@@ -6,8 +6,8 @@ Nothing that a model drafts is part of the text before the policy takes it. Know
 import math
 import time
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from tokenlens.routing.backend import Ask, Backend, Chunk, Draft
 from tokenlens.routing.settings import Role, Sampling, other
@@ -55,6 +55,7 @@ class Request:
     sampling: Sampling
     tallies: Mapping[Role, Tally]
     streams: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Step:
@@ -275,6 +276,7 @@ class Step:
             signals=signals,
             stream=streams,
             last_resort=last_resort,
+            arguments=request.arguments,
         )
         request.tallies[role].calls += 1
         chunks = request.backends[role].generate(ask)

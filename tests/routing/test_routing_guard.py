@@ -231,7 +231,8 @@ def test_bodies_together_are_bounded():
         (b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea", b"200"),
     ],
 )  # fmt: skip
-def test_who_sends_half_is_not_waited_for(said, status):
+def test_who_sends_half_is_not_waited_for(said, status, monkeypatch):
+    monkeypatch.setattr("tokenlens.routing.listen.KEEP_ALIVE", 0.2)
     one = Strangers(header_timeout=0.2, body_timeout=0.2)
     connection = one.connect()
     try:

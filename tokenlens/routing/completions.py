@@ -107,7 +107,7 @@ class Completions:
                 ids = tuple(int(i) for i in choice["token_ids"] or ())
             words, top = self._facts(event, choice, signals)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise self.malformed(f"{type(error).__name__}: {error}") from None
+            raise self.malformed(f"{type(error).__name__}: {error} in {data[:500]}") from None
         if self._api == "vllm":
             count, words = len(ids), []
         else:

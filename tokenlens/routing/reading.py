@@ -61,14 +61,15 @@ async def lines(response: httpx.Response, longest: int, most: int) -> AsyncGener
         yield rest.decode("utf-8", "replace")
 
 
-async def body(response: httpx.Response, most: int = MAX_BODY) -> bytes:
+async def body(response: httpx.Response, most: int | None = None) -> bytes:
     """A whole body.
 
     Raises
     ------
     TooLongError
-        It is longer than ``most`` bytes.
+        It is longer than ``most`` bytes, :data:`MAX_BODY` if not given.
     """
+    most = MAX_BODY if most is None else most
     _check_encoding(response)
     pieces, total = [], 0
     async for piece in response.aiter_raw():

@@ -20,7 +20,7 @@ def _merged(vocab, merges, words):
 def byte_level(words=WORDS, *, holes=(), added=("<think>", "</think>", "<a b>", "é"), gap=0):
     """A byte-level BPE tokenizer, as GPT-2, Qwen and Llama 3 have it.
 
-    ``holes`` are ids that no token gets; ``gap`` of them stand below the last added token.
+    ``holes`` are ids that no token gets; ``gap`` more stand below the last eight merged pieces.
     """
     spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     vocab = {letter: i for i, letter in enumerate(sorted(spell.alphabet()))}
@@ -31,9 +31,8 @@ def byte_level(words=WORDS, *, holes=(), added=("<think>", "</think>", "<a b>", 
         while at in holes:
             at += 1
         moved[piece], at = at, at + 1
-    if gap:
-        # The last piece of the model's own vocabulary stands far behind the others.
-        moved[next(reversed(moved))] += gap
+    for piece in list(moved)[-8:]:
+        moved[piece] += gap
     tokenizer = Tokenizer(models.BPE(vocab=moved, merges=merges))
     tokenizer.pre_tokenizer, tokenizer.decoder = spell, decoders.ByteLevel()
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in added])

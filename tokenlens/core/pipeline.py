@@ -125,7 +125,9 @@ class Core:
     max_slots
         Requests that can be live at once.
     vocab_size
-        Tokens that the tokenizer has. Logits may be wider; the rest is padding.
+        Ids up to the tokenizer's largest. Logits may be wider; the rest is padding.
+    holes
+        Ids below it that are no token: never part of a mixture, as padding is not.
     rewind_steps
         Committed tokens that can be taken back again, for engines that drop tokens which they had
         sampled ahead of their scheduler. 0 keeps nothing.
@@ -149,6 +151,7 @@ class Core:
         vocab_size: int,
         device: torch.device | str = "cpu",
         width: int = spec_base.MAX_ENTRIES,
+        holes: Sequence[int] = (),
         rewind_steps: int = 0,
         signals: Callable[..., tuple[Tensor, ...]] = signals_topk,
         host: Host | None = None,
@@ -156,6 +159,7 @@ class Core:
     ) -> None:
         self.device = torch.device(device)
         self.vocab_size = vocab_size
+        self._holes = torch.tensor(holes, dtype=torch.int64, device=self.device) if holes else None
         self.width = min(width, vocab_size)
         self._signals = signals
         fields = (*COMMON_FIELDS, *(column for method in METHODS for column in method.fields))
@@ -322,12 +326,16 @@ class Core:
     def _decide(self, logits: Tensor, slots: Tensor) -> tuple[Tensor, Intent]:
         hooks = self._hooks
         rows = self.table.gather(slots, self._live_traits)
-        rows.vocab_size = self.vocab_size
+        rows.vocab_size, rows.holes = self.vocab_size, self._holes
         for method in hooks["control"]:
             method.control(rows)
         for method in hooks["edit"]:
             logits = method.edit(logits, rows)
-        signals, proposal, facts = self._observe(logits, rows)
+        # [num_rows, width]: what thinking is made of; the engine samples from all logits
+        seen = logits
+        if self._holes is not None:
+            seen = logits.index_fill(1, self._holes, -torch.inf)
+        signals, proposal, facts = self._observe(seen, rows)
         for method in hooks["reweigh"]:
             method.reweigh(rows, signals, proposal)
         for method in hooks["propose"]:
@@ -344,7 +352,7 @@ class Core:
         self._intents.put(slots, rows, intent)
         if BASE in self._live_traits:
             assert self._host is not None
-            base = base_vectors(self._host, logits, rows, proposal)
+            base = base_vectors(self._host, seen, rows, proposal)
             self._base.index_copy_(0, slots, base)
         if proposal.scores is not None:
             self._scores.index_copy_(0, slots, proposal.scores)

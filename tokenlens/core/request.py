@@ -49,6 +49,8 @@ class Request:
         What they need: see :meth:`tokenlens.methods.base.Method.traits`.
     columns
         State columns that do not depend on the prompt.
+    found
+        Sets of tokens that were searched for in the vocabulary, by the field that asks for them.
     index
         Of the sample, where several of one prompt share the seed that their spec gives.
     """
@@ -61,6 +63,7 @@ class Request:
     end_markers: tuple[tuple[int, ...], ...]
     tokenizer: Tokenizer | None
     from_first_token: bool
+    found: Mapping[str, tuple[int, ...]]
     index: int = 0
 
     def seeded(self, spec: DecodingSpec) -> "Request":
@@ -117,6 +120,7 @@ def bind(
     tokenizer: Tokenizer | None,
     vocab_size: int,
     eos_ids: Sequence[int] = (),
+    given: Mapping[str, Sequence[int]] | None = None,
 ) -> Request:
     """Resolve a spec for one model.
 
@@ -128,6 +132,9 @@ def bind(
         Tokens that the tokenizer has; logits beyond it are padding.
     eos_ids
         Tokens that end the request.
+    given
+        Sets of tokens that were found when it was bound before (:attr:`Request.found`); they are
+        checked, and not searched for again.
 
     Notes
     -----
@@ -180,19 +187,13 @@ def bind(
             raise SpecError.of(field, text, allowed)
         return tuple(ids)
 
-    def single_tokens(wanted: Sequence[str]) -> tuple[int, ...]:
-        if tokenizer is None:
-            return ()
-        found = [tokenizer.encode(text, add_special_tokens=False) for text in wanted]
-        return tuple(sorted({ids[0] for ids in found if len(ids) == 1 and ids[0] < vocab_size}))
-
     texts: dict[str, tuple[int, ...]] = {}
     for config in spec.methods:
         text = getattr(config, "text", None)
         if text is not None:
             texts[config.method] = encode(text, f"{config.method}.text")
     end = ends[0] if ends else []
-    vocabulary = Vocabulary.of(tokenizer, vocab_size)
+    vocabulary = Vocabulary(tokenizer, vocab_size, given)
     admission = Admission(
         spec,
         tuple(starts[0]) if starts else (),
@@ -202,7 +203,6 @@ def bind(
         vocabulary,
         texts,
         encode,
-        single_tokens,
     )
     columns: dict[Field, Value] = {
         SEED: spec.seed or 0,
@@ -235,4 +235,5 @@ def bind(
         tuple(map(tuple, ends)),
         tokenizer,
         getattr(latent, "start", "thinking") == "first_token",
+        vocabulary.found,
     )

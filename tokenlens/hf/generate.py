@@ -29,6 +29,7 @@ from tokenlens.hf.seeds import torch_seed
 from tokenlens.spec import DecodingSpec, Tokenizer, needs_of, parse_spec
 from tokenlens.spec.registry import LATENT_METHODS
 from tokenlens.spec.seeds import is_open, with_seed
+from tokenlens.spec.texts import holes, vocabulary_size
 from tokenlens.trace import Trace
 
 SpecLike = DecodingSpec | Mapping[str, Any] | str
@@ -72,6 +73,7 @@ class Runs(LogitsProcessorList):
             self._begin,
             id(calls[0]) if calls else None,
             any("hidden_state" in needs_of(spec) for spec in self._specs),
+            holes(self._tokenizer, self._vocab_size()),
         )
         self._live[threading.get_ident()] = weakref.ref(run)
         return iter([*self._processors, run])
@@ -86,8 +88,7 @@ class Runs(LogitsProcessorList):
 
     def _vocab_size(self) -> int:
         width = int(self._model.config.get_text_config().vocab_size)  # type: ignore[operator, union-attr]
-        size = len(self._tokenizer) if hasattr(self._tokenizer, "__len__") else width  # type: ignore[arg-type]
-        return min(size, width)
+        return vocabulary_size(self._tokenizer, width)
 
     def _bind(self, arguments: Mapping[str, Any]) -> list[Request]:
         config = arguments.get("generation_config") or self._model.generation_config

@@ -51,7 +51,7 @@ class Run(LogitsProcessor):
     requests_for
         Requests of a batch of so many rows, whose logits are on a device.
     vocab_size
-        Tokens that the tokenizer has.
+        Ids up to the tokenizer's largest.
     on_begin
         Is given the run's tape once the first logits are there.
     call
@@ -59,6 +59,8 @@ class Run(LogitsProcessor):
         while the run lives, because nothing but that call keeps it alive.
     reads_hidden
         Some request is fed hidden states: they are looked at from the prompt on.
+    holes
+        Ids below ``vocab_size`` that are no token.
     """
 
     supports_continuous_batching = False
@@ -71,10 +73,11 @@ class Run(LogitsProcessor):
         on_begin: Callable[[Tape], None],
         call: int | None = None,
         reads_hidden: bool = False,
+        holes: Sequence[int] = (),
     ) -> None:
         self.model = model
         self._requests_for = requests_for
-        self._vocab_size = vocab_size
+        self._vocab_size, self._holes = vocab_size, holes
         self._on_begin = on_begin
         self._call = call
         self._stage = Stage.ATTACHED
@@ -214,6 +217,7 @@ class Run(LogitsProcessor):
         core = Core(
             max_slots=num_rows,
             vocab_size=self._vocab_size,
+            holes=self._holes,
             device=scores.device,
             host=self._host,
             engine="generate() with this model",

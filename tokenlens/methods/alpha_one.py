@@ -88,7 +88,7 @@ class AlphaOneMethod(Method):
         assert isinstance(config, AlphaOne)
         vocabulary = admission.vocabulary
         if config.step_match == "encoded":
-            steps = vocabulary.encoded(config.step_ends)[:MAX_SET_IDS]
+            steps = vocabulary.encoded(config.step_ends, "alpha_one.step_ends", limit=MAX_SET_IDS)
         else:
             steps = vocabulary.ending_in(config.step_ends, "alpha_one.step_ends", limit=MAX_SET_IDS)
         text, end = admission.forced_texts[self.name], admission.end_ids

@@ -60,7 +60,9 @@ class Rows:
         What the live requests need (see :meth:`Method.traits`), known on the host: a hook skips
         what no row of the batch can need.
     vocab_size
-        Columns of the logits that are tokens; the rest is padding. Known in ``step``'s hooks.
+        Columns of the logits that can be tokens; the rest is padding. Known in ``step``'s hooks.
+    holes
+        int64 columns below ``vocab_size`` that are no token, ``None`` if there are none.
     written
         Columns that were assigned, in that order.
     notes
@@ -71,6 +73,7 @@ class Rows:
     """
 
     vocab_size = 0
+    holes: Tensor | None = None
     latent: Tensor
     forced: Tensor
 
@@ -361,8 +364,6 @@ class Admission:
     forced_texts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     # token ids of any other text, or a SpecError that names the field
     encode: Callable[[str, str], tuple[int, ...]] | None = None
-    # ids of those texts that are one token of this tokenizer
-    single_tokens: Callable[[Sequence[str]], tuple[int, ...]] | None = None
 
 
 class Method:

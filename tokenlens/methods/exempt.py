@@ -27,12 +27,17 @@ def exempt_ids(exempt: Exempt, admission: Admission, field: str) -> tuple[int, .
     """
     if exempt == "none":
         return ()
-    assert admission.single_tokens is not None
+    vocabulary = admission.vocabulary
     if exempt == "math":
         texts = [blank + sign for sign in MATH_SIGNS for blank in ("", " ")]
-        return admission.single_tokens(texts)[:MAX_EXEMPT]
-    found = [one_token(token, admission, field) for token in exempt]
-    return tuple(sorted(set(found)))
+        return vocabulary.single_tokens(texts, field, limit=MAX_EXEMPT)
+
+    def search(_: object = None) -> tuple[int, ...]:
+        return tuple(sorted({one_token(token, admission, field) for token in exempt}))
+
+    if all(isinstance(token, int) for token in exempt):
+        return search()
+    return vocabulary.answer(field, exempt, search, ("exempt", exempt), MAX_EXEMPT)
 
 
 def one_token(token: str | int, admission: Admission, field: str) -> int:

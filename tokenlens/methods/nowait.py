@@ -37,7 +37,11 @@ class NoWaitMethod(Method):
     def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
         assert isinstance(config, NoWait)
         ids = admission.vocabulary.matching(
-            pattern_of(config), "nowait.words", list(config.words), limit=MAX_SET_IDS
+            config.words,
+            "nowait.words",
+            exclude=config.exclude,
+            whole=config.match == "word",
+            limit=MAX_SET_IDS,
         )
         kept = {*admission.end_ids, *admission.eos_ids}
         return {IDS: [i for i in ids if i not in kept], ALWAYS: config.active == "output"}
@@ -53,7 +57,7 @@ class NoWaitMethod(Method):
 
 
 def pattern_of(config: NoWait) -> str:
-    """The regular expression that a banned token's text matches."""
+    """The rule as a regular expression, which a search through an index is held against."""
     words = "|".join(map(re.escape, config.words))
     found = rf"(?<!\w)(?:{words})(?!\w)" if config.match == "word" else f"(?:{words})"
     excluded = "|".join(map(re.escape, config.exclude))

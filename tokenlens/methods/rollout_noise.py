@@ -211,6 +211,8 @@ class Cot2Method(Method):
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         real = torch.arange(logits.shape[1], device=logits.device) < rows.vocab_size
+        if rows.holes is not None:
+            real = real.index_fill(0, rows.holes, False)
         z = torch.where(real, logits.float() * rows[INVERSE_TEMPERATURE][:, None], -torch.inf)
         log_p = torch.log_softmax(z.nan_to_num(nan=-torch.inf, posinf=torch.inf), dim=1)
         cumulated = log_p.exp().cumsum(dim=1)

@@ -14,10 +14,10 @@ Flat fields may also stand beside ``tokenlens`` and change it.
 """
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 from tokenlens.spec import METHOD_CONFIGS, DecodingSpec, SpecError, parse_spec
+from tokenlens.spec.bounded import Bounded
 from tokenlens.spec.errors import shorten
 from tokenlens.spec.seeds import find_seed, is_open, with_seed
 
@@ -125,9 +125,16 @@ def _parse(whole: Any) -> DecodingSpec:
     raise SpecError.of(KEY, whole, "the name of a preset, a spec as JSON text, or a mapping")
 
 
-@lru_cache(maxsize=256)
+_PARSED: Bounded[DecodingSpec] = Bounded(256, 8 << 20)
+"""Specs of texts that clients wrote, none that was refused. One costs some ten times its text."""
+
+
 def _parse_text(text: str) -> DecodingSpec:
-    return parse_spec(text)
+    spec = _PARSED.get(text)
+    if spec is None:
+        spec = parse_spec(text)
+        _PARSED.put(text, spec, 4096 + 16 * len(text))
+    return spec
 
 
 def _place(

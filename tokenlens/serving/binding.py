@@ -3,15 +3,21 @@
 The front end binds to find out whether it can be done (a 400 if not), the worker binds to do it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any
 
 from tokenlens.core import Request, bind
 from tokenlens.serving.arguments import sample_of
 from tokenlens.spec import DecodingSpec
+from tokenlens.spec.bounded import Bounded
+from tokenlens.spec.texts import holes, texts_of, vocabulary_size
 
 MAX_BOUND = 256
+MAX_BOUND_BYTES = 32 << 20
 """Bound specs that are kept: clients repeat theirs."""
+
+BASE_BYTES = 16_384
+"""Of a bound spec whose texts and sets are empty."""
 
 
 class Binder:
@@ -27,9 +33,11 @@ class Binder:
 
     def __init__(self, tokenizer: Any, width: int) -> None:
         self.tokenizer = tokenizer
-        size = len(tokenizer) if hasattr(tokenizer, "__len__") else width
-        self.vocab_size = min(size, width)
-        self._bound: dict[tuple[Any, ...], Request] = {}
+        self.vocab_size = vocabulary_size(tokenizer, width)
+        self.holes = holes(tokenizer, width)
+        if tokenizer is not None:
+            texts_of(tokenizer, width).prepare()
+        self._bound: Bounded[Request] = Bounded(MAX_BOUND, MAX_BOUND_BYTES)
 
     def stop_ids(self, params: Any) -> tuple[int, ...]:
         """Tokens that end a request with these sampling parameters of the engine's, in order."""
@@ -52,10 +60,16 @@ class Binder:
     def bind(self, spec: DecodingSpec, eos_ids: tuple[int, ...]) -> Request:
         """Resolve a spec, once for all requests that ask for the same but for the seed."""
         key = (spec.model_copy(update={"seed": None}).model_dump_json(), eos_ids)
-        if key not in self._bound:
-            if len(self._bound) >= MAX_BOUND:
-                self._bound.clear()
-            self._bound[key] = bind(
+        request = self._bound.get(key)
+        if request is None:
+            request = bind(
                 spec, tokenizer=self.tokenizer, vocab_size=self.vocab_size, eos_ids=eos_ids
             )
-        return self._bound[key].seeded(spec)
+            self._bound.put(key, request, size_of(key[0], request))
+        return request.seeded(spec)
+
+
+def size_of(text: str, request: Request) -> int:
+    """Roughly the bytes of a bound spec: its text as key, what was made of it, and the columns."""
+    numbers = sum(len(value) for value in request.columns.values() if isinstance(value, Sized))
+    return 8 * len(text) + 40 * numbers + BASE_BYTES

@@ -41,6 +41,7 @@ class Room:
         core = Core(
             max_slots=slots,
             vocab_size=self.bind.vocab_size,
+            holes=self.bind.holes,
             device=device,
             rewind_steps=REWIND_STEPS,
         )

@@ -27,11 +27,13 @@ from tokenlens.methods.registry import METHODS
 from tokenlens.spec import (
     DecodingSpec,
     SpecError,
+    SpecProblem,
     Tokenizer,
     Vocabulary,
     encode_text,
     resolve_marker,
 )
+from tokenlens.spec.decoding import MARKERS_DIFFER, THINK_END, THINK_START
 from tokenlens.spec.registry import LATENT_METHODS
 
 MAX_EOS_IDS = EOS_IDS.size
@@ -152,16 +154,20 @@ def bind(
     phase = spec.phase
     try:
         starts = resolve_marker(
-            tokenizer, phase.think_start, default="<think>", field="phase.think_start"
+            tokenizer, phase.think_start, default=THINK_START, field="phase.think_start"
         )
         ends = resolve_marker(
-            tokenizer, phase.think_end, default="</think>", field="phase.think_end"
+            tokenizer, phase.think_end, default=THINK_END, field="phase.think_end"
         )
     except SpecError:
         if spec.methods:
             raise
         # Nothing but a trace was asked for: a model that does not think has one too.
         starts, ends = [], []
+    # One may be given as a text and the other as the ids of that text.
+    if any(start in ends for start in starts):
+        got = f"{phase.think_start!r} as think_start and {phase.think_end!r} as think_end"
+        raise SpecError([SpecProblem("phase", got, MARKERS_DIFFER)])
     latent = next((c for c in spec.methods if c.method in LATENT_METHODS), None)
     forced_end = getattr(latent, "forced_end", "marker")
     if forced_end != "marker" and ends:

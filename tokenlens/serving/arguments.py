@@ -55,6 +55,10 @@ def spec_of(arguments: Mapping[str, Any] | None) -> DecodingSpec | None:
     flat = {key: value for key, value in arguments.items() if key.startswith(PREFIX)}
     if not flat:
         return _parse(whole)
+    if whole is not None and PREFIX + "preset" in flat:
+        raise SpecError.of(
+            PREFIX + "preset", flat[PREFIX + "preset"], f"nothing beside {KEY}, or no {KEY}"
+        )
     values: dict[str, Any] = {}
     if whole is not None:
         values = _parse(whole).model_dump()
@@ -164,7 +168,7 @@ def _place(
     for step in path[1:-1]:
         below = node.get(step)
         if below is not None and not isinstance(below, Mapping):
-            raise SpecError.of(key, shorten(value), f"a field below {step}")
+            raise SpecError.of(key, value, f"a field below {shorten(step)}")
         node[step] = dict(below or {})
         node = node[step]
     node[path[-1]] = value

@@ -1,17 +1,24 @@
 """The spec of one request: its methods, its seed, its think markers, its trace."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from tokenlens.spec.base import StrictModel
+from tokenlens.spec.errors import shorten
 from tokenlens.spec.registry import EXCLUSIVE, LATENT_METHODS, NEEDS_LATENT, MethodConfig
 
 MAX_MARKER_TOKENS = 8
 """The longest think marker, in tokens."""
 
 MAX_SEED = (1 << 63) - 1
+
+THINK_START, THINK_END = "<think>", "</think>"
+"""The markers of a spec that names none."""
+
+MARKERS_DIFFER = "two markers: a text that begins thinking cannot end it"
 
 TokenId = Annotated[int, Field(ge=0, lt=1 << 24)]
 Marker = (
@@ -35,6 +42,18 @@ class PhaseConfig(StrictModel):
     def _accept_lists(cls, value: Any) -> Any:
         # JSON and YAML have no tuples, and the models are strict.
         return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _markers_differ(self) -> "PhaseConfig":
+        start = THINK_START if self.think_start is None else self.think_start
+        end = THINK_END if self.think_end is None else self.think_end
+        if start == end:
+            raise PydanticCustomError(
+                "inconsistent",
+                "got {got}; allowed: {allowed}",
+                {"got": f"{start!r} as think_start and as think_end", "allowed": MARKERS_DIFFER},
+            )
+        return self
 
 
 class TraceConfig(StrictModel):
@@ -84,7 +103,7 @@ class DecodingSpec(StrictModel):
     @field_validator("methods", mode="before")
     @classmethod
     def _accept_lists(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
+        return tuple(map(_writable, value)) if isinstance(value, (list, tuple)) else value
 
     @property
     def uses_seed(self) -> bool:
@@ -122,6 +141,13 @@ class DecodingSpec(StrictModel):
                 "mixture = top_k beside it, because the noise is on a concept token's entries",
             )
         return self
+
+
+def _writable(item: Any) -> Any:
+    """A method whose name can be written: pydantic writes it into its error, whatever it is."""
+    if isinstance(item, Mapping) and isinstance(item.get("method"), int):
+        return {**item, "method": shorten(item["method"])}
+    return item
 
 
 def _problem(got: str, allowed: str) -> PydanticCustomError:

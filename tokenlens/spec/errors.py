@@ -1,14 +1,32 @@
 """Errors that say which field, what was got, and what is allowed."""
 
+import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from tokenlens.spec.hints import field_hint, method_hint, number_hint, text_hint
+
 MAX_SHOWN = 80
 """Characters of a wrong value that an error repeats."""
+
+MAX_FIELD = 64
+"""Characters of a field's name; a longer one was made up by whoever sent it."""
+
+MAX_ALLOWED = 1000
+"""Characters of what is allowed."""
+
+MAX_PROBLEMS = 10
+"""Wrong fields that an error names; the others are counted."""
+
+MAX_MESSAGE = 6000
+"""Characters of a whole message."""
+
+_METHOD = re.compile(r"methods(\[\d+\])?")
 
 # A few lines of YAML can stand for a list of billions, which must never be written out.
 _REPR = reprlib.Repr()
@@ -25,16 +43,36 @@ class SpecProblem:
     got: str
     allowed: str
 
+    def __post_init__(self) -> None:
+        # Together they repeat no more of a made-up name than of a wrong value.
+        made_up = len(self.field) > MAX_FIELD
+        shown = MAX_SHOWN // 2 if made_up else MAX_SHOWN
+        object.__setattr__(self, "field", cut(self.field, shown))
+        object.__setattr__(self, "got", cut(self.got, shown))
+        object.__setattr__(self, "allowed", cut(self.allowed, MAX_ALLOWED))
+
     def __str__(self) -> str:
         return f"{self.field}: got {self.got}; allowed: {self.allowed}"
 
 
 class SpecError(ValueError):
-    """A spec that cannot be carried out. ``problems`` has one entry for each wrong field."""
+    """A spec that cannot be carried out. ``problems`` has one entry for each wrong field.
 
-    def __init__(self, problems: Iterable[SpecProblem]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+    Parameters
+    ----------
+    more
+        Wrong fields beyond those.
+    """
+
+    def __init__(self, problems: Iterable[SpecProblem], more: int = 0) -> None:
+        given = tuple(problems)
+        self.problems = given[:MAX_PROBLEMS]
+        more += len(given) - len(self.problems)
+        lines = [str(problem) for problem in self.problems]
+        if more:
+            lines.append(f"and {more} more")
+        text = "\n".join(lines)
+        super().__init__(text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…")
 
     @classmethod
     def of(cls, field: str, got: object, allowed: str) -> "SpecError":
@@ -44,10 +82,27 @@ class SpecError(ValueError):
     @classmethod
     def from_validation(cls, model: type[BaseModel], error: ValidationError) -> "SpecError":
         """Translate pydantic's error, with what is allowed read off the model's JSON Schema."""
-        schema = model.model_json_schema()
-        problems = [_translate(schema, dict(line)) for line in error.errors(include_url=False)]
-        # Each branch of a union reports the same wrong value.
-        return cls(dict.fromkeys(problems))
+        schema = _schema_of(model)
+        found: dict[SpecProblem, None] = {}
+        lines = error.errors(include_url=False)
+        for index, line in enumerate(lines):
+            if len(found) == MAX_PROBLEMS:
+                return cls(found, more=len(lines) - index)
+            # Each branch of a union reports the same wrong value.
+            found[_translate(schema, dict(line))] = None
+        return cls(found)
+
+
+@lru_cache(maxsize=16)
+def _schema_of(model: type[BaseModel]) -> Mapping[str, Any]:
+    # Some fifty milliseconds for a spec, and a client can make errors as fast as he writes.
+    return model.model_json_schema()
+
+
+def cut(text: str, limit: int = MAX_SHOWN) -> str:
+    """A text of one line, cut so that an error stays readable."""
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    return text if text.isprintable() else "".join(c if c.isprintable() else "�" for c in text)
 
 
 def shorten(value: object) -> str:
@@ -56,7 +111,7 @@ def shorten(value: object) -> str:
         text = _REPR.repr(value)
     except ValueError:  # Python does not write integers of more than 4300 digits
         text = f"{type(value).__name__} that is too long to show"
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
+    return cut(text)
 
 
 def _translate(schema: Mapping[str, Any], line: Mapping[str, Any]) -> SpecProblem:
@@ -77,22 +132,45 @@ def _translate(schema: Mapping[str, Any], line: Mapping[str, Any]) -> SpecProble
         known = sorted({name for model in models for name in model})
         # Below an optional model the schema does not lead to an unknown field.
         field += "" if shown else f".{path[-1]}"
-        return SpecProblem(field, f"the unknown field {path[-1]!r}", f"one of {', '.join(known)}")
+        hint = field_hint(str(path[-1]), known, _methods(schema))
+        allowed = _hinted(f"one of {', '.join(known)}", hint)
+        return SpecProblem(field, f"the unknown field {shorten(path[-1])}", allowed)
     if kind == "invalid_key":
         return SpecProblem(field, f"the key {shorten(line['input'])}", "a text as a field's name")
     if kind == "missing":
         return SpecProblem(field, "nothing", _allowed(schema, node))
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        got = repr(context.get("tag", "no method name"))
+        got = shorten(context.get("tag", "no method name"))
         discriminator = _resolve(schema, node).get("discriminator", {})
         tags = str(context.get("expected_tags", "")) or ", ".join(
             sorted(discriminator.get("mapping", {}))
         )
         name = str(context.get("discriminator", "'method'")).strip("'")
-        return SpecProblem(f"{field}.{name}", got, f"one of {tags}")
+        hint = method_hint(context.get("tag"), _methods(schema))
+        return SpecProblem(f"{field}.{name}", got, _hinted(f"one of {tags}", hint))
     if kind == "not_allowed":
         return SpecProblem(field, shorten(line["input"]), context["allowed"])
-    return SpecProblem(field or "spec", shorten(line["input"]), _allowed(schema, node))
+    value = line["input"]
+    if _METHOD.fullmatch(field) and isinstance(value, str):
+        hint = method_hint(value, _methods(schema))
+        hint = f"{hint.replace('{', '[{', 1)}]" if field == "methods" and hint else hint
+    elif field == "methods" and isinstance(value, Mapping):
+        hint = "a mapping has its place inside of the list: [{method: ...}]"
+    elif kind == "string_type":
+        hint = text_hint(value)
+    else:
+        hint = number_hint(value) if kind in ("int_type", "float_type") else ""
+    return SpecProblem(field or "spec", shorten(value), _hinted(_allowed(schema, node), hint))
+
+
+def _hinted(allowed: str, hint: str) -> str:
+    return f"{hint}; {allowed}" if hint else allowed
+
+
+def _methods(schema: Mapping[str, Any]) -> list[str]:
+    """Names of all methods, as far as the schema has some."""
+    items = schema.get("properties", {}).get("methods", {}).get("items", {})
+    return sorted(items.get("discriminator", {}).get("mapping", {}))
 
 
 def _resolve(schema: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, Any]:

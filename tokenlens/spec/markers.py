@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from tokenlens.spec.decoding import MAX_MARKER_TOKENS
-from tokenlens.spec.errors import SpecError
+from tokenlens.spec.errors import SpecError, shorten
 
 MAX_SPELLINGS = 4
 """The most token sequences that are watched for one marker."""
@@ -31,7 +31,9 @@ def encode_text(tokenizer: Tokenizer, text: str, field: str) -> list[int]:
     written = tokenizer.decode(ids) if ids else ""
     if not ids or _squeeze(written) != _squeeze(text):
         raise SpecError.of(
-            field, text, f"a text that this tokenizer can write; it would write {written!r}"
+            field,
+            text,
+            f"a text that this tokenizer can write; it would write {shorten(written)}",
         )
     return ids
 

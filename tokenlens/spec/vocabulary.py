@@ -7,7 +7,7 @@ it as *given* instead of searching again.
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tokenlens.spec.errors import SpecError
+from tokenlens.spec.errors import SpecError, shorten
 from tokenlens.spec.markers import Tokenizer, encode_text
 from tokenlens.spec.texts import Texts, texts_of
 
@@ -239,7 +239,7 @@ class Vocabulary:
             raise SpecError.of(
                 field,
                 missing,
-                f"words that are one token of this tokenizer; found: {known or None}",
+                f"words that are one token of this tokenizer; found: {shorten(known or None)}",
             )
         return tuple(ids if forms == "bare" else dict.fromkeys(ids))
 

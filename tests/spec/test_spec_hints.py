@@ -1,0 +1,77 @@
+"""What people write first, and what an error tells them to write."""
+
+import pytest
+
+from tokenlens import SpecError, load_spec, parse_spec
+from tokenlens.spec import METHOD_CONFIGS, DecodingSpec
+from tokenlens.spec.hints import FLAGS
+
+SOFT = "soft_thinking"
+
+
+def said(body):
+    with pytest.raises(SpecError) as caught:
+        parse_spec(body)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("methods", "hint"),
+    [
+        ([SOFT], "say {method: soft_thinking}"),
+        (SOFT, "say [{method: soft_thinking}]"),
+        ({"method": SOFT}, "[{method: ...}]"),
+        ([{"method": "soft-thinking"}], "say {method: soft_thinking}"),
+        ([{"method": "SoftThinking"}], "say {method: soft_thinking}"),
+        (["tip", "nowait"], "say {method: nowait}"),
+    ],
+)
+def test_methods_are_mappings_in_a_list(methods, hint):
+    assert hint in said({"methods": methods})
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [("1e-2", "say 0.01: YAML"), ("1E3", "say 1000: YAML"), ("0.5", "say 0.5, without quotes")],
+)
+def test_numbers_that_came_as_texts(text, hint):
+    assert hint in said({"methods": [{"method": SOFT, "temperature": text}]})
+    assert "say" not in said({"methods": [{"method": SOFT, "temperature": "warm"}]})
+
+
+def test_yaml_s_numbers_from_a_file(tmp_path):
+    path = tmp_path / "spec.yaml"
+    path.write_text("methods: [{method: soft_thinking, min_p: 1e-2}]")
+    with pytest.raises(SpecError, match=r"methods\[0\]\.min_p: got '1e-2'; allowed: say 0\.01: "):
+        load_spec(path)
+    path.write_text("methods: [{method: nowait, words: [no, wait]}]")
+    with pytest.raises(SpecError, match=r"words\[0\]: got False; allowed: put it in quotes"):
+        load_spec(path)
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+@pytest.mark.parametrize("dress", [str, lambda f: "--" + f, lambda f: f.replace("_", "-")])
+def test_flags_of_the_papers_programs_are_known(flag, dress):
+    for body in ({dress(flag): 1}, {"methods": [{"method": SOFT, dress(flag): 1}]}):
+        if dress(flag) not in DecodingSpec.model_fields:
+            assert "; allowed: say " in said(body)
+
+
+def test_what_the_flags_are_said_to_be_is_there():
+    fields = {name for config in METHOD_CONFIGS.values() for name in config.model_fields}
+    assert {"max_entries", "top_k", "concentration", "average_thinking", "ignore_end"} <= fields
+    assert "max_entries" in FLAGS["max_topk"]
+    assert "top_k" in FLAGS["max_topk"]
+
+
+@pytest.mark.parametrize(
+    ("body", "hint"),
+    [
+        ({SOFT: {}}, "say methods: [{method: soft_thinking}]"),
+        ({"methods": [{"method": SOFT, "temprature": 1}]}, "say temperature"),
+        ({"methods": [{"method": SOFT, "top-k": 1}]}, "say top_k"),
+        ({"tracing": {}}, "say trace"),
+    ],
+)
+def test_near_misses(body, hint):
+    assert hint in said(body)

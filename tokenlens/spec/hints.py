@@ -1,0 +1,104 @@
+"""What to write instead of what people write first: flags of the papers' programs, YAML's traps."""
+
+from collections.abc import Collection
+from difflib import get_close_matches
+
+_COLD = "cold_stop of soft_thinking"
+_ENGINE = "the engine's own sampling parameters, which it uses outside of thinking"
+FLAGS = {
+    # Soft Thinking, its forks, SofT-GRPO, Latent-GRPO
+    "max_topk": "max_entries, the entries of a concept token (top_k is the filter before it)",
+    "topk": "top_k",
+    "topp": "top_p",
+    "minp": "min_p",
+    "think_end_str": "phase.think_end",
+    "enable_soft_thinking": "methods: [{method: soft_thinking}]",
+    "early_stopping_entropy_threshold": f"entropy_threshold in {_COLD}",
+    "early_stopping_length_threshold": f"patience in {_COLD}",
+    "length_threshold": f"patience in {_COLD}",
+    "gumbel_softmax_temperature": "{method: gumbel_noise, temperature: ...} in methods",
+    "gumbel_temperature": "{method: gumbel_noise, temperature: ...} in methods",
+    "use_gumbel_randomness": "{method: gumbel_noise} in methods",
+    "add_noise_gumbel_softmax": "{method: gumbel_noise} in methods",
+    "gumbel_tau": "{method: gumbel_noise, temperature: ...} in methods",
+    "dirichlet_alpha": "{method: dirichlet_noise, concentration: ...} in methods",
+    "dirichlet_temperature": "{method: dirichlet_noise, concentration: ...} in methods",
+    "add_noise_dirichlet": "{method: dirichlet_noise} in methods",
+    "noise_factor": "scale of {method: soft_grpo_noise} in methods",
+    "after_thinking_temperature": _ENGINE,
+    "after_thinking_top_p": _ENGINE,
+    "after_thinking_top_k": _ENGINE,
+    "after_thinking_min_p": _ENGINE,
+    "max_new_tokens": _ENGINE,
+    "max_tokens": _ENGINE,
+    # SwiReasoning, LEAD, SeLaR, ThinkRouter
+    "max_switch_count": "after in switch_control of swi_reasoning",
+    "termination_max_tokens": "budget and switch_control of swi_reasoning",
+    "convergence_words": "converge in switch_control of swi_reasoning",
+    "termination_words": "terminate in switch_control of swi_reasoning",
+    "window_size": "dwell_discrete in gate of swi_reasoning",
+    "alpha_0": "keep in a blend (first, enter, leave) of swi_reasoning",
+    "beta_0": "keep in a blend (first, enter, leave) of swi_reasoning",
+    "entropy_threshold": f"entropy_threshold in {_COLD}, or enter in a gate",
+    "confidence_threshold": "enter in gate of think_router",
+    # logit methods
+    "amplitude_base": "amplitude",
+    "thinking_token_budget": "{method: thinking_budget, budget: ...} in methods",
+    "max_thinking_tokens": "{method: thinking_budget, budget: ...} in methods",
+    "num_ignore": "ignore_end of s1",
+    "max_tokens_thinking_tmp": "max_thinking of s1",
+    "avg_thinking_tokens": "average_thinking of alpha_one",
+    "tau": "temperature",
+    "alpha": "concentration of dirichlet_noise, penalty of tip, or alpha of alpha_one and top_h",
+    "beta": "duration of tip",
+}
+"""Names in the papers' programs, and where the same stands in a spec."""
+
+
+def normal(name: str) -> str:
+    """A flag's name without its dashes."""
+    return name.strip().lstrip("-").replace("-", "_").lower()
+
+
+def field_hint(name: str, known: Collection[str], methods: Collection[str]) -> str:
+    """What to write for an unknown field, empty if nothing comes to mind."""
+    if len(name) > 64:
+        return ""
+    name = normal(name)
+    if name in known:
+        return f"say {name}"
+    if name in FLAGS:
+        return f"say {FLAGS[name]}"
+    if name in methods:
+        return f"say methods: [{{method: {name}}}]"
+    near = get_close_matches(name, known, n=1)
+    return f"say {near[0]}" if near else ""
+
+
+def method_hint(name: object, methods: Collection[str]) -> str:
+    """What to write for an unknown method, or for a method that is only named."""
+    if not isinstance(name, str) or len(name) > 64:
+        return ""
+    near = get_close_matches(normal(name), methods, n=1)
+    return f"say {{method: {near[0]}}}" if near else ""
+
+
+def number_hint(text: object) -> str:
+    """What to write for a number that came as a text."""
+    if not isinstance(text, str) or len(text) > 32:
+        return ""
+    try:
+        number = float(text)
+    except ValueError:
+        return ""
+    plain = repr(int(number)) if number.is_integer() else repr(number)
+    if "e" in text.lower():
+        return f"say {plain}: YAML takes {text} for a text, a number has a point before its e"
+    return f"say {plain}, without quotes"
+
+
+def text_hint(value: object) -> str:
+    """What to write for a text that came as something else."""
+    if isinstance(value, bool):
+        return "put it in quotes: YAML takes yes, no, on and off for true and false"
+    return ""

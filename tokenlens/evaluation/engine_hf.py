@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from tokenlens import assets
 from tokenlens.evaluation.arms import Sampling
-from tokenlens.evaluation.engines import EngineName, counted
+from tokenlens.evaluation.engines import EngineName, counted, opened
 from tokenlens.evaluation.records import Generated
 from tokenlens.hf import generate_kwargs, traces
 from tokenlens.spec import DecodingSpec
@@ -69,7 +69,7 @@ class HuggingFace:
         )
         new = output[:, inputs["input_ids"].shape[1] :].tolist()
         found = []
-        for ids, trace in zip(new, traces(kwargs)):
+        for row, (ids, trace) in enumerate(zip(new, traces(kwargs))):
             assert trace is not None
             counts = trace.counts
             ids = ids[: counts.tokens]
@@ -82,9 +82,14 @@ class HuggingFace:
                     forced_steps=counts.forced_steps,
                     cold_stops=counts.cold_stops,
                     finished=bool(ids) and ids[-1] in self._eos_ids(),
+                    opened=opened(tokenizer, prompts[row], texts[row], specs[row]),
                 )
             )
         return found
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See :class:`tokenlens.evaluation.engines.Engine`."""
+        return str(self.tokenizer.decode(list(ids)))
 
     def close(self) -> None:
         """Nothing is held outside this object."""

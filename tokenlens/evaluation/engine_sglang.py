@@ -5,7 +5,7 @@ from typing import Any
 
 from tokenlens import assets
 from tokenlens.evaluation.arms import Sampling
-from tokenlens.evaluation.engines import EngineName, answer, counted, prompt_ids
+from tokenlens.evaluation.engines import EngineName, answer, counted, opened, prompt_ids
 from tokenlens.evaluation.records import Generated
 from tokenlens.spec import DecodingSpec
 
@@ -55,12 +55,18 @@ class SGLang:
         ]
         ids = [prompt_ids(self._tokenizer, prompt) for prompt in prompts]
         found = []
-        for output in self._engine.generate(input_ids=ids, sampling_params=params):
+        outputs = self._engine.generate(input_ids=ids, sampling_params=params)
+        for prompt, row, spec, output in zip(prompts, ids, specs, outputs):
             record, meta = trace(output), output["meta_info"]
             assert record is not None
             ended = meta["finish_reason"]["type"] == "stop"
-            found.append(answer(self._tokenizer, output["output_ids"], ended, record))
+            is_opened = opened(self._tokenizer, prompt, self.decode(row), spec)
+            found.append(answer(self._tokenizer, output["output_ids"], ended, record, is_opened))
         return found
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See :class:`tokenlens.evaluation.engines.Engine`."""
+        return str(self._tokenizer.decode(list(ids)))
 
     def close(self) -> None:
         """End the engine's processes."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from tokenlens import assets
 from tokenlens.evaluation.arms import Sampling
-from tokenlens.evaluation.engines import EngineName, answer, counted, prompt_ids
+from tokenlens.evaluation.engines import EngineName, answer, counted, opened, prompt_ids
 from tokenlens.evaluation.records import Generated
 from tokenlens.spec import DecodingSpec
 
@@ -49,14 +49,21 @@ class VLLM:
             )
             for row, spec in enumerate(specs)
         ]
-        ids: Any = [{"prompt_token_ids": prompt_ids(self._tokenizer, p)} for p in prompts]
+        rows = [prompt_ids(self._tokenizer, prompt) for prompt in prompts]
+        ids: Any = [{"prompt_token_ids": row} for row in rows]
         found = []
-        for output in self._llm.generate(ids, params, use_tqdm=False):
+        outputs = self._llm.generate(ids, params, use_tqdm=False)
+        for prompt, row, spec, output in zip(prompts, rows, specs, outputs):
             one, record = output.outputs[0], trace(output)
             assert record is not None
             ended = one.finish_reason == "stop"
-            found.append(answer(self._tokenizer, one.token_ids, ended, record))
+            is_opened = opened(self._tokenizer, prompt, self.decode(row), spec)
+            found.append(answer(self._tokenizer, one.token_ids, ended, record, is_opened))
         return found
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See :class:`tokenlens.evaluation.engines.Engine`."""
+        return str(self._tokenizer.decode(list(ids)))
 
     def close(self) -> None:
         """End the engine's processes."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
+from tokenlens.evaluation.answers import is_open, markers_of
 from tokenlens.evaluation.arms import Sampling
 from tokenlens.evaluation.records import Generated
 from tokenlens.spec import DecodingSpec
@@ -37,8 +38,16 @@ class Engine(Protocol):
             Of the engine's sampler, for the whole batch; a spec's seed is of its own noise.
         """
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special ones included: what a spec's markers write."""
+
     def close(self) -> None:
         """Let the model go."""
+
+
+def opened(tokenizer: Any, prompt: str, rendered: str, spec: DecodingSpec) -> bool:
+    """Whether a chat template left a thought of the spec's open."""
+    return is_open(rendered, prompt, markers_of(spec.phase, tokenizer.decode))
 
 
 def counted(spec: DecodingSpec) -> DecodingSpec:
@@ -58,11 +67,15 @@ def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
     return list(found["input_ids"])
 
 
-def answer(tokenizer: Any, ids: Sequence[int], finished: bool, trace: Trace) -> Generated:
+def answer(
+    tokenizer: Any, ids: Sequence[int], finished: bool, trace: Trace, is_opened: bool
+) -> Generated:
     """What a served engine generated, as a record; special tokens are part of the text."""
     counts = trace.counts.model_dump(include=set(Generated.model_fields))
     text = tokenizer.decode(ids)
-    return Generated(**{**counts, "tokens": len(ids), "text": text, "finished": finished})
+    return Generated(
+        **{**counts, "tokens": len(ids), "text": text, "finished": finished, "opened": is_opened}
+    )
 
 
 def open_engine(name: str, model: str, **settings: Any) -> Engine:

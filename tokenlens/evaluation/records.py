@@ -1,7 +1,8 @@
 """What an evaluation leaves for each question, and the file that it grows in.
 
 Every arm has a JSON Lines file. The lines of a batch are followed by one that closes it; what has
-no such line behind it was interrupted, and is cut off when the run goes on.
+no such line behind it was interrupted, and is cut off when the run goes on. A batch that was
+generated and not yet scored is in a file beside it, ``.unscored``, from which the run goes on.
 """
 
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 from pydantic import Field
 
 from tokenlens.spec.base import StrictModel
+from tokenlens.trace.files import write_text
 
 
 class Generated(StrictModel):
@@ -24,6 +26,7 @@ class Generated(StrictModel):
     forced_steps: int = 0
     cold_stops: int = 0
     finished: bool = Field(description="ended by itself, not at the limit")
+    opened: bool = Field(False, description="the prompt ended in an open thought")
 
 
 class Record(Generated):
@@ -59,6 +62,27 @@ class RecordFile:
             os.fsync(file.fileno())
         self.records.extend(records)
         self.seconds.append(seconds)
+        self._unscored.unlink(missing_ok=True)
+
+    def keep(self, answers: Sequence[Generated], seconds: float) -> None:
+        """Put what was generated for the next batch on disk, before it is scored."""
+        lines = [json.dumps([self.batches, seconds]), *(one.model_dump_json() for one in answers)]
+        write_text(self._unscored, "".join(f"{line}\n" for line in lines))
+
+    def kept(self) -> tuple[list[Generated], float] | None:
+        """What was generated for the next batch and not scored, and the seconds that it took."""
+        if not self._unscored.exists():
+            return None
+        # A text may hold what splitlines() takes for the end of a line.
+        head, *lines = self._unscored.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        batch, seconds = json.loads(head)
+        if batch != self.batches:
+            return None
+        return [Generated.model_validate_json(line) for line in lines], seconds
+
+    @property
+    def _unscored(self) -> Path:
+        return self.path.with_suffix(".unscored")
 
     def _resume(self) -> None:
         whole = at = 0

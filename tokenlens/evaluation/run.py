@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from tokenlens import __version__
+from tokenlens.evaluation.answers import answer_part, markers_of
 from tokenlens.evaluation.arms import Arm
 from tokenlens.evaluation.engines import Engine
 from tokenlens.evaluation.records import Record, RecordFile
@@ -78,7 +79,8 @@ def evaluate(
 
     Notes
     -----
-    An answer that did not end by itself within ``max_new_tokens`` counts as wrong.
+    An answer that did not end by itself within ``max_new_tokens`` counts as wrong, and so does one
+    whose thinking never ended. A batch is on disk before it is scored. May be called in any thread.
     """
     limit = max_new_tokens or task.max_new_tokens
     settings = {
@@ -141,28 +143,36 @@ def _run_batch(
     seed: int,
     limit: int,
 ) -> None:
-    began = perf_counter()
-    # The same noise for a question in every arm, so that arms differ in what they are about.
-    specs = [
-        arm.spec.model_copy(update={"seed": _seed(arm.spec.seed or 0, seed, q.id, n)})
-        for q, n in batch
-    ]
-    found = engine.generate(
-        [question.prompt for question, _ in batch],
-        specs,
-        arm.sampling,
-        max_new_tokens=limit,
-        seed=_seed(seed, file.batches) % (1 << 31),
-    )
-    seconds = perf_counter() - began
+    kept = file.kept()
+    if kept is None:
+        began = perf_counter()
+        # The same noise for a question in every arm, so that arms differ in what they are about.
+        specs = [
+            arm.spec.model_copy(update={"seed": _seed(arm.spec.seed or 0, seed, q.id, n)})
+            for q, n in batch
+        ]
+        answers = engine.generate(
+            [question.prompt for question, _ in batch],
+            specs,
+            arm.sampling,
+            max_new_tokens=limit,
+            seed=_seed(seed, file.batches) % (1 << 31),
+        )
+        seconds = perf_counter() - began
+        # Whatever happens while it is scored, it is not generated again.
+        file.keep(answers, seconds)
+    else:
+        answers, seconds = kept
+    markers = markers_of(arm.spec.phase, getattr(engine, "decode", None))
     records = [
         Record(
-            **dict(answer),
+            **dict(one),
             question=question.id,
             sample=number,
-            correct=answer.finished and task.score(question, answer.text),
+            correct=one.finished
+            and bool(task.score(question, answer_part(one.text, markers, one.opened))),
         )
-        for (question, number), answer in zip(batch, found, strict=True)
+        for (question, number), one in zip(batch, answers, strict=True)
     ]
     file.add(records, seconds)
 

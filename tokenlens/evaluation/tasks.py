@@ -6,17 +6,14 @@ Countdown comes with the package. The others are read from files that you have: 
 
 import json
 import random
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from tokenlens.evaluation import countdown
-
-END_MARKS = re.compile(r"<\|[a-z_]+\|>|<[/]?s>|<｜[^｜]+｜>")
-"""Ends of turn of the usual chat templates: no part of an answer."""
+from tokenlens.evaluation import countdown, math_score
+from tokenlens.evaluation.answers import answer_part, letter_of, math_answer, plain
+from tokenlens.trace.files import open_regular
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,9 @@ class Task:
     Parameters
     ----------
     score
-        Whether a text (everything generated) answers the question.
+        Whether a text answers the question. An evaluation hands it what follows the thinking, as
+        the spec's markers say (an :class:`tokenlens.evaluation.answers.Answer`); of any other text
+        the tasks here cut off the thinking themselves, between ``<think>`` and ``</think>``.
     max_new_tokens
         What an answer may take where the user says nothing.
     """
@@ -78,18 +77,13 @@ def load_task(
             " id, question and answer"
         )
     template, score, tokens = FILE_TASKS[name]
+    if score is score_math:
+        # Before anything is generated, not when it is to be scored.
+        math_score.check()
     questions = _read(data, template, seed, choices=name == "gpqa")
     if limit is not None and limit < len(questions):
         questions = random.Random(f"{name}:{seed}").sample(questions, limit)
     return Task(name, tuple(questions), score, tokens)
-
-
-def answer_part(text: str) -> str:
-    """What follows the thinking; nothing where the thinking never ended."""
-    _, marker, after = text.rpartition("</think>")
-    if not marker and "<think>" in after:
-        return ""
-    return END_MARKS.sub("", after).strip()
 
 
 def _countdown(name: str, size: int, seed: int) -> Task:
@@ -106,17 +100,17 @@ def _countdown(name: str, size: int, seed: int) -> Task:
 
 
 def _score_countdown(problems: dict[str, countdown.Problem], question: Question, text: str) -> bool:
-    return countdown.check_answer(problems[question.id], text)
+    return countdown.check_answer(problems[question.id], answer_part(text))
 
 
 def _read(path: Path, template: str, seed: int, choices: bool) -> list[Question]:
     found: dict[str, Question] = {}
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
+    with open_regular(path) as file:
+        for number, raw in enumerate(file, 1):
+            if not raw.strip():
                 continue
             try:
-                data = json.loads(line)
+                data = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
                 values = {key: str(data[key]) for key in ("id", "question", "answer")}
                 options = [str(option) for option in data["choices"]] if choices else []
             except (ValueError, KeyError, TypeError) as error:
@@ -149,24 +143,18 @@ def _question(
 
 
 def score_math(question: Question, text: str) -> bool:
-    """Whether the answer is mathematically equal (math-verify: parsed, never evaluated as code)."""
-    try:
-        from math_verify import parse, verify
-    except ImportError:
-        raise ImportError(
-            "scoring this task needs math-verify: install tokenlens-decoding with its eval extra"
-        ) from None
-    gold: Any = parse(f"\\boxed{{{question.answer}}}")
-    return bool(verify(gold, parse(answer_part(text))))
+    """Whether the answer is mathematically equal (math-verify: parsed, never evaluated as code).
+
+    The answer is what :func:`tokenlens.evaluation.answers.math_answer` finds.
+    """
+    math_score.check()
+    found = math_answer(answer_part(text))
+    return found is not None and math_score.equal(f"\\boxed{{{plain(question.answer)}}}", found)
 
 
 def score_choice(question: Question, text: str) -> bool:
-    """Whether the last letter that the answer puts in a box, or names as its answer, is right."""
-    found = re.findall(
-        r"\\boxed\{\s*(?:\\text\{)?\s*\(?([A-J])\b|[Aa]nswer(?: is|:)?\s*\**\(?([A-J])\b",
-        answer_part(text),
-    )
-    return bool(found) and next(filter(None, found[-1])) == question.answer
+    """Whether the letter that :func:`tokenlens.evaluation.answers.letter_of` finds is right."""
+    return letter_of(answer_part(text)) == question.answer
 
 
 BOXED = "{question}\n\nPlease reason step by step, and put your final answer within \\boxed{{}}."

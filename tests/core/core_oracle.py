@@ -110,7 +110,8 @@ class Oracle:
         self.history = list(prompt)
         self.position = len(prompt) if position is None else position
         self.phase = self._phase_of(list(prompt))
-        if self.soft and self.soft.start == "first_token":
+        self.from_first_token = bool(self.soft) and self.soft.start == "first_token"
+        if self.from_first_token:
             self.phase = THINKING
         self.thinking_tokens = self.generated = 0
         self.counter = self.cold_stops = 0
@@ -147,7 +148,8 @@ class Oracle:
             if self.phase == THINKING and self.thinking_tokens >= after and not was_done:
                 if forcing is None:
                     forcing, at = list(text if text is not None else self.ends[0]), 0
-                done[index] = True
+                # A text that ends thinking ends it whenever it is opened.
+                done[index] = text is not None and not self._ends_thinking(text)
         facts = self._facts(row)
         counter, cold_stops, aborted = self.counter, self.cold_stops, self.aborted
         latent, forced, recorded = False, False, None
@@ -234,10 +236,10 @@ class Oracle:
         self.position += 1
         self.generated += 1
         self.thinking_tokens += before == THINKING
-        if self.phase == PROMPT and self._ends_with(self.starts):
-            self.phase = THINKING
-        if self.phase != ANSWER and self._ends_with(self.ends):
+        if self._ends_with(self.ends):
             self.phase = ANSWER
+        elif self._ends_with(self.starts) and not self.from_first_token:
+            self.phase = THINKING
         as_recorded = token == intent["recorded"]
         if self.forcing is not None:
             self.at = self.at + 1 if as_recorded else 0
@@ -260,6 +262,12 @@ class Oracle:
             # Rows that neither record nor read the statistics may be spared them.
             "statistics": self.traced or bool(self.soft and self.soft.cold_stop),
         }  # fmt: skip
+
+    def _ends_thinking(self, text):
+        last = [max([i for i in range(len(text)) if any(list(text[i : i + len(m)]) == list(m)
+                     for m in markers)], default=-1)
+                for markers in (self.starts, self.ends)]  # fmt: skip
+        return last[1] > last[0]
 
     def _ends_with(self, markers):
         return any(self.history[-len(m) :] == list(m) for m in markers)

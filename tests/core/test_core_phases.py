@@ -47,8 +47,20 @@ def test_the_phase_after_a_prompt(case):
     assert phase_of(prompt) == wanted
 
 
-def test_without_a_tokenizer_text_behind_the_end_cannot_be_told_from_blanks():
-    assert phase_of([START, END, LETTER], tokenizer=None) == Phase.ANSWER
+@pytest.mark.parametrize("behind", [[LETTER], [LETTER, EOS, 8, 9], [EOS]])
+def test_without_a_tokenizer_a_finished_thought_is_an_earlier_turn_s(behind):
+    prompt = [START, END, *behind]
+    assert phase_of(prompt, tokenizer=None) == Phase.PROMPT
+    solo = Solo(SOFT, prompt=prompt)
+    solo.run(peaked(START), START)
+    assert solo.run(peaked(9)).latent
+
+
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, None])
+@pytest.mark.parametrize("behind", [[EOS], [LETTER, EOS, BLANK], [EOS, 8, 9]])
+def test_an_open_start_in_front_of_the_end_of_a_turn_is_somebody_else_s(behind, tokenizer):
+    assert phase_of([8, START, *behind], tokenizer=tokenizer) == Phase.PROMPT
+    assert phase_of([8, START, *behind, START, 9], tokenizer=tokenizer) == Phase.THINKING
 
 
 @pytest.mark.parametrize("case", PROMPTS)
@@ -84,37 +96,77 @@ def test_a_marker_of_several_tokens_crosses_steps():
     assert phases == [Phase.THINKING] * 6 + [Phase.ANSWER]
 
 
-def test_an_answer_is_for_good():
-    solo = Solo(SOFT, prompt=[START])
-    for token in (END, START, 9):
+def phases_of(solo, tokens):
+    found = []
+    for token in tokens:
         solo.run(peaked(token), token)
+        found.append(solo.column(PHASE))
+    return found
+
+
+@pytest.mark.parametrize("markers", [MARKERS, PhaseConfig(think_start=(START,), think_end=(4, 6))])
+def test_thinking_may_be_opened_again(markers):
+    solo = Solo(SOFT, prompt=[START], phase=markers)
+    end = list(markers.think_end)
+    phases_of(solo, [9, *end, 8])
     assert solo.column(PHASE) == Phase.ANSWER
     assert not solo.latent
+    assert phases_of(solo, [START]) == [Phase.THINKING]
+    assert solo.run(peaked(9)).latent
+    assert phases_of(solo, end)[-1] == Phase.ANSWER
+    assert solo.column(THINKING_TOKENS) == 2 + 2 * len(end)
 
 
-def test_every_spelling_of_a_marker_is_seen():
-    class Merging(Letters):
-        """Writes ``</>`` as 3 tokens, and ``>`` with a newline behind it as one."""
+def test_where_thinking_begins_with_the_first_token_it_is_over_for_good():
+    published = SoftThinking(profile="published", top_k=8, max_entries=8, start="first_token")
+    assert phases_of(Solo(published), [9, END, START]) == [1, 2, 2]
 
-        pieces = ("<", "/", ">", ">\n", "\n", "a", "(")
 
-        def encode(self, text, *, add_special_tokens=True):
-            ids = []
-            while text:
-                piece = max((p for p in self.pieces if text.startswith(p)), key=len)
-                ids.append(self.pieces.index(piece))
-                text = text[len(piece) :]
-            return ids
+def test_controls_end_thinking_whenever_it_is_opened():
+    for method, first in ((NoThinking(), 0), (AnswerNow(after=2), 2)):
+        solo = Solo(method)
+        assert visible(solo, peaked(9), first + 2) == [9] * first + [END, 9]
+        solo.run(peaked(START), START)
+        assert visible(solo, peaked(9), 2) == [END, 9]
 
-        def decode(self, ids, **kwargs):
-            return "".join(self.pieces[i] for i in ids)
 
+class Merging(Letters):
+    """Writes ``</>`` as 3 tokens, and its ends also merged with what stands beside them."""
+
+    pieces = ("<", "/", ">", ">\n", "\n", "a", "(", ".<", "></", ">.")
+
+    def encode(self, text, *, add_special_tokens=True):
+        ids = []
+        while text:
+            piece = max((p for p in self.pieces if text.startswith(p)), key=len)
+            ids.append(self.pieces.index(piece))
+            text = text[len(piece) :]
+        return ids
+
+    def decode(self, ids, **kwargs):
+        return "".join(self.pieces[i] for i in ids)
+
+
+@pytest.mark.parametrize(
+    ("ending", "at"),
+    [([0, 1, 2], 2), ([0, 1, 3], 2), ([5, 7, 1, 9], 3), ([0, 0, 1, 2], 3), ([0, 1, 8, 2], 2)],
+)
+def test_a_marker_of_several_tokens_is_seen_in_every_surrounding(ending, at):
     phase = PhaseConfig(think_start="(", think_end="</>")
-    for ending in ([0, 1, 2], [0, 1, 3]):
-        solo = Solo(SOFT, prompt=[6], phase=phase, tokenizer=Merging(), eos=())
-        for token in ending:
-            solo.run(peaked(token), token)
-        assert solo.column(PHASE) == Phase.ANSWER
+    solo = Solo(SOFT, prompt=[6], phase=phase, tokenizer=Merging(), eos=())
+    found = phases_of(solo, ending)
+    assert found == [Phase.THINKING] * at + [Phase.ANSWER] * (len(ending) - at)
+
+
+def test_what_stands_behind_a_marker_in_its_token_is_answer():
+    phase = PhaseConfig(think_start="(", think_end="</>")
+    tokenizer = Merging()
+    for prompt, wanted in (([6, 0, 1, 3], Phase.ANSWER), ([6, 0, 1, 9], Phase.PROMPT)):
+        solo = Solo(SOFT, prompt=prompt, phase=phase, tokenizer=tokenizer, eos=())
+        assert solo.column(PHASE) == wanted
+    # The marker may begin in the prompt's last token.
+    solo = Solo(SOFT, prompt=[6, 7, 1], phase=phase, tokenizer=tokenizer, eos=())
+    assert phases_of(solo, [3]) == [Phase.ANSWER]
 
 
 # Forced sequences.

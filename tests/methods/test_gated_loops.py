@@ -37,6 +37,8 @@ from tokenlens.spec import (
 
 VOCAB, HIDDEN, STEPS, BATCH = 13, 6, 40, 250
 PAD, START, END, NEWLINE, EOS = 7, 8, 9, 10, 11
+# The programs do not look for one: this one is in no sequence.
+OPENS = (START,) * 5
 MATH = (3, 4)
 TABLE = torch.randn(VOCAB, HIDDEN, generator=torch.Generator().manual_seed(1))
 TOLERANCE = 2e-5
@@ -103,11 +105,11 @@ def scripts(draw, number, greedy):
 def of_core(configs, shown, drawn):
     """Tokens and fed vectors of a batch, step by step; whether the row was still going."""
     core = Core(max_slots=len(configs), vocab_size=VOCAB, host=Tables())
-    phase = PhaseConfig(think_start=(START,), think_end=(END,))
+    phase = PhaseConfig(think_start=OPENS, think_end=(END,))
     for slot, config in enumerate(configs):
         spec = DecodingSpec(methods=(config,), phase=phase)
         request = bind(spec, tokenizer=Letters(), vocab_size=VOCAB, eos_ids=(EOS,))
-        core.add(slot, request, [START])
+        core.add(slot, request, OPENS)
     slots = torch.arange(len(configs))
     tokens, fed = [], []
     for place in range(STEPS):
@@ -336,14 +338,14 @@ def test_an_end_beneath_an_injected_token_counts_as_often_as_it_is_drawn(tempera
             after=1, converge="a", terminate="b", temperature=temperature
         ),
     })  # fmt: skip
-    phase = PhaseConfig(think_start=(START,), think_end=(END,))
+    phase = PhaseConfig(think_start=OPENS, think_end=(END,))
     core = Core(max_slots=number, vocab_size=VOCAB)
     request = bind(
         DecodingSpec(methods=(config,), phase=phase, seed=4),
         tokenizer=Letters(), vocab_size=VOCAB, eos_ids=(EOS,),
     )  # fmt: skip
     for slot in range(number):
-        core.add(slot, request, [START], 1 + slot)
+        core.add(slot, request, OPENS, 1 + slot)
     slots = torch.arange(number)
     beneath = torch.full((VOCAB,), -30.0)
     beneath[END], beneath[0] = 1.0, 2.0

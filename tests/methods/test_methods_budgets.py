@@ -52,10 +52,32 @@ def test_vllms_other_runs():
     assert decode(budget(3), prompt=(16,), favourite=opens(3)).index(END) == 7
 
 
-def test_a_second_block_is_not_counted_again():
-    out = decode(budget(2), favourite=lambda at: START if at == 4 else OTHER, steps=20)
-    assert out[:5] == [OTHER, OTHER, END, OTHER, START]
-    assert END not in out[5:]
+def test_a_second_block_is_counted_too():
+    def opens(*steps):
+        return lambda at: START if at in steps else OTHER
+
+    # Nothing is left for it.
+    out = decode(budget(2), favourite=opens(4), steps=9)
+    assert out == [OTHER, OTHER, END, OTHER, START, END, OTHER, OTHER, OTHER]
+
+    # The first block ended by itself: the second one has the rest.
+    def own_end(at):
+        return {1: END, 3: START}.get(at, OTHER)
+
+    out = decode(budget(5), favourite=own_end, steps=9)
+    assert out == [OTHER, END, OTHER, START, OTHER, OTHER, OTHER, END, OTHER]
+
+
+def test_s1_prolongs_a_second_block_and_ends_it():
+    wants = [OTHER, END, 16, END, 16, START, END, 16, 16]
+    assert Bench(S1(ignore_end=1)).decode(9, wants) == [
+        *(OTHER, 5, 16, END, 16, START, END, 16, 16)
+    ]
+    assert Bench(S1(ignore_end=2)).decode(9, [OTHER, END, 16, 16, END, START, 16, 16, END]) == [
+        *(OTHER, 5, 16, 16, 5, START, 16, 16, END)
+    ]
+    out = Bench(S1(ignore_end=0, max_thinking=3)).decode(7, [OTHER, END, 16, START, 16, 16, 16])
+    assert out == [OTHER, END, 16, START, 16, END, 16]
 
 
 def test_the_whole_output_can_be_counted():
@@ -197,7 +219,8 @@ def test_s1_with_a_long_marker():
     markers = PhaseConfig(think_start=(START,), think_end=(18, 19))
     wants = [OTHER, 18, 19, 16, 18, 19, 16]
     out = Bench(S1(ignore_end=1), phase=markers).decode(len(wants), wants)
-    assert out == [OTHER, 18, WAIT, 16, 18, 19, 16]
+    # Its first token decides: nothing of the marker stays.
+    assert out == [OTHER, WAIT, 19, 16, 18, 19, 16]
 
 
 def test_a_replaced_end_is_as_frequent_as_a_sampled_one():

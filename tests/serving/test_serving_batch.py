@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokenlens.core import Core, bind
+from tokenlens.core import Core, Phase, bind
 from tokenlens.serving.batch import REWIND_STEPS, Batch
 from tokenlens.serving.embedding import Calls
 from tokenlens.serving.store import PAGE, ConceptStore, entry_bytes
@@ -187,6 +187,82 @@ def test_a_request_that_lost_its_history_is_reported():
         batch.resume(name, 4)
     batch.begin(["a", "b"], np.array([0, 0]), np.array([6, 6]))
     assert batch.failed == {"b"}
+
+
+def blocks(number):
+    """Logits with which thinking ends and begins again, in answers of several pages."""
+    ends, starts = (20, 300, 330), (280, 310)
+    logits = logits_of(3, number)
+    logits[[1, 2]] = -50.0
+    if number in starts + ends:
+        logits[1 if number in starts else 2] = 50.0
+    return logits
+
+
+def write_blocks(batch, steps, lag):
+    """One request alone, its reports ``lag`` steps late; returns what was fed and pages in use."""
+    request = bind(parse_spec(SPEC), tokenizer=None, vocab_size=VOCAB)
+    batch.admit("a", request, [3, 1], 2)
+    computed, count, mixtures, used, reports = 0, 2, [], [], []
+    for number in range(steps):
+        batch.begin(["a"], np.array([computed]), np.array([count]))
+        if number:
+            mixtures.append(fed(batch, 0))
+        batch.commit(batch.decide(blocks(number)[None]).argmax(dim=1))
+        totals = batch.totals()[0].tolist()
+        reports.append((totals[0], totals[-1] == Phase.ANSWER))
+        if number >= lag:
+            batch.saw("a", *reports[number - lag], 0)
+        computed, count = computed + count, 1
+        used.append(batch.store.pages_in_use)
+    return mixtures, used
+
+
+def replay(batch, steps):
+    """What is fed when a preempted request comes back."""
+    batch.preempt("a")
+    batch.resume("a", steps)
+    batch.begin(["a"], np.array([0]), np.array([2 + steps]))
+    return [fed(batch, 2 + number) for number in range(steps - 1)]
+
+
+def same(mixture, token):
+    return mixture in (None, ((token,), (1.0,)))
+
+
+@pytest.mark.parametrize("lag", [0, 1, REWIND_STEPS])
+@pytest.mark.parametrize("steps", [200, 281, 284, 305, 340])
+def test_an_answer_needs_no_pages_until_thinking_is_opened_again(steps, lag):
+    batch = make(max_tokens=500)
+    mixtures, used = write_blocks(batch, steps, lag)
+    mixed = [i for i, mixture in enumerate(mixtures) if mixture and len(mixture[0]) > 1]
+    assert any(i < 20 for i in mixed)
+    assert not any(20 <= i < 280 for i in mixed)
+    # The page in which thinking ended, and the newest ones.
+    assert max(used) <= 4
+    if steps == 340:
+        assert any(280 <= i < 300 for i in mixed)
+        assert any(310 <= i < 330 for i in mixed)
+    again = replay(batch, steps)
+    for number, (before, now) in enumerate(zip(mixtures, again, strict=True)):
+        token = int(blocks(number).argmax())
+        assert before == now or (same(before, token) and same(now, token)), number
+    assert not batch.failed
+    batch.finish(["a"])
+    assert batch.store.pages_in_use == 0
+
+
+def test_an_answer_without_a_page_is_not_lost():
+    batch = make(pages=1, max_tokens=500)
+    write_blocks(batch, 200, 0)
+    assert len(replay(batch, 200)) == 199
+    assert not batch.failed
+    batch = make(pages=1, max_tokens=500)
+    # A second block without a page is.
+    batch.store.give_back = lambda *arguments: None
+    write_blocks(batch, 340, 0)
+    replay(batch, 340)
+    assert batch.failed == {"a"}
 
 
 def test_other_uses_of_the_sampler_are_left_alone():

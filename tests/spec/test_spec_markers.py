@@ -7,7 +7,7 @@ import pytest
 import tokenlens
 from tokenlens import SpecError, preset
 from tokenlens.spec import encode_text, preset_names, resolve_marker
-from tokenlens.spec.markers import MAX_SPELLINGS
+from tokenlens.spec.markers import marker_of, stands_alone
 
 TINY = Path(tokenlens.__file__).parent / "assets" / "tiny-reasoner-small"
 
@@ -64,18 +64,18 @@ def test_an_explicit_marker_may_take_several_tokens():
     assert words(PIECES, resolve(PIECES, "</think>")) == [["</", "think", ">"]]
 
 
-def test_spellings_that_depend_on_the_surroundings_are_found():
-    found = words(MERGING, resolve(MERGING, "</think>"))
-    assert found[0] == ["</", "think", ">"]
-    assert ["</", "think", ">\n"] in found
-    assert ["</", "think", ">\n\n"] in found
-    assert ["\n</", "think", ">"] in found
-    assert len(found) <= MAX_SPELLINGS
+def test_a_marker_of_ordinary_tokens_is_followed_as_text():
+    for marker in ("</think>", "a"):
+        found = marker_of(MERGING, marker, default="", field="phase.think_end")
+        assert found.text == marker.encode()
+    assert marker_of(MERGING, (3, 4), default="", field="phase.think_end").text is None
 
 
-def test_without_surroundings_only_the_canonical_spelling_is_found(monkeypatch):
-    monkeypatch.setattr("tokenlens.spec.markers.SURROUNDINGS", ())
-    assert len(resolve(MERGING, "</think>")) == 1
+def test_an_added_token_is_followed_as_itself(tiny):
+    end = tiny.convert_tokens_to_ids("</think>")
+    assert stands_alone(tiny, end)
+    assert not stands_alone(tiny, tiny.encode("wait")[0])
+    assert marker_of(tiny, None, default="</think>", field="phase.think_end") == ((end,), None)
 
 
 def test_a_marker_given_as_ids_needs_no_tokenizer():

@@ -18,6 +18,7 @@ from tokenlens.core import phases
 from tokenlens.core.feed import FeedPlan
 from tokenlens.core.host import Host, base_vectors
 from tokenlens.core.intents import Intent, Intents
+from tokenlens.core.marker_table import MarkerTable
 from tokenlens.core.past import Parked, Past, copy_of, paste
 from tokenlens.core.request import Request
 from tokenlens.core.slots import SlotTable
@@ -66,6 +67,7 @@ from tokenlens.methods.base import (
     Signals,
     overrides,
 )
+from tokenlens.methods.markers import STATE
 from tokenlens.methods.registry import METHODS, NOTES
 from tokenlens.spec import SpecError, refuse_needs
 from tokenlens.spec import base as spec_base
@@ -166,6 +168,7 @@ class Core:
         self.table = SlotTable(max_slots, fields, self.device)
         # What `step` intends; becomes the state when a token is committed.
         self._intents = Intents(self.table, self.width)
+        self.marker_table = MarkerTable(vocab_size, self.device)
         self.feed = FeedPlan(max_slots, self.width, self.device)
         self._host, self._engine = host, engine
         # [max_slots + 2, hidden] and [max_slots + 2, width]: of the rows that were stepped
@@ -210,6 +213,7 @@ class Core:
                     f"at most the {self.width} entries that this core was made for",
                 )
         refuse_needs(request.spec, self._engine, self._host.hosts if self._host else ())
+        automaton = request.markers.automaton
         if BLENDS in request.traits:
             if self.width <= MAX_ANCHORS:
                 raise SpecError.of("width", self.width, f"more than {MAX_ANCHORS}, for blends")
@@ -219,22 +223,38 @@ class Core:
             self._scores = torch.zeros(self.table.max_slots + 2, self.width, device=self.device)
         if TRACED in request.traits and len(self._notes) == 0:
             self._notes = torch.zeros(self.table.max_slots + 2, len(NOTES), device=self.device)
+        if automaton is not None:
+            # First what may be refused.
+            self.marker_table.enter(automaton)
         self.remove(slot)
+        if automaton is not None:
+            values.update(self.marker_table.columns(automaton, int(values[STATE])))  # type: ignore[arg-type]
         self.table.write(slot, values)
         self._intents.forget(slot)
         self._enter(slot, request)
 
     def remove(self, slot: int) -> None:
         """Forget a slot's request, if it has one."""
+        request = self._leave(slot)
+        if request is not None:
+            self._release(request)
+
+    def _leave(self, slot: int) -> Request | None:
         request = self._request_of.pop(slot, None)
         if request is None:
-            return
+            return None
         self._live.subtract(request.methods)
         self._traits.subtract(request.traits)
         self._notice_live()
         self.table.write(slot, {})
         self._intents.forget(slot)
         self.feed.clear(slot)
+        return request
+
+    def _release(self, request: Request) -> None:
+        """Nobody needs a request's markers any more."""
+        if request.markers.automaton is not None:
+            self.marker_table.leave(request.markers.automaton)
 
     def rewind(self, slot: int, generated: int) -> None:
         """Take back a slot's newest tokens: it is as it was when it had ``generated`` of them.
@@ -254,8 +274,13 @@ class Core:
             copy_of(self.table, slot),
             None if self._past is None else self._past.copy_of(slot),
         )
-        self.remove(slot)
+        # Its state says where its markers are: they stay.
+        self._leave(slot)
         return parked
+
+    def drop(self, parked: Parked) -> None:
+        """Forget a parked request, which will not come back."""
+        self._release(parked.request)
 
     def unpark(self, slot: int, parked: Parked) -> None:
         """Put a parked request into a slot; what it was fed last is the engine's to remember."""
@@ -325,8 +350,7 @@ class Core:
 
     def _decide(self, logits: Tensor, slots: Tensor) -> tuple[Tensor, Intent]:
         hooks = self._hooks
-        rows = self.table.gather(slots, self._live_traits)
-        rows.vocab_size, rows.holes = self.vocab_size, self._holes
+        rows = self._with_tables(self.table.gather(slots, self._live_traits))
         for method in hooks["control"]:
             method.control(rows)
         for method in hooks["edit"]:
@@ -359,6 +383,12 @@ class Core:
         if TRACED in self._live_traits:
             self._notes.index_copy_(0, slots, _noted(rows))
         return logits, intent
+
+    def _with_tables(self, rows: Rows) -> Rows:
+        """Rows with what hooks look up beside their columns."""
+        rows.vocab_size, rows.holes = self.vocab_size, self._holes
+        rows.marker_tables = self.marker_table.tensors
+        return rows
 
     def _observe(
         self, logits: Tensor, rows: Rows
@@ -444,6 +474,7 @@ class Core:
 
     def _commit(self, sampled: Tensor, slots: Tensor, advance: Tensor | None) -> Step:
         rows, intent = self._intents.take(slots, self._live_traits)
+        self._with_tables(rows)
         # Engines pad a batch's finished rows; those tokens belong to nobody.
         going = rows[GOING]
         advance = going if advance is None else advance & going

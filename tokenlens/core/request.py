@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from tokenlens_kernels import philox
 
 from tokenlens.core import phases
+from tokenlens.core.markers import Markers, resolve
 from tokenlens.methods.base import (
     END_IDS,
     END_LENGTH,
@@ -23,6 +24,7 @@ from tokenlens.methods.base import (
     Phase,
     Value,
 )
+from tokenlens.methods.markers import LONG_MARKERS, STATE
 from tokenlens.methods.registry import METHODS
 from tokenlens.spec import (
     DecodingSpec,
@@ -31,9 +33,9 @@ from tokenlens.spec import (
     Tokenizer,
     Vocabulary,
     encode_text,
-    resolve_marker,
 )
 from tokenlens.spec.decoding import MARKERS_DIFFER, THINK_END, THINK_START
+from tokenlens.spec.markers import Marker, marker_of
 from tokenlens.spec.registry import LATENT_METHODS
 
 MAX_EOS_IDS = EOS_IDS.size
@@ -61,9 +63,7 @@ class Request:
     methods: frozenset[str]
     traits: frozenset[str]
     columns: Mapping[Field, Value]
-    start_markers: tuple[tuple[int, ...], ...]
-    end_markers: tuple[tuple[int, ...], ...]
-    tokenizer: Tokenizer | None
+    markers: Markers
     from_first_token: bool
     found: Mapping[str, tuple[int, ...]]
     index: int = 0
@@ -71,6 +71,16 @@ class Request:
     def seeded(self, spec: DecodingSpec) -> "Request":
         """The request of a spec that is the same but for its seed."""
         return replace(self, spec=spec, columns={**self.columns, SEED: spec.seed or 0})
+
+    @property
+    def start_markers(self) -> tuple[tuple[int, ...], ...]:
+        """The tokens of what opens thinking, as they would be written."""
+        return tuple(marker.ids for marker in self.markers.starts)
+
+    @property
+    def end_markers(self) -> tuple[tuple[int, ...], ...]:
+        """The tokens of what ends it; the first is the one that is forced."""
+        return tuple(marker.ids for marker in self.markers.ends)
 
     def sample(self, index: int) -> "Request":
         """The request of the n-th sample of one prompt: the same but for its noise.
@@ -102,17 +112,15 @@ class Request:
         position
             Index of the first generated token in its sequence, which is the prompt's length.
         """
-        phase = Phase.THINKING
-        if not self.from_first_token:
-            phase = phases.phase_after_prompt(
-                prompt_ids, self.start_markers, self.end_markers, self.tokenizer
-            )
+        phase, thinking, entry = self.markers.after(prompt_ids)
+        if self.from_first_token:
+            phase = Phase.THINKING
         return {
             **self.columns,
             PHASE: int(phase),
             POSITION: position,
-            PROMPT_THINKING: phases.thinking_in_prompt(prompt_ids, phase, self.start_markers),
-            phases.RECENT: phases.pack_recent(prompt_ids),
+            PROMPT_THINKING: thinking,
+            STATE: entry,
         }
 
 
@@ -123,6 +131,7 @@ def bind(
     vocab_size: int,
     eos_ids: Sequence[int] = (),
     given: Mapping[str, Sequence[int]] | None = None,
+    turn_ends: Sequence[int] = (),
 ) -> Request:
     """Resolve a spec for one model.
 
@@ -134,6 +143,8 @@ def bind(
         Tokens that the tokenizer has; logits beyond it are padding.
     eos_ids
         Tokens that end the request.
+    turn_ends
+        Tokens that end a turn of a conversation, beside these and those that the tokenizer tells.
     given
         Sets of tokens that were found when it was bound before (:attr:`Request.found`); they are
         checked, and not searched for again.
@@ -153,27 +164,27 @@ def bind(
         names.add("trace")
     phase = spec.phase
     try:
-        starts = resolve_marker(
-            tokenizer, phase.think_start, default=THINK_START, field="phase.think_start"
-        )
-        ends = resolve_marker(
-            tokenizer, phase.think_end, default=THINK_END, field="phase.think_end"
-        )
+        starts = [
+            marker_of(tokenizer, phase.think_start, default=THINK_START, field="phase.think_start")
+        ]
+        ends = [marker_of(tokenizer, phase.think_end, default=THINK_END, field="phase.think_end")]
     except SpecError:
         if spec.methods:
             raise
         # Nothing but a trace was asked for: a model that does not think has one too.
         starts, ends = [], []
     # One may be given as a text and the other as the ids of that text.
-    if any(start in ends for start in starts):
+    if any(start.ids == end.ids for start in starts for end in ends):
         got = f"{phase.think_start!r} as think_start and {phase.think_end!r} as think_end"
         raise SpecError([SpecProblem("phase", got, MARKERS_DIFFER)])
     latent = next((c for c in spec.methods if c.method in LATENT_METHODS), None)
     forced_end = getattr(latent, "forced_end", "marker")
     if forced_end != "marker" and ends:
-        ends = [ends[0][-1:] if forced_end == "last_token" else ends[0][:1]]
-    for field, markers in (("phase.think_start", starts), ("phase.think_end", ends)):
-        for token in (token for marker in markers for token in marker):
+        # What is forced is then what is looked for: one token.
+        ids = ends[0].ids
+        ends = [Marker(ids[-1:] if forced_end == "last_token" else ids[:1])]
+    for field, named in (("phase.think_start", starts), ("phase.think_end", ends)):
+        for token in (token for marker in named for token in marker.ids):
             if token >= vocab_size:
                 raise SpecError.of(field, token, f"token ids below the vocabulary's {vocab_size}")
     if len(eos_ids) > MAX_EOS_IDS:
@@ -198,15 +209,26 @@ def bind(
         text = getattr(config, "text", None)
         if text is not None:
             texts[config.method] = encode(text, f"{config.method}.text")
-    end = ends[0] if ends else []
+    from_first_token = getattr(latent, "start", "thinking") == "first_token"
+    markers = resolve(
+        starts,
+        ends,
+        vocab_size=vocab_size,
+        tokenizer=tokenizer,
+        turn_ends=tuple(dict.fromkeys((*eos_ids, *turn_ends))),
+        opens=not from_first_token,
+    )
+    end = ends[0].ids if ends else ()
     vocabulary = Vocabulary(tokenizer, vocab_size, given)
     admission = Admission(
         spec,
-        tuple(starts[0]) if starts else (),
-        tuple(end),
+        starts[0].ids if starts else (),
+        end,
         tuple(eos_ids),
         vocab_size,
         vocabulary,
+        lambda ids: markers.leads(ids) == Phase.ANSWER,
+        markers.end_begins,
         texts,
         encode,
     )
@@ -215,15 +237,13 @@ def bind(
         EOS_IDS: list(eos_ids),
         END_IDS: end,
         END_LENGTH: len(end),
-        **phases.pack_marks(starts, ends, eos_ids),
-        phases.START_MARKERS: phases.pack_markers(starts),
-        phases.END_MARKERS: phases.pack_markers(ends),
+        **phases.pack_marks(markers.marks, eos_ids),
     }
     traits = {LATENT_TRAIT} if latent is not None else set()
     if spec.trace.level == "full":
         traits.update((TRACED, STATISTICS))
-    if any(len(marker) > 1 for marker in (*starts, *ends)):
-        traits.add(phases.LONG_MARKERS)
+    if markers.automaton is not None:
+        traits.add(LONG_MARKERS)
     for method in METHODS:
         for config in spec.methods:
             if method.serves(config):
@@ -237,9 +257,7 @@ def bind(
         frozenset(names),
         frozenset(traits),
         columns,
-        tuple(map(tuple, starts)),
-        tuple(map(tuple, ends)),
-        tokenizer,
-        getattr(latent, "start", "thinking") == "first_token",
+        markers,
+        from_first_token,
         vocabulary.found,
     )

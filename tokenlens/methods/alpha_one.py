@@ -91,8 +91,8 @@ class AlphaOneMethod(Method):
             steps = vocabulary.encoded(config.step_ends, "alpha_one.step_ends", limit=MAX_SET_IDS)
         else:
             steps = vocabulary.ending_in(config.step_ends, "alpha_one.step_ends", limit=MAX_SET_IDS)
-        text, end = admission.forced_texts[self.name], admission.end_ids
-        if any(text[i : i + len(end)] == end for i in range(len(text))):
+        text = admission.forced_texts[self.name]
+        if admission.ends_thinking(text):
             raise SpecError.of("alpha_one.text", config.text, "a text without the end of thinking")
         return {
             # The authors round the tokens that are left after the moment down.

@@ -1,7 +1,8 @@
 """Controls that end thinking: at once (``no_thinking``) or after some tokens (``answer_now``).
 
-They separate what the latent phase does from what the text after it does (the *floor* and *forced*
-arms of ``docs/architecture.md``). The forced text is the end marker, or a text of the user's.
+Thinking that is opened once more is ended once more. They separate what the latent phase does from
+what the text after it does (the *floor* and *forced* arms of ``docs/architecture.md``). The forced
+text is the end marker, or a text of the user's.
 """
 
 from collections.abc import Collection, Mapping
@@ -29,12 +30,14 @@ class EndThinkingMethod(Method):
         self.text = Field(f"{name}.text", "int", -1, size=MAX_FORCED_TOKENS, fixed=True)
         self.length = Field(f"{name}.length", "int")
         self.done = Field(f"{name}.done", "bool", False)
-        super().__init__(name, self.after, self.text, self.length, self.done)
+        self.ends = Field(f"{name}.ends", "bool", True)
+        super().__init__(name, self.after, self.text, self.length, self.done, self.ends)
 
     def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
         text = admission.forced_texts.get(self.name, admission.end_ids)
         after = config.after if isinstance(config, AnswerNow) else 0
-        return {self.after: after, self.text: text, self.length: len(text)}
+        ends = admission.ends_thinking(text)
+        return {self.after: after, self.text: text, self.length: len(text), self.ends: ends}
 
     def traits(self, config: AnyMethod) -> Collection[str]:
         return (FORCES,)
@@ -44,4 +47,4 @@ class EndThinkingMethod(Method):
         due = rows[self.on] & rows.thinking & thought & ~rows[self.done]
         start_forcing(rows, due, rows[self.text], rows[self.length])
         # Once: a text of the user's need not hold the end marker.
-        rows.choose(self.done, due, True)
+        rows.choose(self.done, due & ~rows[self.ends], True)

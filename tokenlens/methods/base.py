@@ -60,9 +60,11 @@ class Rows:
         What the live requests need (see :meth:`Method.traits`), known on the host: a hook skips
         what no row of the batch can need.
     vocab_size
-        Columns of the logits that can be tokens; the rest is padding. Known in ``step``'s hooks.
+        Columns of the logits that can be tokens; the rest is padding.
     holes
         int64 columns below ``vocab_size`` that are no token, ``None`` if there are none.
+    marker_tables
+        See :mod:`tokenlens.methods.markers`; there where a request has the trait LONG_MARKERS.
     written
         Columns that were assigned, in that order.
     notes
@@ -74,6 +76,7 @@ class Rows:
 
     vocab_size = 0
     holes: Tensor | None = None
+    marker_tables: tuple[Tensor, Tensor]
     latent: Tensor
     forced: Tensor
 
@@ -360,6 +363,10 @@ class Admission:
     eos_ids: tuple[int, ...]
     vocab_size: int
     vocabulary: Vocabulary
+    # whether tokens that are written while thinking leave it
+    ends_thinking: Callable[[Sequence[int]], bool]
+    # the tokens that end thinking, or that can only begin its end, in some state of the marker
+    end_begins: tuple[int, ...]
     # token ids of the texts that the spec's methods force, by method name
     forced_texts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     # token ids of any other text, or a SpecError that names the field

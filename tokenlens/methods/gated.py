@@ -215,6 +215,9 @@ class GateMethod(Method):
             ends = ends | ((rows[END_IDS][:, 0] == sampled) & (rows[END_LENGTH] == 1))
             if CONTROL in rows.traits:
                 ends = ends & (~rows[switch_control.INJECTING] | rows[INJECTED_LOCKS])
+            # Where the answer is discrete anyway, thinking may be opened again.
+            ends = ends & rows[ANYWHERE]
+            if CONTROL in rows.traits:
                 ends = ends | rows[switch_control.HIDDEN]
             locks = on & rows[LOCKS] & ends
             rows.latent = rows.latent & ~(locks & ~left)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tokenlens.methods.base import (
     END_IDS,
+    END_LENGTH,
     INVERSE_TEMPERATURE,
     LOG_PROBABILITY,
     MAX_ENTRIES,
@@ -36,6 +37,7 @@ from tokenlens.methods.base import (
     Signals,
     Value,
 )
+from tokenlens.methods.markers import HOT, LONG_MARKERS, transitions
 from tokenlens.spec import Cot2, LatentGrpo, SoftGrpoNoise, SoftTokens
 from tokenlens.spec.registry import AnyMethod
 from tokenlens.spec.rollouts import MAX_DRAWS
@@ -183,6 +185,10 @@ class LatentGrpoNoiseMethod(Method):
         weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-30)
         # Thinking that the model itself wants to end is not noised away.
         ends = signals.ids[:, 0] == rows[END_IDS][:, 0]
+        if LONG_MARKERS in rows.traits:
+            # Merged with what stands before it, or after it, the end is another token.
+            begins = (transitions(rows, signals.ids[:, :1])[:, 0] & HOT) > 0
+            ends = ends | (begins & (rows[END_LENGTH] > 1))
         on = rows[self.on] & ~ends
         ids = torch.where(kept, ids, ids[:, :1])
         scores = torch.where(kept, scores, 0.0)

@@ -7,6 +7,13 @@ An end cannot be taken back once it is sampled: see :mod:`tokenlens.methods.endi
 replaced with the probability that it has. With ``temperature`` 0 (the authors' setting) that is
 when it is the most probable token.
 
+Of an end of several tokens the first one decides, as in the authors' loop, which stops at the first
+token of ``<|im_start|>answer``: no engine takes tokens back that it has handed out, and nothing of
+the end stays in the text. Where the end is followed as text, that is the first token that can only
+begin it: a special token, or one that ends in a bracket and a second sign (``</`` and ``.</``, of
+``</think>``), so that another tag which begins the same is replaced as well. An end that is made of
+words ("Here is my response:") is told by its last token only: its first words stay.
+
 ``published`` and default do the same. The authors' README never forces an end; their evaluation
 harness does (``max_thinking``, ``answer_prefix="\\nFinal Answer:"``).
 """
@@ -17,8 +24,6 @@ import torch
 from torch import Tensor
 
 from tokenlens.methods.base import (
-    END_IDS,
-    END_LENGTH,
     FORCE_LENGTH,
     FORCES,
     MAX_FORCED_TOKENS,
@@ -30,8 +35,9 @@ from tokenlens.methods.base import (
     Value,
     start_forcing,
 )
-from tokenlens.methods.endings import comes_up, written
-from tokenlens.methods.logits import BAN, add
+from tokenlens.methods.endings import comes_up
+from tokenlens.methods.logits import BAN, MAX_SET_IDS, add
+from tokenlens.methods.markers import HOT, LONG_MARKERS, transitions, written_end
 from tokenlens.spec import SpecError
 from tokenlens.spec.budgets import S1
 from tokenlens.spec.registry import AnyMethod
@@ -45,7 +51,7 @@ FINAL = Field(
 )  # the end and the answer's prefix
 FINAL_LENGTH = Field("s1.final_length", "int")
 TEMPERATURE = Field("s1.temperature", "float")
-END_AT = Field("s1.end_at", "int")
+HOT_IDS = Field("s1.hot_ids", "int", -1, size=MAX_SET_IDS, fixed=True)
 WRITING = Field("s1.writing", "bool", False)  # the text is being written
 FRESH = Field("s1.fresh", "bool", False)  # it has just been written
 
@@ -56,7 +62,8 @@ class S1Method(Method):
     def __init__(self) -> None:
         super().__init__(
             "s1",
-            *(LEFT, TEXT, LENGTH, LIMIT, FINAL, FINAL_LENGTH, TEMPERATURE, END_AT, WRITING, FRESH),
+            *(LEFT, TEXT, LENGTH, LIMIT, FINAL, FINAL_LENGTH, TEMPERATURE, HOT_IDS),
+            *(WRITING, FRESH),
         )
 
     def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
@@ -67,9 +74,14 @@ class S1Method(Method):
             final += admission.vocabulary.text(
                 config.answer_prefix, "s1.answer_prefix", limit=MAX_FORCED_TOKENS - len(final)
             )
-        if any(text[i : i + len(admission.end_ids)] == admission.end_ids for i in range(len(text))):
+        if admission.ends_thinking(text):
             raise SpecError.of("s1.text", config.text, "a text without the end of thinking")
+        hot = admission.end_begins
+        if len(hot) > MAX_SET_IDS:
+            allowed = f"an end that at most {MAX_SET_IDS} tokens can begin ({len(hot)} can)"
+            raise SpecError.of("phase.think_end", config.method, allowed)
         return {
+            HOT_IDS: hot,
             LEFT: config.ignore_end,
             TEXT: text,
             LENGTH: len(text),
@@ -85,24 +97,23 @@ class S1Method(Method):
     def control(self, rows: Rows) -> None:
         spent = (rows[LIMIT] >= 0) & (rows[THINKING_TOKENS] >= rows[LIMIT])
         due = rows[self.on] & rows.thinking & spent
-        start_forcing(rows, due, rows[FINAL], rows[FINAL_LENGTH], rows[END_AT])
+        start_forcing(rows, due, rows[FINAL], rows[FINAL_LENGTH], written_end(rows))
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
-        # [num_rows, 1]: the token that would complete the end marker
-        last = rows[END_IDS].gather(1, rows[END_AT][:, None])
+        ids = rows[HOT_IDS]
+        if LONG_MARKERS in rows.traits:
+            ids = torch.where((transitions(rows, ids) & HOT) > 0, ids, -1)
         free = rows[self.on] & rows.thinking & (rows[FORCE_LENGTH] == 0)
-        completes = free & (rows[END_AT] == rows[END_LENGTH] - 1)
-        early = completes & (rows[LEFT] > 0) & ~rows[FRESH]
-        replaced = comes_up(logits, last, early, rows[TEMPERATURE], rows)
+        early = free & (rows[LEFT] > 0) & ~rows[FRESH]
+        replaced = comes_up(logits, ids, early, rows[TEMPERATURE], rows)
         start_forcing(rows, replaced, rows[TEXT], rows[LENGTH])
         rows.add(LEFT, -replaced.long())
         rows.choose(WRITING, replaced, True)
-        bias = torch.where(early | (completes & rows[FRESH]), BAN, 0.0)
+        bias = torch.where(early | (free & rows[FRESH]), BAN, 0.0)
         rows.note(self.name, bias)
-        return add(logits, last, bias)
+        return add(logits, ids, bias)
 
     def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:
-        rows[END_AT] = written(rows[END_AT], rows[END_IDS], rows[END_LENGTH], sampled)
         done = rows[WRITING] & (rows[FORCE_LENGTH] == 0)
         rows[FRESH] = done
         rows.choose(WRITING, done, False)

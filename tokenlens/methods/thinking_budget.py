@@ -8,8 +8,8 @@ one ends thinking, and after that neither does anything. Where both strike at th
 engine's text wins, because it edits the logits last.
 
 Like vLLM and SGLang, and unlike budgets that count the whole output, it counts thinking tokens, and
-those that the prompt already holds (``count_prompt``). A second thinking block of one output is not
-counted again: thinking is over once it has ended.
+those that the prompt already holds (``count_prompt``). It is one budget for all thinking of one
+output: a second block has what the first one left, and ends at once if that is nothing.
 """
 
 from collections.abc import Collection, Mapping
@@ -19,7 +19,6 @@ from torch import Tensor
 
 from tokenlens.methods.base import (
     END_IDS,
-    END_LENGTH,
     FORCES,
     MAX_FORCED_TOKENS,
     Admission,
@@ -31,6 +30,7 @@ from tokenlens.methods.base import (
 )
 from tokenlens.methods.endings import written
 from tokenlens.methods.logits import MAX_SET_IDS, add, contains, counted
+from tokenlens.methods.markers import LONG_MARKERS, written_end
 from tokenlens.spec import SpecError
 from tokenlens.spec.budgets import ThinkingBudget
 from tokenlens.spec.registry import AnyMethod
@@ -47,7 +47,7 @@ STRENGTH = Field("thinking_budget.strength", "float")
 TEXT = Field("thinking_budget.text", "int", -1, size=MAX_FORCED_TOKENS, fixed=True)
 LENGTH = Field("thinking_budget.length", "int")
 TEXT_AT = Field("thinking_budget.text_at", "int")
-END_AT = Field("thinking_budget.end_at", "int")
+AS_END = Field("thinking_budget.as_end", "bool", False)  # the text is the end marker
 STEP_ENDS = Field("thinking_budget.step_ends", "int", -1, size=MAX_SET_IDS, fixed=True)
 STEP_ENDED = Field("thinking_budget.step_ended", "bool", False)
 
@@ -64,14 +64,14 @@ class ThinkingBudgetMethod(Method):
         super().__init__(
             "thinking_budget",
             *(BUDGET, LATEST, OUTPUT, PROMPT, RAMP_START, STRENGTH),
-            *(TEXT, LENGTH, TEXT_AT, END_AT, STEP_ENDS, STEP_ENDED),
+            *(TEXT, LENGTH, TEXT_AT, AS_END, STEP_ENDS, STEP_ENDED),
         )
 
     def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
         assert isinstance(config, ThinkingBudget)
         end = admission.end_ids
         text = admission.forced_texts.get(self.name, end)
-        if not any(text[i : i + len(end)] == end for i in range(len(text))):
+        if not admission.ends_thinking(text):
             raise SpecError.of(
                 f"{self.name}.text", config.text, "a text with the end marker, which ends thinking"
             )
@@ -89,6 +89,7 @@ class ThinkingBudgetMethod(Method):
             STRENGTH: config.ramp_strength if config.ramp else 0.0,
             TEXT: text,
             LENGTH: len(text),
+            AS_END: text == end,
             STEP_ENDS: steps,
             STEP_ENDED: config.stop == "hard",
         }
@@ -106,20 +107,23 @@ class ThinkingBudgetMethod(Method):
         count = counted(rows, rows[OUTPUT], rows[PROMPT])
         spent = ((count >= rows[BUDGET]) & rows[STEP_ENDED]) | (count >= rows[LATEST])
         due = rows[self.on] & rows.thinking & spent
-        start_forcing(rows, due, rows[TEXT], rows[LENGTH], rows[TEXT_AT])
+        at = rows[TEXT_AT]
+        if LONG_MARKERS in rows.traits:
+            # Its first token may have been merged with what stands before.
+            at = torch.where(rows[AS_END], written_end(rows), at)
+        start_forcing(rows, due, rows[TEXT], rows[LENGTH], at)
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         count = counted(rows, rows[OUTPUT], rows[PROMPT])
         bonus = rows[STRENGTH] * ramp(count, rows[RAMP_START], rows[BUDGET])
         acts = rows[self.on] & rows.thinking
-        next_of_end = rows[END_IDS].gather(1, rows[END_AT][:, None])
+        next_of_end = rows[END_IDS].gather(1, written_end(rows)[:, None])
         bias = torch.where(acts, bonus, 0.0)
         rows.note(self.name, bias)
         return add(logits, next_of_end, bias)
 
     def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:
         rows[TEXT_AT] = written(rows[TEXT_AT], rows[TEXT], rows[LENGTH], sampled)
-        rows[END_AT] = written(rows[END_AT], rows[END_IDS], rows[END_LENGTH], sampled)
         if STEPS in rows.traits:
             waits = rows[STEP_ENDS][:, 0] >= 0
             rows.choose(STEP_ENDED, waits, contains(rows[STEP_ENDS], sampled))

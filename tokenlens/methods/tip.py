@@ -59,5 +59,7 @@ class TipMethod(Method):
         return add(logits, rows[IDS], bias)
 
     def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:
-        switched = (before == Phase.THINKING) & contains(rows[IDS], sampled)
+        # A thought begins with the thinking, and each time that it is opened again.
+        word = contains(rows[IDS], sampled)
+        switched = torch.where(before == Phase.THINKING, word, rows.thinking)
         rows.choose(THOUGHT_START, switched, rows[THINKING_TOKENS])

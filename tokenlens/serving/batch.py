@@ -6,7 +6,7 @@ requests come, go and are in this step's rows, and in which order.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from tokenlens.methods.base import GENERATED, PHASE, QUIRKS, THINKING_TOKENS
 from tokenlens.methods.gated import SWITCHES
 from tokenlens.methods.soft_thinking import COLD_STOPS
 from tokenlens.serving.embedding import Calls, InputEmbedding
-from tokenlens.serving.store import MAX_INDEX, PAGE, ConceptStore
+from tokenlens.serving.store import MISSED, NO_PAGE, PAGE, PLAIN, ConceptStore
 from tokenlens.spec.registry import LATENT_METHODS
 
 Ints = NDArray[np.int64]
@@ -56,9 +56,9 @@ class Live:
     slot: int = -1
     preempted: bool = False
     parked: Parked | None = None
-    held: tuple[Ints, int] | None = None
+    held: Ints | None = None
     generated: int = 0
-    until: int = MAX_INDEX
+    answer: Ints = field(default_factory=lambda: np.zeros(2, dtype=np.int64))
     rewinds: int = 0
     noise: tuple[int, bytes] | None = None
     same_noise: bool = False
@@ -87,7 +87,8 @@ class Batch:
         self._prompt: Ints = np.full(slots + 1, FAR, dtype=np.int64)
         self._generated: Ints = np.zeros(slots + 1, dtype=np.int64)
         self._latent = np.zeros(slots + 1, dtype=bool)
-        self._until: Ints = np.full(slots + 1, MAX_INDEX, dtype=np.int64)
+        # [max_slots + 1, 2]: the tokens that are known to be the newest answer, first and stop
+        self._answer: Ints = np.zeros((slots + 1, 2), dtype=np.int64)
         self._rows: list[str] = []
         self._changed = True
         self._dirty = 0
@@ -153,7 +154,7 @@ class Batch:
             self.store.lower(slot, live.held)
             live.parked = live.held = None
             self._seat(live, slot)
-            if self.store.missing[slot] < MAX_INDEX:
+            if self.store.pages[slot, max(0, generated - 1) // PAGE] == MISSED:
                 # Its newest concept token was in the slot that it had before.
                 self.failed.add(req_id)
         dropped = int(self._generated[live.slot]) - generated
@@ -163,8 +164,8 @@ class Batch:
             self.core.rewind(live.slot, generated)
             self._generated[live.slot] = generated
             live.rewinds += 1
-            if self._until[live.slot] > generated:
-                self._until[live.slot] = MAX_INDEX
+            answer = self._answer[live.slot]
+            answer[1] = min(answer[1], generated)
 
     def finish(self, req_ids: Iterable[str]) -> None:
         """Requests that ended, however they did."""
@@ -176,6 +177,8 @@ class Batch:
             self.failed.discard(req_id)
             if live.held is not None:
                 self.store.free_lifted(live.held)
+            if live.parked is not None:
+                self.core.drop(live.parked)
             if live.slot >= 0:
                 self.store.release(live.slot)
                 self._leave(live)
@@ -187,7 +190,8 @@ class Batch:
             # first gives up its slot, not its state.
             idle = next(one for one in self.live.values() if one.preempted and one.slot >= 0)
             slot = idle.slot
-            idle.generated, idle.until = int(self._generated[slot]), int(self._until[slot])
+            idle.generated = int(self._generated[slot])
+            idle.answer = self._answer[slot].copy()
             idle.parked = self.core.park(slot)
             idle.held = self.store.lift(slot)
             self._leave(idle)
@@ -199,7 +203,7 @@ class Batch:
         self._prompt[slot] = live.prompt_len
         self._generated[slot] = live.generated
         self._latent[slot] = live.latent
-        self._until[slot] = live.until
+        self._answer[slot] = live.answer
         self._changed = True
 
     def _leave(self, live: Live) -> None:
@@ -269,9 +273,11 @@ class Batch:
             first = np.repeat(np.cumsum(scheduled) - scheduled, scheduled)
             owner = slots[row]
             index = computed[row] + np.arange(num_tokens) - first - self._prompt[owner]
-        fed = self._latent[owner] & (index >= 0) & (index < self._until[owner])
+        fed = self._latent[owner] & (index >= 0)
         owner, place = np.where(fed, owner, self._null), np.where(fed, index, 0)
-        lost = fed & (place >= self.store.missing[owner]) & (place < self._generated[owner] - 1)
+        pages, (first, stop) = self.store.states(owner, place), self._answer[owner].T
+        fed = fed & (pages != PLAIN) & ~((place >= first) & (place < stop))
+        lost = fed & (pages == MISSED) & (place < self._generated[owner] - 1)
         if lost.any():
             gone = set(owner[lost].tolist())
             self.failed.update(one.req_id for one in self.live.values() if one.slot in gone)
@@ -296,9 +302,9 @@ class Batch:
     def _make_room(self, number: Ints) -> None:
         """Pages for the tokens of this step, and where each goes."""
         slots = self._slots
-        wants = self._advance & self._may_mix & (number < self._until[slots])
+        wants = self._advance & self._may_mix
         place = np.where(wants, number, 0)
-        homeless = wants & (self.store.pages[slots, place // PAGE] < 0)
+        homeless = wants & (self.store.states(slots, place) == NO_PAGE)
         if homeless.any():
             for row in np.flatnonzero(homeless):
                 self.store.take_page(int(slots[row]), int(place[row]))
@@ -363,8 +369,11 @@ class Batch:
                 wanted.append((int(row), live))
         return wanted
 
-    def answers(self, req_id: str, number: int, rewinds: int) -> None:
-        """From token ``number`` on, a request feeds no mixtures any more: it needs no new pages.
+    def saw(self, req_id: str, number: int, answering: bool, rewinds: int) -> None:
+        """A report: the phase that a request is in after ``number`` tokens.
+
+        What is fed in an answer is the tokens themselves, so that its pages go back as soon as all
+        of a page is known to be answer. The newest ones stay: thinking may be opened again.
 
         ``rewinds`` is how often it had been taken back when this was seen: what was seen of tokens
         that were dropped since does not count.
@@ -372,8 +381,18 @@ class Batch:
         live = self.live.get(req_id)
         if live is None or QUIRKS in live.request.traits:  # those may feed mixtures in an answer
             return
-        if live.slot >= 0 and live.rewinds == rewinds:
-            self._until[live.slot] = min(self._until[live.slot], number)
+        if live.rewinds != rewinds:
+            return
+        answer = live.answer if live.slot < 0 else self._answer[live.slot]
+        if not answering:
+            answer[:] = 0
+            return
+        if answer[1] != number - 1:
+            # The token that led here is fed as itself.
+            answer[0] = number - 1
+        answer[1] = number
+        if live.slot >= 0:
+            self.store.give_back(live.slot, int(answer[0]), number - REWIND_STEPS)
 
     def _is_idle(self) -> bool:
         return not self._open or self.core.idle

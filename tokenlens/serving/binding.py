@@ -3,10 +3,11 @@
 The front end binds to find out whether it can be done (a 400 if not), the worker binds to do it.
 """
 
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 from tokenlens.core import Request, bind
+from tokenlens.core.markers import prepare as prepare_markers
 from tokenlens.serving.arguments import sample_of
 from tokenlens.spec import DecodingSpec
 from tokenlens.spec.bounded import Bounded
@@ -29,14 +30,18 @@ class Binder:
         The model's tokenizer; ``None`` where the engine runs without one.
     width
         Columns of the model's logits.
+    turn_ends
+        The model's end-of-text tokens, which end turns also where a request ignores them.
     """
 
-    def __init__(self, tokenizer: Any, width: int) -> None:
+    def __init__(self, tokenizer: Any, width: int, turn_ends: Sequence[int] = ()) -> None:
         self.tokenizer = tokenizer
         self.vocab_size = vocabulary_size(tokenizer, width)
         self.holes = holes(tokenizer, width)
         if tokenizer is not None:
             texts_of(tokenizer, width).prepare()
+            prepare_markers(tokenizer, self.vocab_size)
+        self.turn_ends = tuple(turn_ends)
         self._bound: Bounded[Request] = Bounded(MAX_BOUND, MAX_BOUND_BYTES)
 
     def stop_ids(self, params: Any) -> tuple[int, ...]:
@@ -63,7 +68,11 @@ class Binder:
         request = self._bound.get(key)
         if request is None:
             request = bind(
-                spec, tokenizer=self.tokenizer, vocab_size=self.vocab_size, eos_ids=eos_ids
+                spec,
+                tokenizer=self.tokenizer,
+                vocab_size=self.vocab_size,
+                eos_ids=eos_ids,
+                turn_ends=self.turn_ends,
             )
             self._bound.put(key, request, size_of(key[0], request))
         return request.seeded(spec)
@@ -72,4 +81,6 @@ class Binder:
 def size_of(text: str, request: Request) -> int:
     """Roughly the bytes of a bound spec: its text as key, what was made of it, and the columns."""
     numbers = sum(len(value) for value in request.columns.values() if isinstance(value, Sized))
-    return 8 * len(text) + 40 * numbers + BASE_BYTES
+    automaton = request.markers.automaton
+    markers = 0 if automaton is None else automaton.classes.nbytes + automaton.moves.nbytes
+    return 8 * len(text) + 40 * numbers + markers + BASE_BYTES

@@ -59,8 +59,7 @@ class StepReport:
         found: dict[str, list[Any]] = {}
         for row, live, rewinds in self._rows:
             totals = counts[row]
-            if totals[-1] == Phase.ANSWER:
-                self._batch.answers(live.req_id, totals[0], rewinds)
+            self._batch.saw(live.req_id, totals[0], totals[-1] == Phase.ANSWER, rewinds)
             report: list[Any] = [[*totals, int(live.same_noise)], self._usage]
             if columns and self._wants_step(live, totals[0]):
                 values = [column[row] for column in columns]

@@ -14,8 +14,9 @@ from torch import Tensor
 PAGE = 64
 """Entries of a page: a request takes a new page every 64 tokens."""
 
-MAX_INDEX = 1 << 60
-"""Stands for "no page is missing"."""
+NO_PAGE, PLAIN, MISSED = -1, -2, -3
+"""In the place of a page: none yet; its tokens were fed as themselves, and need none; there was
+none when it was needed."""
 
 
 def entry_bytes(width: int) -> int:
@@ -48,12 +49,10 @@ class ConceptStore:
         # [entries, width] float32 and int64
         self.weights = torch.zeros(entries, width, dtype=torch.float32, device=device)
         self.ids = torch.zeros(entries, width, dtype=torch.int64, device=device)
-        # [max_slots + 1, pages of a request]: page numbers, -1 for none; the last row is nobody's
+        # [max_slots + 1, pages of a request]: page numbers; the last row is nobody's
         self.pages: NDArray[np.int64] = np.full(
-            (max_slots + 1, -(-max_tokens // PAGE) + 1), -1, dtype=np.int64
+            (max_slots + 1, -(-max_tokens // PAGE) + 1), NO_PAGE, dtype=np.int64
         )
-        # [max_slots + 1]: the first token that found no page
-        self.missing: NDArray[np.int64] = np.full(max_slots + 1, MAX_INDEX, dtype=np.int64)
         self._free = list(range(self.num_pages - 1, -1, -1))
 
     @property
@@ -72,34 +71,44 @@ class ConceptStore:
     def take_page(self, slot: int, index: int) -> None:
         """Make room for token ``index`` of a slot; without a free page, remember that it is not."""
         column = index // PAGE
-        if self.pages[slot, column] >= 0:
-            return
-        if self._free:
-            self.pages[slot, column] = self._free.pop()
-        else:
-            self.missing[slot] = min(self.missing[slot], index)
+        if self.pages[slot, column] == NO_PAGE:
+            self.pages[slot, column] = self._free.pop() if self._free else MISSED
+
+    def give_back(self, slot: int, first: int, stop: int) -> None:
+        """Free the pages that hold nothing but tokens from ``first`` up to ``stop``."""
+        # The newest ones first: those before them may have gone already.
+        for column in reversed(range(-(-first // PAGE), stop // PAGE)):
+            page = int(self.pages[slot, column])
+            if page == PLAIN:
+                break
+            if page >= 0:
+                self._free.append(page)
+            self.pages[slot, column] = PLAIN
+
+    def states(self, slots: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The pages of the given tokens of the given slots, or what stands in their places."""
+        found: NDArray[np.int64] = self.pages[slots, indices // PAGE]
+        return found
 
     def release(self, slot: int) -> None:
         """Give a slot's pages back."""
         row = self.pages[slot]
         self._free.extend(int(page) for page in row[row >= 0])
-        row[:] = -1
-        self.missing[slot] = MAX_INDEX
+        row[:] = NO_PAGE
 
-    def lift(self, slot: int) -> tuple[NDArray[np.int64], int]:
+    def lift(self, slot: int) -> NDArray[np.int64]:
         """Take the pages of a slot away without freeing them, for a request that loses its slot."""
-        held = self.pages[slot].copy(), int(self.missing[slot])
-        self.pages[slot] = -1
-        self.missing[slot] = MAX_INDEX
+        held: NDArray[np.int64] = self.pages[slot].copy()
+        self.pages[slot] = NO_PAGE
         return held
 
-    def lower(self, slot: int, held: tuple[NDArray[np.int64], int]) -> None:
+    def lower(self, slot: int, held: NDArray[np.int64]) -> None:
         """Give lifted pages to a slot."""
-        self.pages[slot], self.missing[slot] = held
+        self.pages[slot] = held
 
-    def free_lifted(self, held: tuple[NDArray[np.int64], int]) -> None:
+    def free_lifted(self, held: NDArray[np.int64]) -> None:
         """Free the pages of a request that ended while it had no slot."""
-        self._free.extend(int(page) for page in held[0][held[0] >= 0])
+        self._free.extend(int(page) for page in held[held >= 0])
 
     def entries(self, slots: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where the given tokens of the given slots are: a page's entry, or the slot's own."""

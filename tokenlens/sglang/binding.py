@@ -35,10 +35,9 @@ class Binder(shared.Binder):
     """
 
     def __init__(self, model_config: Any, tokenizer: Any) -> None:
-        super().__init__(tokenizer, int(model_config.vocab_size))
-        self._eos = tuple(
-            token for token in model_stop_ids(model_config, tokenizer) if token < self.vocab_size
-        )
+        eos = model_stop_ids(model_config, tokenizer)
+        super().__init__(tokenizer, int(model_config.vocab_size), eos)
+        self._eos = tuple(token for token in eos if token < self.vocab_size)
 
     def __call__(self, params: Any) -> Request | None:
         """The request in sampling parameters, ``None`` if they hold no spec."""

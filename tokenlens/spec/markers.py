@@ -3,18 +3,27 @@
 Knows no tokenizer library: anything with ``encode`` and ``decode`` will do.
 """
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from tokenlens.spec.decoding import MAX_MARKER_TOKENS
 from tokenlens.spec.errors import SpecError, shorten
 
-MAX_SPELLINGS = 4
-"""The most token sequences that are watched for one marker."""
 
-# A marker of several tokens may be merged with what stands beside it ("think>" + "\n"), so it is
-# looked for in these surroundings too.
-SURROUNDINGS = (("", ""), ("\n", ""), ("\n\n", ""), ("", "\n"), ("", "\n\n"), ("a", ""), ("", "a"))
+class Marker(NamedTuple):
+    """A think marker of one tokenizer.
+
+    Attributes
+    ----------
+    ids
+        Its tokens as they are written where it is forced.
+    text
+        What it is followed as; ``None`` where these very tokens are it: they were given, or it is
+        a token that is no part of a longer one.
+    """
+
+    ids: tuple[int, ...]
+    text: bytes | None = None
 
 
 class Tokenizer(Protocol):
@@ -38,14 +47,14 @@ def encode_text(tokenizer: Tokenizer, text: str, field: str) -> list[int]:
     return ids
 
 
-def resolve_marker(
+def marker_of(
     tokenizer: Tokenizer | None,
     marker: str | Sequence[int] | None,
     *,
     default: str,
     field: str,
-) -> list[list[int]]:
-    """Every token sequence that stands for a marker, the canonical one first.
+) -> Marker:
+    """A marker as tokens.
 
     Parameters
     ----------
@@ -54,18 +63,13 @@ def resolve_marker(
     field
         The spec's field, for errors.
 
-    Returns
-    -------
-    list of list of int
-        At most :data:`MAX_SPELLINGS` sequences of at most ``MAX_MARKER_TOKENS`` ids.
-
     Raises
     ------
     SpecError
         No tokenizer for a text, or a tokenizer that cannot write it.
     """
     if marker is not None and not isinstance(marker, str):
-        return [[int(i) for i in marker]]
+        return Marker(tuple(int(i) for i in marker))
     text = default if marker is None else marker
     if tokenizer is None:
         raise SpecError.of(field, text, "token ids, because no tokenizer was given")
@@ -85,24 +89,29 @@ def resolve_marker(
             text,
             f"a marker of at most {MAX_MARKER_TOKENS} tokens (this one takes {len(ids)})",
         )
-    if len(ids) == 1:
-        return [ids]
-    spellings = [ids]
-    for before, after in SURROUNDINGS:
-        spelling = _spelling_within(tokenizer, before, text, after)
-        if spelling and spelling not in spellings and len(spelling) <= MAX_MARKER_TOKENS:
-            spellings.append(spelling)
-    return spellings[:MAX_SPELLINGS]
+    alone = len(ids) == 1 and stands_alone(tokenizer, ids[0])
+    return Marker(tuple(ids), None if alone else text.encode("utf-8", "replace"))
 
 
-def _spelling_within(tokenizer: Tokenizer, before: str, text: str, after: str) -> list[int] | None:
-    """The shortest run of tokens that covers ``text`` between ``before`` and ``after``."""
-    ids = [int(i) for i in tokenizer.encode(before + text + after, add_special_tokens=False)]
-    for length in range(1, len(ids) + 1):
-        for start in range(len(ids) - length + 1):
-            if text in tokenizer.decode(ids[start : start + length]):
-                return ids[start : start + length]
-    return None
+def resolve_marker(
+    tokenizer: Tokenizer | None,
+    marker: str | Sequence[int] | None,
+    *,
+    default: str,
+    field: str,
+) -> list[list[int]]:
+    """The tokens of :func:`marker_of`, as the only entry of a list."""
+    return [list(marker_of(tokenizer, marker, default=default, field=field).ids)]
+
+
+def stands_alone(tokenizer: Tokenizer, token: int) -> bool:
+    """Whether a token is never part of a longer one, and its text never written otherwise."""
+    added = getattr(tokenizer, "added_tokens_decoder", None)
+    if isinstance(added, Mapping):
+        # One that is a whole word only is written with other tokens inside a word.
+        return token in added and not getattr(added[token], "single_word", False)
+    vocabulary: dict[str, int] = getattr(tokenizer, "get_added_vocab", dict)()
+    return token in vocabulary.values()
 
 
 def _squeeze(text: str) -> str:

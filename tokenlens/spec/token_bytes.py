@@ -7,6 +7,7 @@ are spelled is guessed from a few conventions, and a guess counts only if ``deco
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 CHECKED = 1024
@@ -71,7 +72,9 @@ def token_bytes(tokenizer: Any, vocab_size: int) -> list[bytes]:
     if pieces is None:
         written = _Context(tokenizer)
         for token in known:
-            table[token] = written(token).encode("utf-8", "replace")
+            # Nobody has said that each of these ids is a token.
+            with suppress(LookupError, ValueError, OverflowError):
+                table[token] = written(token).encode("utf-8", "replace")
         return table
     special = set(getattr(tokenizer, "all_special_ids", ()))
     readings = [_read(pieces, spelling) for spelling in SPELLINGS]

@@ -18,7 +18,11 @@ class Binder(shared.Binder):
     """
 
     def __init__(self, model_config: Any, tokenizer: Any) -> None:
-        super().__init__(tokenizer, int(model_config.get_vocab_size()))
+        eos = model_config.try_get_generation_config().get("eos_token_id")
+        if eos is None:
+            eos = getattr(model_config.hf_text_config, "eos_token_id", None)
+        eos = [] if eos is None else [eos] if isinstance(eos, int) else eos
+        super().__init__(tokenizer, int(model_config.get_vocab_size()), [int(i) for i in eos])
 
     def __call__(self, params: Any) -> Request | None:
         """The request in sampling parameters, ``None`` if they hold no spec."""

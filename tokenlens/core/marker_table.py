@@ -1,0 +1,130 @@
+"""The automata of live requests on the device, in bounded memory.
+
+A request's markers take a row of classes and a row of transitions; requests with the same markers
+share them. Rows that nobody lives on are kept for the next request with these markers, until
+somebody else needs the room. Knows no slots and no texts.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from tokenlens.core.automaton import Automaton
+from tokenlens.methods.base import Field, Value
+from tokenlens.methods.markers import AT, CLASSES, EFFECT, HOT, STATE, STATE_SHIFT
+from tokenlens.spec import SpecError
+
+MAX_MOVES = 1 << 16
+"""The most transitions, states times classes, of one request's markers."""
+MAX_BYTES = 32 << 20
+"""Device memory for the markers of all live requests."""
+
+
+class MarkerTable:
+    """Classes and transitions by address.
+
+    Parameters
+    ----------
+    vocab_size
+        Tokens that have classes.
+    num_bytes
+        The most device memory. It is taken when it is needed.
+    """
+
+    def __init__(self, vocab_size: int, device: torch.device, num_bytes: int = MAX_BYTES) -> None:
+        # One cell in front and one behind the tokens, for what is none.
+        self._width = vocab_size + 2
+        self._device = device
+        self.max_rows = max(1, num_bytes // (2 * self._width + 4 * MAX_MOVES))
+        # Which automaton is in which row, the one that was left first in front, and who lives there
+        self._rows: dict[Automaton, int] = {}
+        self._users: dict[Automaton, int] = {}
+        self._made = 0
+        self._classes = torch.zeros(0, dtype=torch.int16, device=device)
+        self._moves = torch.zeros(0, dtype=torch.int32, device=device)
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """``[rows * width]`` int16 and ``[rows * MAX_MOVES + 1]`` int32."""
+        return self._classes, self._moves
+
+    def enter(self, automaton: Automaton) -> None:
+        """One more request has these markers.
+
+        Raises
+        ------
+        SpecError
+            Too many different markers are in use.
+        """
+        row = self._rows.pop(automaton, None)
+        if row is None:
+            row = self._free_row()
+            self._write(row, automaton)
+        self._rows[automaton] = row
+        self._users[automaton] = self._users.get(automaton, 0) + 1
+
+    def leave(self, automaton: Automaton) -> None:
+        """One request less has these markers."""
+        self._users[automaton] -= 1
+        if self._users[automaton] == 0:
+            del self._users[automaton]
+            # To the end: those that were left first go first.
+            self._rows[automaton] = self._rows.pop(automaton)
+
+    def columns(self, automaton: Automaton, entry: int) -> Mapping[Field, Value]:
+        """Where a request of this automaton is that has just made a transition."""
+        row = self._rows[automaton]
+        state = _first(row) + (entry >> STATE_SHIFT) * automaton.moves.shape[1]
+        return {CLASSES: row * self._width + 1, STATE: state << STATE_SHIFT | entry & (AT | EFFECT)}
+
+    def _free_row(self) -> int:
+        for automaton, row in self._rows.items():
+            if automaton not in self._users and self._made == self.max_rows + 1:
+                del self._rows[automaton]
+                return row
+        if self._made > self.max_rows:
+            raise SpecError.of(
+                "phase",
+                f"markers that are none of the {self.max_rows} in use",
+                f"{self.max_rows} different pairs of markers of several tokens at once: wait until"
+                " a request with other markers has ended, or use markers that others use",
+            )
+        if self._made == 0:
+            # Row 0 is that of requests whose markers are single tokens: any that a method asks
+            # about is one, and nothing else happens.
+            self._grow(1)
+            self._moves[0] = HOT
+            self._made = 1
+        self._grow(self._made + 1)
+        self._made += 1
+        return self._made - 1
+
+    def _grow(self, rows: int) -> None:
+        """Room for so many rows; twice as many as before, within the bound."""
+        held = len(self._classes) // self._width
+        if rows <= held:
+            return
+        held = min(max(rows, 2 * held), self.max_rows + 1)
+        classes = torch.zeros(held * self._width, dtype=torch.int16, device=self._device)
+        moves = torch.zeros(_first(held), dtype=torch.int32, device=self._device)
+        classes[: len(self._classes)] = self._classes
+        moves[: len(self._moves)] = self._moves
+        self._classes, self._moves = classes, moves
+
+    def _write(self, row: int, automaton: Automaton) -> None:
+        first, size = _first(row), automaton.moves.size
+        begin = row * self._width
+        classes = torch.zeros(self._width, dtype=torch.int16)
+        known = torch.from_numpy(automaton.classes)[: self._width - 2]
+        classes[1 : 1 + len(known)] = known
+        self._classes[begin : begin + self._width].copy_(classes)
+        moves = torch.from_numpy(automaton.moves).long()
+        state = first + (moves >> STATE_SHIFT) * moves.shape[1]
+        moves = state << STATE_SHIFT | moves & ((1 << STATE_SHIFT) - 1)
+        self._moves[first : first + size].copy_(moves.view(-1))
+
+
+def _first(row: int) -> int:
+    """Where a row's transitions begin; row 0 has a single one."""
+    return 0 if row == 0 else 1 + (row - 1) * MAX_MOVES

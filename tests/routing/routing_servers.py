@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 VLLM_PYTHON = Path(os.environ.get("TOKENLENS_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))
 
 
-def vllm_server(role, log, port=None, path=None):
+def vllm_server(role, log, port=None, path=None, generation_config="vllm"):
     """Stock vLLM with a tiny reasoner, or a model like it."""
     port = port or free_port()
     path = path or path_of(f"tiny-reasoner-{role}")
@@ -25,7 +25,7 @@ def vllm_server(role, log, port=None, path=None):
         *("--model", str(path), "--served-model-name", f"tiny-{role}"),
         *("--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--dtype", "float32"),
         *("--max-model-len", "1024", "--kv-cache-memory-bytes", str(48 << 20)),
-        *("--max-num-seqs", "64", "--generation-config", "vllm"),
+        *("--max-num-seqs", "64", "--generation-config", generation_config),
     ]
     return Process(command, port, log, environment=VLLM_ENVIRONMENT)
 

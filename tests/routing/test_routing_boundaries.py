@@ -1,5 +1,7 @@
 """Where steps end, on a byte-level tokenizer with many entries that hold a blank line."""
 
+import json
+
 import pytest
 from routing_support import vocabulary
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -44,6 +46,25 @@ def test_every_entry_that_holds_a_blank_line_is_a_boundary():
     assert [one in words.encode(text) for text in ("so.\n\n", "(x)\n\n", "so\n\n")] == [
         False, False, True,
     ]  # fmt: skip
+
+
+def test_ids_with_holes_are_all_read():
+    """The number of a tokenizer's entries is not its last id."""
+    raw = byte_level().backend_tokenizer
+    data = json.loads(raw.to_str())
+    words = {word: i + 1000 for word, i in data["model"]["vocab"].items() if i > 200}
+    data["model"]["vocab"] |= words
+    for token in data["added_tokens"]:
+        token["id"] += 2000
+    holes = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(data)))
+    found = Vocabulary(holes)
+    assert len(found.pieces) == 1 + max(holes.get_vocab().values()) > len(holes)
+    for text in ("so.\n\n", "<think>"):
+        ids = found.encode(text)
+        assert "".join(found.piece(i) for i in ids) == text
+    (last,) = (i for i in found.encode("so.\n\n") if "\n\n" in found.piece(i))
+    assert last >= 1000
+    assert last in found.boundary_ids("\n\n")
 
 
 def test_a_delimiter_of_two_tokens_is_a_boundary():

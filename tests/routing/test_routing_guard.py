@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import itertools
 import json
+import random
 import socket
+import threading
 
 import httpx
 import pytest
@@ -13,9 +15,10 @@ from routing_stand_in import PATIENCE, Served, wait_for
 from routing_support import Scripted, vocabulary
 
 from tokenlens.cli.route import Access
-from tokenlens.routing import Router
+from tokenlens.routing import Router, fields
 from tokenlens.routing.guard import Guard
 from tokenlens.routing.listen import config
+from tokenlens.routing.protocol import ChatRequest, CompletionRequest
 from tokenlens.routing.server import make_app
 from tokenlens.routing.service import ServerSettings
 from tokenlens.spec import SpecError
@@ -43,7 +46,10 @@ class Strangers(Served):
     def ask(self, path=TEXT, method="POST", **kwargs):
         if method == "POST" and not {"json", "content"} & set(kwargs):
             kwargs["json"] = PROMPT
-        return httpx.request(method, self.url + path, timeout=PATIENCE, trust_env=False, **kwargs)
+        # One that is made for https takes longer to make than a request takes.
+        return httpx.request(
+            method, self.url + path, timeout=PATIENCE, trust_env=False, verify=False, **kwargs
+        )
 
     def connect(self):
         return socket.create_connection(("127.0.0.1", int(self.url.rpartition(":")[2])), PATIENCE)
@@ -335,3 +341,80 @@ def test_keys_that_would_let_everybody_or_nobody_in(wrong, tmp_path, monkeypatch
     monkeypatch.setenv("TOKENLENS_ROUTE_API_KEY", " ")
     with pytest.raises(SpecError, match="TOKENLENS_ROUTE_API_KEY"):
         Access().api_keys()
+
+
+def any_value(generator, depth=0):
+    """A JSON value of any kind, weighted towards ends of ranges."""
+    if depth < 3 and generator.random() < 0.3:
+        count = generator.randint(0, 3)
+        if generator.random() < 0.5:
+            return [any_value(generator, depth + 1) for _ in range(count)]
+        names = ["role", "content", "type", "text", "include_usage", "tokenlens", "x"]
+        return {generator.choice(names): any_value(generator, depth + 1) for _ in range(count)}
+    return generator.choice([
+        None, True, False, 0, -1, 1, 2, 1 << 31, (1 << 63) - 1, 1 << 63, -(1 << 70), 0.0, -0.0,
+        1e-300, 1e300, 0.5, "", "9", "user", "text", "x" * 300, "\u2042", "\x00", "{", "<think>",
+        "</think>",
+    ])  # fmt: skip
+
+
+def test_no_body_is_a_fault_of_the_server(open_to_all):
+    """Whatever is sent in whatever field: an answer, or a sentence that is short."""
+    generator = random.Random(5)
+    names = [*ChatRequest.model_fields, *CompletionRequest.model_fields, *fields.DEFAULTS, "other"]
+    client = httpx.Client(base_url=open_to_all.url, timeout=PATIENCE, trust_env=False)
+    for _ in range(300):
+        path = generator.choice((TEXT, CHAT))
+        body = {"prompt": "9"} if path == TEXT else {"messages": [{"role": "user", "content": "9"}]}
+        for name in generator.choices(names, k=generator.randint(1, 3)):
+            body[name] = any_value(generator)
+        if body.get("max_tokens") or body.get("stream"):
+            body["max_tokens"] = 3
+        answer = client.post(path, json=body)
+        assert answer.status_code in (200, 400), (body, answer.text)
+        assert answer.status_code == 200 or len(answer.text) < 4000, body
+    client.close()
+
+
+def test_who_stops_reading_is_cut_off():
+    """An application that never ends, and a client that takes nothing of it."""
+    gone = threading.Event()
+
+    async def app(scope, receive, send):
+        if scope["type"] != "http":
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        async def pump():
+            while True:
+                await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+                await asyncio.sleep(0)
+
+        pumping = asyncio.create_task(pump())
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        pumping.cancel()
+        gone.set()
+
+    one = Strangers.__new__(Strangers)
+    one.bounds = ServerSettings(send_timeout=0.3)
+    Served.__init__(one, app)
+    connection = one.connect()
+    try:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert gone.wait(PATIENCE)
+    finally:
+        connection.close()
+        one.close()
+
+
+def test_connections_beyond_the_bound_are_told_so():
+    one = Strangers(max_connections=2)
+    idle = one.connect()
+    try:
+        wait_for(lambda: one.ask("/health", "GET").status_code == 503)
+        idle.close()
+        wait_for(lambda: one.ask("/health", "GET").status_code == 200)
+    finally:
+        idle.close()
+        one.close()

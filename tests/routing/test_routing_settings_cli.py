@@ -28,6 +28,12 @@ HERE, THERE = "http://127.0.0.1:9", "http://127.0.0.1:19"
         (("--small", HERE, "--large", THERE, "--setting", "retry=1"), ["setting", "retries"]),
         (("--small", HERE, "--large", THERE, "--setting", "retries=99"), ["retries", "99", "10"]),
         (("--small", HERE, "--large", THERE, "--policy", "missing.yaml"), ["missing.yaml"]),
+        (("--small", HERE, "--large", THERE, "--ca-file", "no.pem"), ["ca_file", "no.pem", "PEM"]),
+        (("--small", HERE, "--large", THERE, "--api-key", ""), ["api_key", "an empty one"]),
+        (("--small", HERE, "--large", THERE, "--api-key-file", "no.keys"), ["no.keys"]),
+        (("--small", HERE, "--large", THERE, "--cors-origin", ""), ["cors_origins"]),
+        (("--small", HERE, "--large", THERE, "--setting", "metrics=all"), ["metrics", "open"]),
+        (("--small", HERE, "--large", THERE, "--setting", "max_body=1"), ["max_body", "1024"]),
     ],
 )
 def test_bad_settings_name_the_setting(options, words):

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -17,6 +18,7 @@ from routing_support import VERBAL, alone, prompts, turned, vocabulary
 from servers import VLLM_ENVIRONMENT
 from test_routing_text import local, over, route
 
+from tokenlens.assets import path_of
 from tokenlens.routing import parse_routing
 from tokenlens.routing.http import HTTPSettings
 from tokenlens.routing.serve import Target, build
@@ -307,6 +309,41 @@ def test_what_cannot_be_carried_out_is_a_400(router, body, words):
     response = post(router.address, {"messages": [{"role": "user", "content": ASK}], **body})
     assert response.status_code == 400
     assert all(word in response.json()["error"]["message"] for word in words)
+
+
+def test_specs_for_servers_without_tokenlens_are_a_400(router):
+    """Stock vLLM has the field and passes over what it holds."""
+    body = {"messages": [{"role": "user", "content": ASK}], "max_tokens": 8}
+    spec = {"vllm_xargs": {"tokenlens": '{"methods": [{"method": "soft_thinking"}]}'}}
+    response = post(router.address, {**body, **spec})
+    assert response.status_code == 400
+    assert "vllm_xargs" in response.json()["error"]["message"]
+    assert post(router.address, body).status_code == 200
+
+
+def test_what_a_request_leaves_open_is_vllm_s_to_decide(servers, proxies, folder):
+    """A generation config makes the small model greedy; the router sends no temperature."""
+    config = path_of("tiny-reasoner-small")
+    greedy = folder / "greedy"
+    shutil.copytree(config, greedy)
+    made = json.loads((greedy / "generation_config.json").read_text())
+    made |= {"temperature": 1e-6, "do_sample": True}
+    (greedy / "generation_config.json").write_text(json.dumps(made))
+    small = vllm_server("small", folder / "greedy.log", path=greedy, generation_config="auto")
+    options = ("--policy", '{"policy": "always_small"}', *PATIENCE)
+    try:
+        one = route_server(small.address, servers["large"].address, folder / "open.log", *options)
+        try:
+            texts = {
+                ask(one.address, seed=seed)["choices"][0]["message"]["content"] for seed in (1, 2)
+            }
+            asked = {ask(one.address, seed=3, temperature=5.0)["choices"][0]["message"]["content"]}
+        finally:
+            one.stop()
+    finally:
+        small.stop()
+    assert len(texts) == 1
+    assert texts != asked
 
 
 def test_a_full_queue_is_a_429(proxies, folder):

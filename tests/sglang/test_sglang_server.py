@@ -283,3 +283,24 @@ def test_32_at_once_with_aborts_and_nothing_is_left(client, server):
     assert found["tokenlens_slots_in_use"] == 1
     assert found["tokenlens_history_pages_in_use"] == 1
     assert found["tokenlens_latent_total"] > 100
+
+
+def test_a_router_reads_it_as_a_server_of_text(server, client):
+    """The end of a text is no end of a step, though SGLang says which token it met there."""
+    from router_calls import routed
+
+    found, carries, (soft, plain) = routed(server, OPENED, [SOFT, {}], 400, str(MODEL))
+    assert (found.api, found.specs_in, carries) == ("text", "custom_params", True)
+    assert (found.max_length, found.lead) == (512, "")
+    texts = []
+    for chunks, params in ((soft, SOFT), (plain, None)):
+        extra = {"custom_params": params} if params else None
+        direct = client.completions.create(
+            model="tiny", prompt=OPENED, max_tokens=400, temperature=0, extra_body=extra
+        )
+        assert direct.choices[0].finish_reason == "stop"
+        texts.append("".join(chunk.text for chunk in chunks))
+        assert texts[-1] == direct.choices[0].text
+        assert chunks[-1].finish == "eos"
+    assert texts[0] != texts[1]
+    assert len(plain[0].signals.top) == 5

@@ -261,3 +261,20 @@ def test_32_at_once_with_an_abort_and_nothing_is_left(client, server):
         == found["tokenlens_latent_total"] + found["tokenlens_discrete_total"]
     )
     assert found["tokenlens_forced_total"] > 0
+
+
+def test_a_router_hands_specs_on(server, client):
+    """To the server that carries them out, in every call."""
+    from router_calls import routed
+
+    found, carries, (soft, plain) = routed(server, OPENED, [SOFT, {}], 30)
+    assert (found.api, found.specs_in, carries) == ("vllm", "vllm_xargs", True)
+    for chunks, xargs in ((soft, SOFT), (plain, None)):
+        extra = {"vllm_xargs": xargs} if xargs else None
+        direct = client.completions.create(
+            model="tiny", prompt=OPENED, max_tokens=30, temperature=0, extra_body=extra
+        )
+        ids = [i for chunk in chunks for i in chunk.ids]
+        assert found.vocabulary.decode(ids).startswith(direct.choices[0].text)
+    assert [c.ids for c in soft] != [c.ids for c in plain]
+    assert soft[0].signals is not None

@@ -106,7 +106,9 @@ class Completions:
             if self._api == "vllm":
                 ids = tuple(int(i) for i in choice["token_ids"] or ())
             words, top = self._facts(event, choice, signals)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        except (
+            ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError,
+        ) as error:  # fmt: skip
             raise self.malformed(f"{type(error).__name__}: {error} in {data[:500]}") from None
         if self._api == "vllm":
             count, words = len(ids), []

@@ -129,8 +129,10 @@ async def discover(
 
 
 def _context(facts: dict[str, Any]) -> int | None:
-    """The length of a model's context, as vLLM and SGLang list it."""
-    length = facts.get("max_model_len")
+    """The length of a model's context, as vLLM and SGLang list it, or llama.cpp."""
+    meta = facts.get("meta")
+    beside = meta if isinstance(meta, dict) else {}
+    length = facts.get("max_model_len", beside.get("n_ctx", beside.get("n_ctx_train")))
     return length if isinstance(length, int) and length > 0 else None
 
 

@@ -35,7 +35,8 @@ class Vocabulary:
         self.eos_ids = frozenset(int(i) for i in eos_ids) or frozenset(
             () if own is None else (int(own),)
         )
-        size = len(tokenizer)
+        # Ids may have holes, so that the last one is beyond the number of entries.
+        size = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=0))
         self.pieces: list[str] = tokenizer.batch_decode(
             [[i] for i in range(size)],
             skip_special_tokens=False,

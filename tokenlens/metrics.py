@@ -29,8 +29,8 @@ ROUTED = {
 """Counters with the model's role, small or large, as a label."""
 
 GAUGES = {
-    "slots_in_use": "Requests with a spec that have a slot, as of the last step",
-    "history_pages_in_use": "Pages of concept tokens kept for a replay, as of the last step",
+    "slots_in_use": "Requests with a spec that have a slot, as of the last step with one",
+    "history_pages_in_use": "Pages of concept tokens kept for a replay, as of the same step",
 }
 HISTOGRAMS = {
     "entropy_nats": ("Entropy of the steps of full traces", (0.01, 0.1, 0.3, 0.6, 1, 1.5, 2, 3, 5)),
@@ -73,7 +73,10 @@ class Collector:
         for name, text in ROUTED.items():
             found[name] = client.Counter(f"tokenlens_{name}", text, ["model"], **into)
         for name, text in GAUGES.items():
-            found[name] = client.Gauge(f"tokenlens_{name}", text, **into)
+            # Of several front ends of one engine, the one that heard of it last.
+            found[name] = client.Gauge(
+                f"tokenlens_{name}", text, multiprocess_mode="mostrecent", **into
+            )
         for name, (text, buckets) in HISTOGRAMS.items():
             found[name] = client.Histogram(f"tokenlens_{name}", text, buckets=buckets, **into)
         labels = ["engine", "version"]

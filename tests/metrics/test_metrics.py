@@ -1,6 +1,7 @@
 """The collector's figures are a trace's, and the dashboard asks for nothing that is not there."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -125,3 +126,49 @@ def test_an_engine_s_front_end_reports_to_it():
     """)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str([1.0, 5.0, 3.0, 2.0, 4.0, 2.0, 1.0, 0.0, 7.0, 8.0])
+
+
+def test_nothing_is_in_use_once_the_last_request_has_ended():
+    code = textwrap.dedent("""
+        from prometheus_client import REGISTRY
+        from tokenlens.serving import metrics
+        from tokenlens.serving.traces import Recorder
+        from tokenlens.spec import DecodingSpec
+
+        def gauges():
+            names = ("slots_in_use", "history_pages_in_use")
+            return [int(REGISTRY.get_sample_value(f"tokenlens_{name}")) for name in names]
+
+        first, second, silent = (Recorder(DecodingSpec(methods=()), "vllm") for _ in range(3))
+        report = [[1, 1, 1, 0, 0, 0, 0, 1], [2, 3]]
+        metrics.observe(first, report)
+        metrics.observe(second, report)
+        seen = [gauges()]
+        for ended in (silent, first, None, first, second, second):
+            metrics.close(ended)  # once, twice, never seen, or without a spec
+            seen.append(gauges())
+        metrics.observe(first, report)
+        print([*seen, gauges()])
+    """)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    busy, none = [2, 3], [0, 0]
+    assert done.stdout.strip() == str([busy, busy, busy, busy, busy, none, none, busy])
+
+
+def test_of_several_front_ends_the_one_that_heard_last_counts(tmp_path):
+    code = textwrap.dedent("""
+        import sys
+        from tokenlens.metrics import collector
+        collector("sglang").set("slots_in_use", float(sys.argv[1]))
+        if len(sys.argv) > 2:
+            from prometheus_client import CollectorRegistry
+            from prometheus_client.multiprocess import MultiProcessCollector
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)
+            print(registry.get_sample_value("tokenlens_slots_in_use"))
+    """)
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    for given, expected in (("3", None), ("0", "0.0")):
+        command = [sys.executable, "-c", code, given, *([] if expected is None else ["show"])]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        assert done.stdout.strip() == (expected or "")

@@ -168,6 +168,22 @@ def test_random_schedules_feed_what_was_decided(seed):
     assert (batch.slots_in_use, batch.store.pages_in_use) == (0, 0)
 
 
+def test_a_request_that_cannot_be_admitted_holds_nothing(monkeypatch):
+    batch = make(max_slots=2)
+    request = bind(parse_spec(SPEC), tokenizer=None, vocab_size=VOCAB)
+    batch.admit("a", request, [3, 1], 2)
+    with monkeypatch.context() as broken:
+        broken.setattr(batch.core.table, "write", lambda *_: 1 / 0)
+        for name in ("b", "c", "d"):
+            with pytest.raises(ZeroDivisionError):
+                batch.admit(name, request, [4, 1], 2)
+    assert list(batch.live) == ["a"]
+    assert batch.slots_in_use == 1
+    batch.admit("b", request, [4, 1], 2)
+    batch.finish(["a", "b", "c"])
+    assert (batch.slots_in_use, batch.store.pages_in_use) == (0, 0)
+
+
 def test_a_request_that_lost_its_history_is_reported():
     batch = make(pages=1)
     request = bind(parse_spec(SPEC), tokenizer=None, vocab_size=VOCAB)

@@ -69,6 +69,16 @@ FINE = {"pp_size": 1, "disaggregation_mode": "null", "tp_size": 2, "dp_size": 1}
         ({"dcp_size": 2}, ["dcp_size"]),
         ({"enable_hisparse": True}, ["enable_hisparse"]),
         ({"enable_lmcache": True}, ["enable_lmcache"]),
+        ({"smg_grpc_mode": True}, ["smg_grpc_mode", "HTTP"]),
+        ({"grpc_mode": True}, ["grpc_mode", "HTTP"]),
+        ({"grpc_port": 30001}, ["grpc_port", "30001", "trace"]),
+        ({"use_ray": True}, ["use_ray"]),
+        ({"nnodes": 2}, ["nnodes", "2"]),
+        ({"encoder_only": True}, ["encoder_only"]),
+        ({"language_only": True}, ["language_only"]),
+        ({"is_embedding": True}, ["is_embedding"]),
+        ({"elastic_ep_backend": "mooncake"}, ["elastic_ep_backend"]),
+        ({"ep_join_mode": "scale"}, ["ep_join_mode"]),
     ],
 )
 def test_an_engine_that_cannot_host_specs_is_refused(given, words):
@@ -221,3 +231,96 @@ def test_importing_needs_neither_sglang_nor_torch():
         "assert not {'torch', 'sglang'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("value", ["1", "true", "YES", "y", "on"])
+def test_a_front_end_in_rust_is_refused(monkeypatch, value):
+    monkeypatch.setenv("SGLANG_RUST_SERVER", value)
+    with pytest.raises(UnsupportedError, match="SGLANG_RUST_SERVER"):
+        check_engine(SimpleNamespace(**FINE))
+    for off in ("0", "false", "no", ""):
+        monkeypatch.setenv("SGLANG_RUST_SERVER", off)
+        check_engine(SimpleNamespace(**FINE))
+
+
+def test_tokenizer_workers_serve_our_application(monkeypatch):
+    monkeypatch.setattr(switch, "check_loading", lambda: None)
+    for name in (switch.VARIABLE, switch.APPLICATION):
+        monkeypatch.delenv(name, raising=False)
+    workers = SimpleNamespace(**FINE, tokenizer_worker_num=4)
+    switch.turn_on({})
+    assert os.environ[switch.APPLICATION] == "tokenlens.sglang.workers:app"
+    check_engine(workers)
+    switch.turn_off()
+    assert switch.APPLICATION not in os.environ
+    # An application of the operator's own would be served without tokenlens.
+    monkeypatch.setenv(switch.APPLICATION, "mine:app")
+    switch.turn_on({})
+    with pytest.raises(UnsupportedError, match="mine:app"):
+        check_engine(workers)
+    check_engine(SimpleNamespace(**FINE, tokenizer_worker_num=1))
+    switch.turn_off()
+    assert os.environ[switch.APPLICATION] == "mine:app"
+
+
+class Waiting:
+    """Stands in for a request of SGLang's that is about to be queued."""
+
+    def __init__(self, **custom_params):
+        self.sampling_params = SimpleNamespace(custom_params=custom_params or None)
+        self.failed = None
+
+    def set_finish_with_abort(self, message):
+        self.failed = message
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_scheduler_queues_what_was_admitted_and_fails_the_rest(monkeypatch, on):
+    from tokenlens.serving.admission import marked
+    from tokenlens.sglang import plugin
+
+    monkeypatch.setattr(switch, "check_loading", lambda: None)
+    monkeypatch.delenv(switch.VARIABLE, raising=False)
+    monkeypatch.delenv(switch.APPLICATION, raising=False)
+    if on:
+        switch.turn_on({})
+    queued = []
+
+    def queue(req):
+        # What we do not let through must not reach the room.
+        plugin._add_request_to_queue(lambda _, one: queued.append(one), None, req)
+        return req
+
+    try:
+        for plain in (queue(Waiting()), queue(Waiting(thinking_budget=3))):
+            assert plain.failed is None
+        right = queue(Waiting(**marked({"tokenlens": "{}"}), rest=1))
+        stranger = queue(Waiting(tokenlens="{}", tokenlens_seed=1, _tokenlens_sample=2, rest=1))
+        forged = queue(Waiting(tokenlens="{}", _tokenlens_admitted="1"))
+        for failed in (stranger, forged) if on else (right, stranger, forged):
+            words = "no front end" if on else "started without it"
+            assert words in failed.failed
+            assert not spec_of(failed.sampling_params.custom_params)
+        assert stranger.sampling_params.custom_params == {"rest": 1}
+        assert (right.failed is None) == on
+        assert len(queued) == 5
+    finally:
+        switch.turn_off()
+
+
+def test_routers_between_processes_may_leave_an_entry_empty():
+    """What SGLang's routers make of a batch in which only some requests report."""
+    from tokenlens.sglang import responses
+
+    manager = SimpleNamespace(_tokenlens=None)
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(responses, "admission_of", lambda _: object())
+    try:
+        seen = {}
+        for entry in (None, [], [None]):
+            responses._update_request_meta_info(
+                lambda *_: None, manager, seen, SimpleNamespace(), {"tokenlens": [entry]}, 0, None
+            )
+        assert seen == {}
+    finally:
+        monkey.undo()

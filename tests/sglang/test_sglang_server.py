@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -95,6 +96,16 @@ def metrics(server):
     return found
 
 
+def settled(server):
+    """Our metrics once nobody is served any more: a server notices in its own time who left."""
+    for _ in range(300):
+        found = metrics(server)
+        if found["tokenlens_slots_in_use"] == 0:
+            break
+        time.sleep(0.2)
+    return found
+
+
 def test_chat_thinks_in_mixtures_and_says_so(client):
     plain = chat(client, None)
     soft = chat(client, SOFT)
@@ -176,7 +187,7 @@ def test_a_bad_spec_is_a_400_that_names_the_field(server, door, spec, words):
 def test_structured_output_and_beams_are_refused(client, server):
     import openai
 
-    with pytest.raises(openai.BadRequestError, match="json_schema"):
+    with pytest.raises(openai.BadRequestError, match="response_format: got"):
         chat(client, SOFT, response_format={"type": "json_object"})
     refused = generate(server, SOFT, beam_width=2)
     assert refused.status_code == 400
@@ -259,7 +270,8 @@ def test_stop_strings_penalties_logprobs_and_samples(client):
 
 
 def test_32_at_once_with_aborts_and_nothing_is_left(client, server):
-    specs = [SOFT, {"tokenlens": "tiny-gumbel"}, {"tokenlens": "tiny-no-thinking"}, None]
+    noisy = {"tokenlens": "tiny-gumbel", "tokenlens_seed": 0}
+    specs = [SOFT, noisy, {"tokenlens": "tiny-no-thinking"}, None]
     alone = [chat(client, params).choices[0].message.content for params in specs]
 
     def ask(index):
@@ -276,12 +288,9 @@ def test_32_at_once_with_aborts_and_nothing_is_left(client, server):
     assert [a for a in answers if a is not None] == [
         alone[index % 4] for index in range(32) if index % 8 != 7
     ]
-    # The scheduler notices an end with the next step.
-    for _ in range(3):
-        chat(client, SOFT, max_tokens=2)
-    found = metrics(server)
-    assert found["tokenlens_slots_in_use"] == 1
-    assert found["tokenlens_history_pages_in_use"] == 1
+    found = settled(server)
+    assert found["tokenlens_slots_in_use"] == 0
+    assert found["tokenlens_history_pages_in_use"] == 0
     assert found["tokenlens_latent_total"] > 100
 
 

@@ -116,10 +116,15 @@ class Batch:
         self.finish([req_id])
         latent = any(config.method in LATENT_METHODS for config in request.spec.methods)
         live = Live(req_id, request, prompt_len, latent)
+        slot = self._take_slot()
+        try:
+            self.core.add(slot, request, prompt, prompt_len)
+        except BaseException:
+            # As if it had never come: it holds no slot.
+            self._free.append(slot)
+            raise
         self._notice_noise(live, prompt)
         self.live[req_id] = live
-        slot = self._take_slot()
-        self.core.add(slot, request, prompt, prompt_len)
         self._seat(live, slot)
 
     def _notice_noise(self, live: Live, prompt: Sequence[int]) -> None:

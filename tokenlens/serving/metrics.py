@@ -1,9 +1,13 @@
 """What an engine's front end counts, on the collector that all engines share."""
 
 from typing import Any
+from weakref import WeakSet
 
 from tokenlens.metrics import GAUGES, Grown, collector
 from tokenlens.serving.traces import Recorder
+
+_OPEN: WeakSet[Recorder] = WeakSet()
+"""Requests of this process that have reported and have not ended."""
 
 
 def count_refusal(engine: str) -> None:
@@ -17,6 +21,7 @@ def observe(recorder: Recorder, report: list[Any]) -> None:
     A report's second part is how many slots and pages the worker had taken, in the order of
     ``GAUGES``.
     """
+    _OPEN.add(recorder)
     before = recorder.switches
     tokens, _, latent, forced, invalid, cold_stops, _ = recorder.add(report)
     shared = collector(recorder.engine)
@@ -24,3 +29,16 @@ def observe(recorder: Recorder, report: list[Any]) -> None:
         shared.set(name, amount)
     switches = recorder.switches - before
     shared.add(Grown(tokens, latent, switches, forced, invalid, cold_stops))
+
+
+def close(recorder: Recorder | None) -> None:
+    """A request ended, however it did; after the last one nothing is in use.
+
+    No report says so: a worker reports with tokens.
+    """
+    if recorder is None:
+        return
+    _OPEN.discard(recorder)
+    if not _OPEN:
+        for name in GAUGES:
+            collector(recorder.engine).set(name, 0)

@@ -5,6 +5,7 @@ import multiprocessing
 from typing import Any
 
 from tokenlens.serving import metrics
+from tokenlens.serving.admission import marked
 from tokenlens.serving.arguments import KEY, SAMPLE_KEY, asks, refuse_internal, seeded, spec_of
 from tokenlens.serving.settings import Settings
 from tokenlens.sglang import refusals, switch
@@ -50,10 +51,10 @@ class Admission:
         spec = spec_of(params.custom_params)
         assert spec is not None
         refusals.check_request(spec, request, params, self.settings)
-        self.bind(params)
         rest = {key: v for key, v in params.custom_params.items() if not asks({key: None})}
         written = {**rest, KEY: spec.model_dump_json()}
-        params.custom_params = seeded(written, spec, params.sampling_seed)
+        params.custom_params = marked(seeded(written, spec, params.sampling_seed))
+        self.bind(params)
 
 
 def admission_of(manager: Any) -> Admission | None:
@@ -138,6 +139,23 @@ def note_parameters(manager: Any, rid: Any, parameters: Any) -> None:
         setattr(state, PARAMETERS, parameters)
 
 
+def _convert_to_internal_request(
+    original: Any, self: Any, request: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """Refuse a grammar beside a spec while it is known what the client wrote."""
+    adapted, processed = original(self, request, *args, **kwargs)
+    asked = getattr(request, "custom_params", None)
+    if asked and admission_of(self.tokenizer_manager) is not None and asks(asked):
+        try:
+            spec = spec_of(asked)
+            assert spec is not None
+            refusals.check_structure(spec, request, adapted.sampling_params or {})
+        except SpecError:
+            metrics.count_refusal(ENGINE)
+            raise
+    return adapted, processed
+
+
 class _Samples:
     """Numbers the requests that share one object of sampling parameters."""
 
@@ -163,6 +181,12 @@ TARGETS: dict[str, dict[str, Around]] = {
     "sglang.srt.managers.tokenizer_manager": {
         "TokenizerManager.__init__": _init,
         "TokenizerManager._send_one_request": _send_one_request,
+    },
+    "sglang.srt.entrypoints.openai.serving_completions": {
+        "OpenAIServingCompletion._convert_to_internal_request": _convert_to_internal_request,
+    },
+    "sglang.srt.entrypoints.openai.serving_chat": {
+        "OpenAIServingChat._convert_to_internal_request": _convert_to_internal_request,
     },
 }
 """What is wrapped."""

@@ -7,13 +7,21 @@ it and go on.
 """
 
 import argparse
+import functools
+import os
+from types import ModuleType
 from typing import Any
 
+from tokenlens.serving import metrics
+from tokenlens.serving.admission import UNADMITTED, is_admitted
 from tokenlens.serving.arguments import asks
+from tokenlens.serving.hooks import after_import
+from tokenlens.serving.places import Places, check_place, ours
 from tokenlens.serving.refusals import UnsupportedError
 from tokenlens.sglang import switch
 from tokenlens.sglang.hooks import ADMISSION, Around, check, install
 from tokenlens.sglang.refusals import check_engine
+from tokenlens.sglang.traces import ENGINE
 from tokenlens.spec import SpecError
 
 OPTIONS = {
@@ -28,6 +36,7 @@ OPTIONS = {
 def register() -> None:
     """Entry point; may be called any number of times in any process."""
     install(ALWAYS, needed=False)
+    after_import("sglang.srt.entrypoints.http_server", _watch_bodies)
     if switch.settings() is not None:
         install_all()
 
@@ -91,6 +100,7 @@ def _from_cli_args(original: Any, cls: Any, args: argparse.Namespace) -> Any:
             switch.turn_on(values)
         except (SpecError, UnsupportedError) as error:
             raise SystemExit(f"tokenlens: {error}") from None
+        _check_start(args)
         check_all()
         install_all()
     elif values:
@@ -99,6 +109,14 @@ def _from_cli_args(original: Any, cls: Any, args: argparse.Namespace) -> Any:
             " leave them out"
         )
     return original(cls, args)
+
+
+def _check_start(args: argparse.Namespace) -> None:
+    """Refuse early what can be seen on the command line: some ways to start skip later checks."""
+    try:
+        check_engine(args)
+    except UnsupportedError as error:
+        raise SystemExit(str(error)) from None
 
 
 def _check_server_args(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -115,18 +133,67 @@ def _create_tokenized_object(
 ) -> Any:
     tokenized = original(self, request, *args, **kwargs)
     params = getattr(tokenized, "sampling_params", None)
-    if params is None or not asks(getattr(params, "custom_params", None)):
+    asked = getattr(params, "custom_params", None)
+    if not asked:
+        return tokenized
+    try:
+        # Directly in there, and nowhere deeper.
+        check_place(asked, (), "custom_params")
+    except SpecError:
+        metrics.count_refusal(ENGINE)
+        raise
+    if not asks(asked):
         return tokenized
     admission = vars(self).get(ADMISSION)
     if admission is None:
         # Else SGLang would carry the spec along, and nobody would read it.
-        raise ValueError(
-            "custom_params: got a spec for tokenlens, but this engine was started without it; start"
-            " it with --enable-tokenlens, or with tokenlens.sglang.engine(...)"
-        )
+        raise ValueError(WITHOUT)
     admission.admit(self, request, params)
     return tokenized
 
+
+def _add_request_to_queue(original: Any, self: Any, req: Any, *args: Any, **kwargs: Any) -> Any:
+    """Fail a request, and no other, whose spec nobody has checked or nobody would carry out.
+
+    SGLang has front ends that load no plugins. All ranks of an engine decide alike.
+    """
+    asked = req.sampling_params.custom_params
+    if asked and asks(asked):
+        on = switch.VARIABLE in os.environ
+        if not on or not is_admitted(asked):
+            rest = {key: value for key, value in asked.items() if not ours(key)}
+            req.sampling_params.custom_params = rest or None
+            req.set_finish_with_abort(UNADMITTED if on else WITHOUT)
+    return original(self, req, *args, **kwargs)
+
+
+def _watch_bodies(module: ModuleType) -> None:
+    """Refuse specs that are in a place where SGLang's server would not look for them."""
+    from starlette.middleware import Middleware
+
+    refused = functools.partial(metrics.count_refusal, ENGINE)
+    # The innermost: behind keys and decompression.
+    module.app.user_middleware.append(Middleware(Places, places=places(), refused=refused))
+
+
+def places() -> dict[str, tuple[str, ...] | None]:
+    """Where specs belong, by the end of the path: see :class:`tokenlens.serving.places.Places`."""
+    vertex = os.environ.get("AIP_PREDICT_ROUTE", "/vertex_generate")
+    return {
+        "/api/generate": None,
+        vertex: ("parameters", "sampling_params", "custom_params"),
+        "/generate": ("sampling_params", "custom_params"),
+        "/v1/completions": ("custom_params",),
+        "/v1/chat/completions": ("custom_params",),
+        "/invocations": ("custom_params",),
+    }
+
+
+WITHOUT = (
+    "custom_params: got a spec for tokenlens, but this engine was started without it; start it with"
+    " --enable-tokenlens, or with tokenlens.sglang.engine(...)"
+)
+"""Why a request with a spec is refused by an engine without tokenlens."""
 
 ALWAYS: dict[str, dict[str, Around]] = {
     "sglang.srt.server_args": {
@@ -136,6 +203,9 @@ ALWAYS: dict[str, dict[str, Around]] = {
     },
     "sglang.srt.managers.tokenizer_manager": {
         "TokenizerManager._create_tokenized_object": _create_tokenized_object,
+    },
+    "sglang.srt.managers.scheduler": {
+        "Scheduler._add_request_to_queue": _add_request_to_queue,
     },
 }
 """What is wrapped in every process, with tokenlens or without."""

@@ -1,11 +1,13 @@
 """What an engine or a request cannot host, and why. Reads SGLang's arguments, imports no SGLang."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
+from tokenlens.serving import structure
 from tokenlens.serving.refusals import UnsupportedError, allows_latent
 from tokenlens.serving.settings import Settings
-from tokenlens.sglang import versions
+from tokenlens.sglang import switch, versions
 from tokenlens.spec import DecodingSpec, SpecError, refuse_needs
 
 GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")
@@ -103,10 +105,63 @@ def _facts(args: Any) -> list[tuple[bool, str]]:
             "enable_lmcache: got True; allowed: False, because it may give the KV cache of mixtures"
             " away under the ids of tokens.",
         ),
+        *_processes(args),
+    ]
+
+
+def _processes(args: Any) -> list[tuple[bool, str]]:
+    """Ways to start SGLang in which some of its processes would not have tokenlens."""
+
+    def get(name: str, default: Any = None) -> Any:
+        return getattr(args, name, default)
+
+    workers = get("tokenizer_worker_num") or 1
+    application = os.environ.get(switch.APPLICATION, switch.OURS)
+    return [
         (
-            os.environ.get("SGLANG_RUST_SERVER", "").lower() in ("1", "true", "yes"),
+            os.environ.get("SGLANG_RUST_SERVER", "0").lower() not in ("", "0", "false", "no", "n"),
             "SGLANG_RUST_SERVER: got it switched on; allowed: off, because its front end would not"
             " check specs.",
+        ),
+        (
+            bool(get("smg_grpc_mode")) or bool(get("grpc_mode")),
+            "smg_grpc_mode, grpc_mode: got one of them; allowed: neither, because that server"
+            " passes requests on without checking specs. Use the HTTP server.",
+        ),
+        (
+            get("grpc_port") is not None,
+            f"grpc_port: got {get('grpc_port')}; allowed: none, because its answers have no place"
+            " for a trace. Use the HTTP server, and unset SGLANG_GRPC_PORT.",
+        ),
+        (
+            bool(get("use_ray")),
+            "use_ray: got True; allowed: False, because Ray's actors do not inherit what switches"
+            " tokenlens on. Leave --use-ray out.",
+        ),
+        (
+            (get("nnodes") or 1) > 1,
+            f"nnodes: got {get('nnodes')}; allowed: 1, because a node cannot see whether others run"
+            " with tokenlens and the same settings. Start several servers behind a router.",
+        ),
+        (
+            bool(get("encoder_only")) or bool(get("language_only")),
+            "encoder_only, language_only: got one of them; allowed: neither, because embeddings of"
+            " the prompt would come from another server.",
+        ),
+        (
+            bool(get("is_embedding")),
+            "is_embedding: got True; allowed: False, because such an engine decodes nothing. Leave"
+            " --enable-tokenlens out.",
+        ),
+        (
+            bool(get("elastic_ep_backend")) or bool(get("ep_join_mode")),
+            "elastic_ep_backend, ep_join_mode: got one of them; allowed: neither, because ranks"
+            " that join later were not asked whether they have tokenlens.",
+        ),
+        (
+            workers > 1 and application != switch.OURS,
+            f"{switch.APPLICATION}: got {application!r}; allowed: nothing beside"
+            f" tokenizer_worker_num {workers}, because it is how tokenizer workers load tokenlens.",
         ),
     ]
 
@@ -150,12 +205,30 @@ def check_request(spec: DecodingSpec, request: Any, params: Any, settings: Setti
         return
     for name in GRAMMARS:
         if getattr(params, name, None) is not None:
-            raise SpecError.of(
-                name,
-                getattr(params, name),
-                "null beside a spec with methods: a forced token need not be one that the grammar"
-                " allows. Ask for the structure in a second request",
-            )
+            raise SpecError.of(name, getattr(params, name), f"null {structure.WHY}")
+    _check_rest(request, params)
+
+
+def check_structure(spec: DecodingSpec, request: Any, sampling: Mapping[str, Any]) -> None:
+    """Refuse a grammar beside a spec by the name under which the client asked for it.
+
+    Parameters
+    ----------
+    request
+        SGLang's OpenAI-compatible request.
+    sampling
+        The sampling parameters that SGLang made of it.
+
+    Raises
+    ------
+    SpecError
+    """
+    became = next((name for name in GRAMMARS if sampling.get(name)), None)
+    if spec.methods and became is not None:
+        raise structure.problem(request, GRAMMARS, became)
+
+
+def _check_rest(request: Any, params: Any) -> None:
     width = getattr(params, "beam_width", None)
     if width is not None and width > 1:
         raise SpecError.of(

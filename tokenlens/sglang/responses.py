@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from tokenlens.serving import metrics
@@ -15,6 +15,9 @@ from tokenlens.sglang.hooks import Around
 from tokenlens.sglang.traces import ENGINE
 
 RECORDER = "_tokenlens"
+
+OPEN = "_tokenlens_open"
+"""Attribute of managers: recorders of requests that have not ended, by their ids."""
 
 
 def _update_request_meta_info(
@@ -30,7 +33,8 @@ def _update_request_meta_info(
         return original(self, meta_info, state, customized_info, index, finish_reason)
     rest = {key: values for key, values in customized_info.items() if key != KEY}
     result = original(self, meta_info, state, rest, index, finish_reason)
-    reports = [report for report in customized_info[KEY][index] if report is not None]
+    # Routers between SGLang's processes leave an entry empty where a request had none.
+    reports = [report for report in customized_info[KEY][index] or () if report is not None]
     recorder = vars(state).get(RECORDER)
     if recorder is None and reports:
         asked = sample_of(vars(state).get(PARAMETERS))
@@ -38,13 +42,41 @@ def _update_request_meta_info(
             return result
         recorder = Recorder(asked[0], ENGINE, asked[1])
         setattr(state, RECORDER, recorder)
+        vars(self).setdefault(OPEN, {})[meta_info["id"]] = recorder
     for report in reports:
         metrics.observe(recorder, report)
     if recorder is not None and finish_reason is not None:
         found = recorder.trace()
         if found is not None:
             meta_info[KEY] = found.model_dump(mode="json")
+        _end(self, meta_info["id"])
     return result
+
+
+def _end(manager: Any, rid: str) -> None:
+    metrics.close(vars(manager).get(OPEN, {}).pop(rid, None))
+
+
+def _sweep(manager: Any, rids: Iterable[str]) -> None:
+    """Notice requests that ended without a last report."""
+    open_ones = vars(manager).get(OPEN)
+    for rid in rids if open_ones else ():
+        if rid in open_ones and rid not in manager.rid_to_state:
+            _end(manager, rid)
+
+
+async def _handle_batch_output(original: Any, self: Any, output: Any) -> Any:
+    try:
+        return await original(self, output)
+    finally:
+        _sweep(self, output.rids)
+
+
+def _handle_abort_req(original: Any, self: Any, abort: Any) -> Any:
+    try:
+        return original(self, abort)
+    finally:
+        _sweep(self, [abort.rid])
 
 
 def _build_response(original: Any, self: Any, request: Any, ret: Any, *args: Any) -> Any:
@@ -105,6 +137,8 @@ def _put(content: dict[str, Any], choice: dict[str, Any], trace: Any) -> None:
 TARGETS: dict[str, dict[str, Around]] = {
     "sglang.srt.managers.tokenizer_manager": {
         "TokenizerManager.update_request_meta_info": _update_request_meta_info,
+        "TokenizerManager._handle_batch_output": _handle_batch_output,
+        "TokenizerManager._handle_abort_req": _handle_abort_req,
     },
     "sglang.srt.entrypoints.openai.serving_completions": {
         "OpenAIServingCompletion._build_completion_response": _build_response,

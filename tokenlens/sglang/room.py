@@ -124,6 +124,11 @@ class Room:
         self._wants_logprobs = bool(batch.return_logprob)
         self.batch.begin([req.rid for req in batch.reqs], computed, scheduled)
 
+    def rest(self) -> None:
+        """There is nothing to run: what has ended gives its slot back now, not with a next step."""
+        if self._known:
+            self._follow()
+
     def _follow(self) -> None:
         """Notice requests that ended and requests that lost their KV cache."""
         gone = []

@@ -77,6 +77,13 @@ def _sample(original: Any, self: Any, logits_output: Any, *args: Any, **kwargs: 
     return sampled
 
 
+def _on_idle(original: Any, self: Any) -> Any:
+    room = room_of(self.tp_worker.model_runner)
+    if room is not None:
+        room.rest()
+    return original(self)
+
+
 def _update_finish_state(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     result = original(self, *args, **kwargs)
     # One that finishes with its first token is released before its step's output is consumed.
@@ -100,7 +107,10 @@ TARGETS: dict[str, dict[str, Around]] = {
         "ModelRunner.sample": _sample,
     },
     "sglang.srt.model_executor.forward_batch_info": {"ForwardBatch.init_new": _init_new},
-    "sglang.srt.managers.scheduler": {"Scheduler.get_init_info": _get_init_info},
+    "sglang.srt.managers.scheduler": {
+        "Scheduler.get_init_info": _get_init_info,
+        "Scheduler.on_idle": _on_idle,
+    },
     "sglang.srt.managers.schedule_batch": {
         "Req.update_finish_state": _update_finish_state,
         "Req._compute_max_prefix_len": _compute_max_prefix_len,

@@ -9,10 +9,14 @@ import os
 from importlib.metadata import entry_points
 from typing import Any
 
+from tokenlens.serving import admission
 from tokenlens.serving.refusals import UnsupportedError
 from tokenlens.serving.settings import SETTINGS_KEY, Settings
 
 VARIABLE = "TOKENLENS_SGLANG"
+APPLICATION, OURS = "SGLANG_HTTP_SERVER_APP_PATH", "tokenlens.sglang.workers:app"
+"""What SGLang's tokenizer workers serve: they load no plugins, this module does."""
+
 GROUP, PLUGIN = "sglang.srt.plugins", "tokenlens"
 
 
@@ -39,12 +43,16 @@ def turn_on(values: Settings | dict[str, Any]) -> None:
     if not isinstance(values, Settings):
         values = Settings.of({SETTINGS_KEY: values})
     check_loading()
+    admission.secret()
     os.environ[VARIABLE] = values.model_dump_json()
+    os.environ.setdefault(APPLICATION, OURS)
 
 
 def turn_off() -> None:
     """Engines that this process starts from now on are stock again."""
     os.environ.pop(VARIABLE, None)
+    if os.environ.get(APPLICATION) == OURS:
+        del os.environ[APPLICATION]
 
 
 def check_loading() -> None:

@@ -39,6 +39,18 @@ def test_the_engine_goes_on(run, first_runner):
     assert first_runner["admission"]["leaks"] == {"slots": 0, "pages": 0, "live": 0}
 
 
+def test_what_no_front_end_of_ours_admitted_fails_alone(run):
+    outputs = run["outputs"]
+    for name in ("not-allowed", "right", "forged"):
+        failed = outputs[f"stranger-{name}"]
+        assert failed["finish_reason"] == "error"
+        assert failed["trace"] is None or failed["trace"]["counts"]["tokens"] == 0
+    # What brings no spec is nobody's business, and neither are those beside it.
+    assert outputs["stranger-plain"]["finish_reason"] == "length"
+    assert outputs["stranger-plain"]["ids"] == outputs["plain"]["ids"]
+    assert outputs["right"]["trace"]["counts"]["latent_steps"] == 8
+
+
 def test_samples_of_one_prompt_have_their_own_noise(run):
     many = [tuple(one["ids"]) for one in run["outputs"]["samples"]["samples"]]
     assert len(many) == len(set(many)) == 3

@@ -91,7 +91,8 @@ def drive(llm, run, before):
             prompts[name] = prompt_of(request, before)
             try:
                 prompt = {"prompt_token_ids": prompts[name]}
-                engine.add_request(name, prompt, sampling(request), **adapter_of(request))
+                with RIG.stranger(request.get("stranger")):
+                    engine.add_request(name, prompt, sampling(request), **adapter_of(request))
             except (ValueError, VLLMError) as error:
                 errors[name] = str(error)
         for name in run.get("abort", {}).get(str(step), ()):

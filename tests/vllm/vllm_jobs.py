@@ -205,6 +205,17 @@ def admission_job(path):
         # vLLM takes several samples only with a temperature; thinking tokens are not its to draw.
         many = {"max_tokens": 24, "n": n, "temperature": 1.0}
         rows.append({"name": name, "prompt": [1, 6, 12], "spec": noisy, "sampling": many})
+    # Through a front end without tokenlens: one that is wrong, one that is right, one that lies.
+    forged = {"tokenlens": json.dumps(latent(max_entries=16)), "_tokenlens_admitted": "1"}
+    strangers = {
+        "stranger-not-allowed": wrong["not-allowed"],
+        "stranger-right": right,
+        "stranger-forged": {"sampling": {"extra_args": forged}},
+        "stranger-plain": {"sampling": {"max_tokens": 8}},
+    }
+    for name, request in strangers.items():
+        rows.append({"name": name, "prompt": [1, 6, 11], "stranger": True, **request})
+    rows.append({"name": "plain", "prompt": [1, 6, 11], "sampling": {"max_tokens": 8}})
     aborted = {"spec": latent(max_entries=16), "sampling": {"max_tokens": 200}}
     rows.append({"name": "aborted", "prompt": [1, 6, 13], **aborted})
     return {

@@ -21,6 +21,19 @@ class Rig:
         self.room = None
         os.environ["TOKENLENS_ANY_VLLM"] = "1" if values.get("any_version") else "0"
 
+    @contextlib.contextmanager
+    def stranger(self, is_one):
+        """A front end that does not know tokenlens, as vLLM's in Rust: no hook, no admission."""
+        from vllm.v1.engine.input_processor import InputProcessor
+
+        ours = InputProcessor.process_inputs
+        if is_one:
+            InputProcessor.process_inputs = ours.__wrapped__
+        try:
+            yield
+        finally:
+            InputProcessor.process_inputs = ours
+
     def _thinks(self, req_id):
         live = None if self.room is None else self.room.batch.live.get(req_id)
         if live is None or not live.latent or live.slot < 0:

@@ -1,14 +1,20 @@
 """The engine core: hashes of cached blocks, and reports on their way to the front end."""
 
+import logging
 import sys
 import uuid
 from types import ModuleType
 from typing import Any
 
-from tokenlens.serving.arguments import spec_of
+from tokenlens.serving import admission
+from tokenlens.serving.arguments import asks, spec_of
 from tokenlens.serving.hooks import wrap
+from tokenlens.serving.places import ours
 from tokenlens.serving.refusals import is_latent
+from tokenlens.vllm.refusals import asked_for
 from tokenlens.vllm.traces import ATTRIBUTE, FAILED, FIELD
+
+logger = logging.getLogger("vllm.tokenlens")
 
 SALT = "_tokenlens_salt"
 HASHER = "generate_block_hash_extra_keys"
@@ -46,6 +52,26 @@ def _salt(request: Any) -> str | None:
         setattr(request, SALT, uuid.uuid4().hex if latent else None)
     salt: str | None = vars(request)[SALT]
     return salt
+
+
+def add_request(original: Any, self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+    """Fail a request, and no other, whose spec nobody has checked or nobody would carry out.
+
+    vLLM has front ends that load no plugins, and engines apart from their front end.
+    """
+    params = request.sampling_params
+    asked = {} if params is None else params.extra_args or {}
+    fails = asks(asked)
+    if fails and asked_for(self.vllm_config) and admission.is_admitted(asked):
+        fails = False
+    if fails:
+        logger.error("%s (request %s)", admission.UNADMITTED, request.request_id)
+        params.extra_args = {key: value for key, value in asked.items() if not ours(key)} or None
+    result = original(self, request, *args, **kwargs)
+    if fails:
+        # Ended as an error with the next step, in which it is an ordinary request.
+        self.grammar_compile_error_reqs.add(request.request_id)
+    return result
 
 
 def update_from_output(

@@ -5,6 +5,7 @@ from types import ModuleType
 from typing import Any
 
 from tokenlens.serving import metrics
+from tokenlens.serving.admission import marked
 from tokenlens.serving.arguments import (
     SAMPLE_KEY,
     asks,
@@ -14,9 +15,11 @@ from tokenlens.serving.arguments import (
     spec_of,
 )
 from tokenlens.serving.hooks import wrap
+from tokenlens.serving.places import check_place
 from tokenlens.serving.settings import Settings
 from tokenlens.serving.traces import Recorder
 from tokenlens.spec import SpecError
+from tokenlens.vllm import doors
 from tokenlens.vllm.binding import Binder
 from tokenlens.vllm.refusals import asked_for, check_request
 from tokenlens.vllm.traces import ENGINE, FIELD
@@ -55,6 +58,10 @@ def process_inputs(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     """Admit a request; a spec that cannot be carried out is the client's error."""
     from vllm.exceptions import VLLMValidationError
 
+    for value in (*args, *kwargs.values()):
+        with doors.refused():
+            # Directly in there, and nowhere deeper.
+            check_place(getattr(value, "extra_args", None), (), "extra_args")
     if not asked_for(self.vllm_config):
         if _mentions(args, kwargs):
             raise VLLMValidationError(
@@ -72,6 +79,7 @@ def process_inputs(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
         params = request.sampling_params
         if params is not None and asks(params.extra_args):
             admission.check(request)
+            params.extra_args = marked(params.extra_args)
     except SpecError as error:
         metrics.count_refusal(ENGINE)
         raise VLLMValidationError(str(error), parameter="vllm_xargs") from None
@@ -114,6 +122,7 @@ def child_sampling_params(original: Any, self: Any, index: int, *args: Any, **kw
 def install_outputs(module: ModuleType) -> None:
     """Follow reports through the output processor."""
     wrap(module.OutputProcessor, "process_outputs", _process_outputs)
+    wrap(module.OutputProcessor, "abort_requests", _abort_requests)
     wrap(module.RequestState, "_new_completion_output", _new_completion_output)
     wrap(module.RequestState, "_new_request_output", _new_request_output)
     state: Any = module.RequestState
@@ -132,8 +141,25 @@ def install_outputs(module: ModuleType) -> None:
     state.from_new_request = classmethod(from_new_request)
 
 
+def _abort_requests(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    before = dict(self.request_states)
+    result = original(self, *args, **kwargs)
+    _close(before, self.request_states)
+    return result
+
+
+def _close(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Notice requests that ended."""
+    for name, state in before.items():
+        if name not in now:
+            metrics.close(vars(state).get(RECORDER))
+
+
 def _process_outputs(original: Any, self: Any, outputs: Any, *args: Any, **kwargs: Any) -> Any:
+    before = {}
     for one in outputs:
+        if one.request_id in self.request_states:
+            before[one.request_id] = self.request_states[one.request_id]
         params = one.kv_transfer_params
         if params is None or FIELD not in params:
             continue
@@ -144,7 +170,9 @@ def _process_outputs(original: Any, self: Any, outputs: Any, *args: Any, **kwarg
         recorder = None if state is None else vars(state).get(RECORDER)
         if recorder is not None:
             metrics.observe(recorder, report)
-    return original(self, outputs, *args, **kwargs)
+    result = original(self, outputs, *args, **kwargs)
+    _close(before, self.request_states)
+    return result
 
 
 def _new_completion_output(

@@ -11,7 +11,9 @@ from types import ModuleType
 from typing import Any
 
 from tokenlens import __version__
+from tokenlens.serving import admission
 from tokenlens.serving.hooks import after_import, wrap
+from tokenlens.vllm import doors
 from tokenlens.vllm.refusals import MARK, asked_for, check_engine
 
 _INSTALLED = False
@@ -40,6 +42,14 @@ def install() -> None:
     for kind in ("chat_completion", "completion"):
         after_import(f"vllm.entrypoints.openai.{kind}.protocol", _beams)
         after_import(f"vllm.entrypoints.openai.{kind}.serving", _streams)
+    for kind in ("chat_completion", "completion", "responses"):
+        after_import(f"vllm.entrypoints.openai.{kind}.protocol", doors.install_requests)
+    for kind in ("transcription", "translation"):
+        name = f"vllm.entrypoints.speech_to_text.{kind}.protocol"
+        after_import(name, doors.install_transcripts)
+    after_import("vllm.entrypoints.anthropic.serving", _messages)
+    after_import("vllm.entrypoints.scale_out.token_in_token_out.serving", _streams)
+    after_import("vllm.entrypoints.launchers.app", _application)
 
 
 def _arguments(module: ModuleType) -> None:
@@ -50,6 +60,8 @@ def _create_engine_config(original: Any, self: Any, *args: Any, **kwargs: Any) -
     config = original(self, *args, **kwargs)
     if asked_for(config):
         check_engine(config)
+        # The engine's processes inherit it from this one.
+        admission.secret()
         # Part of the key of vLLM's compile cache: a graph without our op must not be loaded.
         config.additional_config = {**(config.additional_config or {}), MARK: __version__}
     return config
@@ -65,6 +77,7 @@ def _scheduler(module: ModuleType) -> None:
     from tokenlens.vllm import engine
 
     wrap(module.Scheduler, "update_from_output", engine.update_from_output)
+    wrap(module.Scheduler, "add_request", engine.add_request)
 
 
 def _first_runner(module: ModuleType) -> None:
@@ -112,9 +125,26 @@ def _streams(module: ModuleType) -> None:
     for server, name in (
         ("OpenAIServingChat", "chat_completion_stream_generator"),
         ("OpenAIServingCompletion", "completion_stream_generator"),
+        ("ServingTokens", "serve_tokens_stream_generator"),
     ):
         if hasattr(module, server):
             wrap(getattr(module, server), name, streams.stream_generator)
+    if hasattr(module, "OpenAIServingCompletion"):
+        server, name = module.OpenAIServingCompletion, "request_output_to_completion_response"
+        wrap(server, name, streams.whole_completion)
+
+
+def _messages(module: ModuleType) -> None:
+    from tokenlens.vllm import streams
+
+    server = module.AnthropicServingMessages
+    wrap(server, "create_messages", doors.create_messages)
+    wrap(server, "message_stream_converter", streams.message_stream)
+
+
+def _application(module: ModuleType) -> None:
+    # Not the maker of the application, which others have imported by value.
+    wrap(module, "init_entrypoints_middleware", doors.init_middleware)
 
 
 def _samples(module: ModuleType) -> None:

@@ -1,6 +1,7 @@
 """What an engine or a request cannot host, and why. Reads vLLM's configuration, imports no vLLM."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,11 @@ def _engine_facts(config: Any) -> list[tuple[bool, str]]:
             parallel.pipeline_parallel_size > 1,
             f"pipeline_parallel_size: got {parallel.pipeline_parallel_size}; allowed: 1, because"
             " the embedding is on another rank than the sampler. Use tensor_parallel_size.",
+        ),
+        (
+            os.environ.get("VLLM_USE_RUST_FRONTEND", "0") not in ("", "0"),
+            "VLLM_USE_RUST_FRONTEND: got it switched on; allowed: off, because its front end would"
+            " not check specs. Unset it.",
         ),
         (
             _get(parallel, "prefill_context_parallel_size", 1) > 1,

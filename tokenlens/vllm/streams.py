@@ -5,12 +5,13 @@ generator of chunks, and put into the text of the chunk that has the finish reas
 out: the same field as in a whole response, of that chunk's choice alone.
 """
 
+import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 from tokenlens.serving.arguments import asks
-from tokenlens.serving.streams import with_traces
+from tokenlens.serving.streams import DATA, with_traces
 from tokenlens.vllm.traces import FIELD
 
 CHANNEL = "kv_transfer_params"
@@ -19,13 +20,15 @@ CHANNEL = "kv_transfer_params"
 
 def stream_generator(original: Any, self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
     """Chunks of a request; those of one without a spec are vLLM's, untouched."""
-    if not asks(getattr(request, "vllm_xargs", None)):
+    params = getattr(request, "sampling_params", None)  # of a request in tokens
+    asked = getattr(request, "vllm_xargs", None) or getattr(params, "extra_args", None)
+    if not asks(asked):
         return original(self, request, *args, **kwargs)
+    samples = getattr(params or request, "n", None) or 1
     found: dict[int, Any] = {}
     # Positions differ between the two kinds of completions; there is one stream of outputs.
     watched = [
-        _watch(value, found, request.n or 1) if hasattr(value, "__aiter__") else value
-        for value in args
+        _watch(value, found, samples) if hasattr(value, "__aiter__") else value for value in args
     ]
     return _amend(original(self, request, *watched, **kwargs), found)
 
@@ -54,3 +57,38 @@ async def _amend(
 
 def _put(content: dict[str, Any], choice: dict[str, Any], trace: Any) -> None:
     content[CHANNEL] = {**(content.get(CHANNEL) or {}), FIELD: trace.model_dump(mode="json")}
+
+
+def whole_completion(
+    original: Any, self: Any, results: list[Any], *args: Any, **kwargs: Any
+) -> Any:
+    """A text completion of several prompts, with the traces of all of them."""
+    traces = [getattr(one, FIELD, None) for result in results for one in result.outputs]
+    response = original(self, results, *args, **kwargs)
+    if len(results) > 1 and any(trace is not None for trace in traces):
+        plain = [None if trace is None else trace.model_dump(mode="json") for trace in traces]
+        response.kv_transfer_params = {**(response.kv_transfer_params or {}), FIELD: plain}
+    return response
+
+
+async def message_stream(
+    original: Any, self: Any, chunks: AsyncGenerator[str, None]
+) -> AsyncGenerator[str, None]:
+    """Anthropic's events, with the trace in the one that says why the message ended."""
+    found: list[Any] = []
+
+    async def watched() -> AsyncGenerator[str, None]:
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                if f'"{FIELD}"' in chunk and chunk.startswith(DATA + "{"):
+                    carried = json.loads(chunk.removeprefix(DATA)).get(CHANNEL) or {}
+                    found.extend(carried[name] for name in (FIELD,) if name in carried)
+                yield chunk
+
+    async with aclosing(original(self, watched())) as events:
+        async for event in events:
+            head, _, data = event.partition(DATA)
+            if found and head.startswith("event: message_delta"):
+                content = {**json.loads(data), CHANNEL: {FIELD: found.pop()}}
+                event = f"{head}{DATA}{json.dumps(content, ensure_ascii=False)}\n\n"
+            yield event

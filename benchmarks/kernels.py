@@ -12,6 +12,9 @@ made, and the device's figures stay marked as not measured.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import sentences  # noqa: F401  first: it says what is missing
+
 import argparse
 import csv
 import importlib.util

@@ -9,6 +9,9 @@ rows that are there are not run again.
     python benchmarks/latent_family.py [--models tiny-reasoner-latent ...] [--ways NAME ...]
 """
 
+if __name__ == "__main__":
+    import sentences  # noqa: F401  first: it says what is missing
+
 import argparse
 import csv
 import time
@@ -165,7 +168,9 @@ def main():
     parser.add_argument("--models", nargs="+", default=["tiny-reasoner-latent"])
     parser.add_argument("--ways", nargs="+", default=list(WAYS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/latent_family.csv"))
+    parser.add_argument(
+        "--csv", type=Path, default=Path(__file__).parent / "results" / "latent_family.csv"
+    )
     arguments = parser.parse_args()
     logging.disable_progress_bar()
     three = arguments.problems // 4

@@ -10,6 +10,9 @@ every step. Prints quantiles and writes them as CSV.
     python benchmarks/logit_edit.py [--rows 64] [--vocab 151936] [--steps 30]
 """
 
+if __name__ == "__main__":
+    import sentences  # noqa: F401  first: it says what is missing
+
 import argparse
 import csv
 import time
@@ -60,7 +63,9 @@ def main():
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--vocab", type=int, default=151_936)
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/logit_edit_cpu.csv"))
+    parser.add_argument(
+        "--csv", type=Path, default=Path(__file__).parent / "results" / "logit_edit_cpu.csv"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows, slots = arguments.rows, torch.arange(arguments.rows)

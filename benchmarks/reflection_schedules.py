@@ -9,6 +9,9 @@ two seeds (what chance alone moves), and constant biases (does *when* matter?). 
     python benchmarks/reflection_schedules.py [--problems 500] [--model tiny-reasoner-large]
 """
 
+if __name__ == "__main__":
+    import sentences  # noqa: F401  first: it says what is missing
+
 import argparse
 import csv
 import time
@@ -111,7 +114,7 @@ def main():
     parser.add_argument("--batch", type=int, default=500)
     parser.add_argument("--only", default="", help="ways whose name holds this, and the control")
     parser.add_argument(
-        "--csv", type=Path, default=Path("benchmarks/results/reflection_schedules.csv")
+        "--csv", type=Path, default=Path(__file__).parent / "results" / "reflection_schedules.csv"
     )
     arguments = parser.parse_args()
     logging.disable_progress_bar()

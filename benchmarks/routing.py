@@ -9,6 +9,9 @@ Latency is measured apart, one request at a time: each problem under every polic
 ratio to the large model alone on the same problem, so that whatever else the machine does hits all.
 """
 
+if __name__ == "__main__":
+    import sentences  # noqa: F401  first: it says what is missing
+
 import argparse
 import asyncio
 import csv
@@ -159,8 +162,12 @@ def main():
     parser.add_argument("--sessions", type=int, default=128, help="at once")
     parser.add_argument("--temperature", type=float, default=0.6)
     parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/routing.csv"))
-    parser.add_argument("--plot", type=Path, default=Path("docs/images/routing.png"))
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results" / "routing.csv"
+    )
+    parser.add_argument(
+        "--plot", type=Path, default=Path(__file__).parents[1] / "docs" / "images" / "routing.png"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     subjects = load(arguments.problems)

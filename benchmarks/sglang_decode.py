@@ -10,6 +10,9 @@ an engine's weights lie in memory. On a processor SGLang needs stand-ins for its
 ``PYTHONPATH=tests/sglang/shim`` and ``SGLANG_USE_CPU_ENGINE=1``.
 """
 
+if __name__ == "__main__":
+    import sentences  # noqa: F401  first: it says what is missing
+
 import argparse
 import csv
 import json

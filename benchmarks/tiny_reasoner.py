@@ -7,6 +7,9 @@ weights. Prints a Markdown table and writes the figures as CSV.
     python benchmarks/tiny_reasoner.py [--problems 400] [--models tiny-reasoner-large ...]
 """
 
+if __name__ == "__main__":
+    import sentences  # noqa: F401  first: it says what is missing
+
 import argparse
 import csv
 import math
@@ -89,7 +92,9 @@ def main():
     parser.add_argument("--models", nargs="+", default=assets.names())
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--batch", type=int, default=200)
-    parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/tiny_reasoner.csv"))
+    parser.add_argument(
+        "--csv", type=Path, default=Path(__file__).parent / "results" / "tiny_reasoner.csv"
+    )
     arguments = parser.parse_args()
     logging.disable_progress_bar()
     three = arguments.problems // 4

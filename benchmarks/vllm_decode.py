@@ -10,6 +10,9 @@ lie in memory alone makes some per cent. ``stock again`` is a second stock engin
 comparison.
 """
 
+if __name__ == "__main__":
+    import sentences  # noqa: F401  first: it says what is missing
+
 import argparse
 import csv
 import gc

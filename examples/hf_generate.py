@@ -3,11 +3,19 @@
 python examples/hf_generate.py
 """
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from pathlib import Path
 
-from tokenlens import assets, load_spec
-from tokenlens.hf import generate_kwargs, traces
+try:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from tokenlens import assets, load_spec
+    from tokenlens.hf import generate_kwargs, traces
+except ImportError as error:
+    raise SystemExit(
+        f"this example needs tokenlens with its hf extra (make install makes .venv): {error}"
+    ) from None
+
+HERE = Path(__file__).parent
 MODEL = assets.path_of("tiny-reasoner-large")
 
 
@@ -24,7 +32,7 @@ def main():
     inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
 
     # Row 0 thinks in concept tokens, row 1 with noise, row 2 asks for nothing.
-    specs = [load_spec("examples/specs/soft_thinking.yaml"), "tiny-gumbel", {}]
+    specs = [load_spec(HERE / "specs" / "soft_thinking.yaml"), "tiny-gumbel", {}]
     kwargs = generate_kwargs(model, tokenizer, specs)
     output = model.generate(**inputs, **kwargs, max_new_tokens=256, do_sample=False)
 

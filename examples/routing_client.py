@@ -8,7 +8,10 @@
 
 import sys
 
-import openai
+try:
+    import openai
+except ImportError as error:
+    raise SystemExit(f"this example needs the package openai: {error}") from None
 
 
 def main() -> None:
@@ -51,4 +54,11 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except openai.APIConnectionError:
+        raise SystemExit(
+            "no server answers: start one (sh examples/routing_serve.sh), and give its address"
+        ) from None
+    except openai.APIStatusError as error:
+        raise SystemExit(f"the server refused: {error.message}") from None

@@ -5,13 +5,18 @@ python examples/routing_hf.py
 
 import asyncio
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+try:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tokenlens.assets import path_of
-from tokenlens.hf import routed_generate_kwargs
-from tokenlens.routing import Router, Vocabulary
-from tokenlens.routing.hf import HFBackend
+    from tokenlens.assets import path_of
+    from tokenlens.hf import routed_generate_kwargs
+    from tokenlens.routing import Router, Vocabulary
+    from tokenlens.routing.hf import HFBackend
+except ImportError as error:
+    raise SystemExit(
+        f"this example needs the hf and route extras (make install makes .venv): {error}"
+    ) from None
 
 PROMPTS = ("make 6 using 4,11,9", "make 14 using 12,5,8,5", "make 10 using 3,7,2")
 POLICY = {"policy": {"policy": "glimprouter", "threshold": 0.4}}

@@ -9,7 +9,10 @@ trace comes back in the response, or in the last chunk of a stream.
 
 import sys
 
-import openai
+try:
+    import openai
+except ImportError as error:
+    raise SystemExit(f"this example needs the package openai: {error}") from None
 
 
 def main() -> None:
@@ -57,4 +60,11 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except openai.APIConnectionError:
+        raise SystemExit(
+            "no server answers: start one (sh examples/vllm_serve.sh), and give its address"
+        ) from None
+    except openai.APIStatusError as error:
+        raise SystemExit(f"the server refused: {error.message}") from None

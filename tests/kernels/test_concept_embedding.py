@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -70,6 +71,23 @@ def test_a_row_of_no_plan_is_a_plain_token() -> None:
     arguments["plan_row"][3] = 4
     got = concept_embedding(**arguments)
     assert got[3].equal(arguments["table"][arguments["token_ids"][3]])
+
+
+@pytest.mark.parametrize("all_latent", [False, True])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_plan_that_is_not_finite_is_a_plain_token(value: float, all_latent: bool) -> None:
+    arguments = _case(torch.float32)
+    arguments["token_ids"] = torch.arange(17)
+    if all_latent:
+        arguments["plan_row"] = torch.arange(17) % 4
+    expected = concept_embedding(**arguments)
+    wild = arguments["plan_row"] == 3
+    assert wild.any()
+    expected[wild] = arguments["table"][:17][wild]
+    arguments["plan_weights"][3, 2] = value
+    assert concept_embedding(**arguments).equal(expected)
+    rounded = naive.concept_embedding(*arguments.values(), 1.0, 0, torch.float32)
+    torch.testing.assert_close(rounded, expected)
 
 
 def test_all_latent_reads_no_token() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -53,6 +54,18 @@ def test_naive_is_softmax_times_table() -> None:
     p = (case["logits"].double() * case["inverse_temperature"].double().unsqueeze(-1)).softmax(-1)
     expected = (p @ case["table"].double()).float()
     torch.testing.assert_close(_naive(case, 1.0, 0, torch.float32), expected)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_temperature_that_is_not_finite_gives_zeros(value: float) -> None:
+    case = _case(3, 300, 20, torch.float32)
+    case["logits"], case["table"] = torch.randn(3, 300), case["table"][:300]
+    case["active"][:], case["inverse_temperature"][:] = True, 1.0
+    expected = dense_mixture(**case)
+    case["inverse_temperature"][1] = value
+    for got in (dense_mixture(**case), _naive(case, 1.0, 0, torch.float32)):
+        assert (got[1] == 0).all()
+        torch.testing.assert_close(got[[0, 2]], expected[[0, 2]])
 
 
 def test_shards_add_up() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -223,6 +224,28 @@ class TestFacts:
             assert (tensor[:3] == 0).all()
         assert got.weights[3].tolist() == [1.0, 0.0, 0.0, 0.0, 0.0]
         assert got.entropy[3] == 0
+
+    @pytest.mark.parametrize("statistics", [True, False])
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e-44])
+    @pytest.mark.parametrize("name", ["inverse_temperature", "noise_temperature"])
+    def test_whatever_the_parameters_no_weight_is_not_finite(
+        self, function: str, name: str, value: float, statistics: bool
+    ) -> None:
+        z = torch.randn(3, 500)
+        z[:, 7] = -torch.inf
+        wild = parameters(3, 500, 6, top_k=6, noise_temperature=0.5)
+        wild[name][1] = value
+        calm = parameters(3, 500, 6, top_k=6, noise_temperature=0.5)
+        got = self.run(function, z, {**wild, "statistics": statistics})
+        expected = self.run(function, z, {**calm, "statistics": statistics})
+        for tensor, same in zip(got, expected):
+            assert tensor[[0, 2]].equal(same[[0, 2]])
+        if got.logsumexp[1].isnan():
+            assert all((tensor[1] == 0).all() for tensor in got[1:])
+        assert all(tensor.isfinite().all() for tensor in got[1:])
+        mass = got.weights[1].sum()
+        assert bool(mass == 0) == bool(got.logsumexp[1].isnan())
+        assert mass == 0 or abs(float(mass) - 1) < 1e-5
 
     def test_the_lowest_finite_logits_are_valid(self, function: str) -> None:
         z = torch.full((1, 300), torch.finfo(torch.float32).min)

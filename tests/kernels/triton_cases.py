@@ -8,6 +8,7 @@ there is one. The kernels' launchers are called directly, below the dispatcher.
 from __future__ import annotations
 
 import importlib
+import math
 import os
 from typing import Any
 
@@ -125,6 +126,37 @@ def test_signals_of_extreme_logits() -> None:
     z[5, 100:] = -1e4
     _check(z, parameters(6, 300, 10, noise_temperature=0.5))
     _check(z, parameters(6, 300, 10, inverse_temperature=1e6))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e-44])
+@pytest.mark.parametrize("name", ["inverse_temperature", "noise_temperature"])
+def test_signals_of_parameters_that_are_not_finite(name: str, value: float) -> None:
+    z = torch.randn(3, 500)
+    z[:, 7] = -torch.inf
+    arguments = parameters(3, 500, 6, top_k=6, noise_temperature=0.5)
+    expected = _run(z, arguments)
+    arguments[name][1] = value
+    got = _run(z, arguments)
+    for tensor, same in zip(got, expected):
+        assert tensor[[0, 2]].equal(same[[0, 2]])
+    assert all(tensor.isfinite().all() for tensor in got[1:])
+    invalid = bool(got.logsumexp[1].isnan())
+    assert invalid == (not got.weights[1].any())
+    assert invalid or abs(float(got.weights[1].sum()) - 1) < 1e-5
+    if invalid:
+        assert not any(tensor[1].any() for tensor in got[1:])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_dense_mixture_of_a_temperature_that_is_not_finite(value: float) -> None:
+    z, table = torch.randn(3, 300), torch.randn(300, 20)
+    inverse = torch.tensor([1.0, value, 1.0])
+    out = torch.full((3, 20), torch.nan, device=DEVICE)
+    arguments = (z, table, torch.ones(3, dtype=torch.bool), inverse)
+    dense_triton.dense_mixture_out(*(t.to(DEVICE) for t in arguments), 300, 1.0, 0, out)
+    expected = dense_naive.dense_mixture(*arguments, 300, 1.0, 0, torch.float32)
+    assert not out[1].any()
+    torch.testing.assert_close(out.cpu(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_signals_of_split_maxima_that_overflow_when_subtracted() -> None:
@@ -285,6 +317,24 @@ def test_embedding_of_a_stream(dtype: torch.dtype, scale: float, shard: tuple[in
     plain = (plan_row < 0) & (token_ids >= shard[0]) & (token_ids < shard[1])
     if scale == 1.0:
         assert out.cpu()[plain].equal(table[token_ids[plain] - shard[0]])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_plan_that_is_not_finite_is_a_plain_token(value: float) -> None:
+    table, plan_ids, plan_weights = _mixture_case(4, 11, 1300, torch.float32)
+    token_ids, plan_row = torch.arange(8), torch.arange(8) % 5 - 1
+
+    def embedded() -> torch.Tensor:
+        out = torch.full((8, 1300), torch.nan, device=DEVICE)
+        arguments = (token_ids, plan_row, plan_ids, plan_weights, table)
+        mixture_triton.concept_embedding_out(*(t.to(DEVICE) for t in arguments), 1.0, 0, out)
+        return out.cpu()
+
+    expected = embedded()
+    wild = plan_row == 3
+    expected[wild] = table[:8][wild]
+    plan_weights[3, 9] = value
+    assert embedded().equal(expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -35,9 +35,10 @@ def one(name, **config):
 # (what is given, the field, what was got, a part of what is allowed)
 WRONG = {
     "negative threshold": (
-        cold(entropy_threshold=-0.1), "methods[0].cold_stop.entropy_threshold", "-0.1", "above 0"),
+        cold(entropy_threshold=-0.1),
+        "methods[0].cold_stop.entropy_threshold", "-0.1", "at least 1e-09"),
     "threshold of zero": (
-        cold(entropy_threshold=0), "methods[0].cold_stop.entropy_threshold", "0", "above 0"),
+        cold(entropy_threshold=0), "methods[0].cold_stop.entropy_threshold", "0", "at least 1e-09"),
     "patience of zero": (cold(patience=0), "methods[0].cold_stop.patience", "0", "at least 1"),
     "unknown entropy unit": (
         cold(entropy_unit="bits"), "methods[0].cold_stop.entropy_unit", "'bits'", "'nats'"),
@@ -84,10 +85,10 @@ WRONG = {
         "methods", "soft_thinking.top_k = 0", "1 to 64"),
     "tau of 0": (
         beside_soft(method="gumbel_noise", temperature=0),
-        "methods[1].temperature", "0", "above 0"),
+        "methods[1].temperature", "0", "at least 1e-06"),
     "negative alpha": (
         beside_soft(method="dirichlet_noise", concentration=-4),
-        "methods[1].concentration", "-4", "above 0"),
+        "methods[1].concentration", "-4", "at least 1e-06"),
     "share above 1": (
         beside_soft(method="random_route", latent_share=1.5),
         "methods[1].latent_share", "1.5", "at most 1"),
@@ -100,7 +101,7 @@ WRONG = {
         one("cyclic_reflex", words=[]), "methods[0].words", "[]", "of length at least 1"),
     "an empty word": (one("tip", words=["a", ""]), "methods[0].words[1]", "''", "at least 1"),
     "65 words": (one("nowait", words=["a"] * 65), "methods[0].words", "['a'", "at most 64"),
-    "period of 0": (one("cyclic_reflex", period=0), "methods[0].period", "0", "above 0"),
+    "period of 0": (one("cyclic_reflex", period=0), "methods[0].period", "0", "at least 1"),
     "amplitude beyond its bound": (
         one("cyclic_reflex", amplitude=101), "methods[0].amplitude", "101", "at most 100"),
     "shift of two periods": (one("cyclic_reflex", shift=2), "methods[0].shift", "2", "at most 1"),

@@ -14,7 +14,7 @@ import torch
 from tokenlens_kernels import signals_topk
 from torch import Tensor
 
-from tokenlens.core import phases
+from tokenlens.core import phases, soundness
 from tokenlens.core.feed import FeedPlan
 from tokenlens.core.host import Host, base_vectors
 from tokenlens.core.intents import Intent, Intents
@@ -83,7 +83,7 @@ COMMON_FIELDS: Final = (
     *(FORCE_IDS, FORCE_LENGTH, FORCE_AT),
     *(INVERSE_TEMPERATURE, TOP_K, TOP_P, MIN_P, MAX_ENTRIES, NOISE_TEMPERATURE),
     *(GOING, LATENT_STEPS, FORCED_STEPS, INVALID_STEPS),
-    *(ANYWHERE, DENSE, BASE_WEIGHT, NOISE_SCALE, LOG_PROBABILITY),
+    *(ANYWHERE, DENSE, BASE_WEIGHT, NOISE_SCALE, LOG_PROBABILITY, soundness.EDITS),
     *phases.FIELDS,
 )
 
@@ -101,7 +101,7 @@ class Step(NamedTuple):
     latent: Tensor
     # [num_rows] bool: the token was decided here, not by the engine's sampler
     forced: Tensor
-    # [num_rows] bool: False where the logits could not be used
+    # [num_rows] bool: False where the logits, or what was made of them, could not be used
     valid: Tensor
     # [num_rows] bool: False where no token was committed (not sampled, or finished before)
     advanced: Tensor
@@ -184,7 +184,7 @@ class Core:
         self._live: Counter[str] = Counter()
         self._traits: Counter[str] = Counter()
         self._hooks: dict[str, list[Method]] = {hook: [] for hook in HOOKS}
-        self._any_method = False
+        self._any_method = self._reweighs = False
         # Wide columns that live methods may change
         self._changing: list[Field] = []
         self._live_traits: frozenset[str] = frozenset()
@@ -317,6 +317,12 @@ class Core:
             m for m in self._hooks["edit"] if f"{m.name}.edit" in self._live_traits
         ]
         fields = (*COMMON_FIELDS, *(column for method in live for column in method.fields))
+        # Where nobody changes the weights they are the op's, which looks at them itself.
+        self._reweighs = (
+            bool(self._hooks["reweigh"])
+            or not self._live_traits.isdisjoint((BLENDS, BASE))
+            or self._signals is not signals_topk
+        )
         self._changing = [column for column in fields if column.size > 1 and not column.fixed]
 
     def step(self, logits: Tensor, slots: Tensor) -> Tensor:
@@ -333,7 +339,8 @@ class Core:
         -------
         Tensor
             The same tensor if no live request has a method; otherwise a new one in which rows that
-            asked for nothing are bit-for-bit what they were.
+            asked for nothing are bit-for-bit what they were, and so are rows whose edited logits or
+            concept token could not be used; see :mod:`tokenlens.core.soundness`.
         """
         if self.idle:
             return logits
@@ -344,12 +351,19 @@ class Core:
             with torch.no_grad():
                 ours = logits.clone(memory_format=torch.contiguous_format)
         with torch.inference_mode():
-            edited, intent = self._decide(logits if ours is None else ours, slots)
+            edited, intent, highest = self._decide(logits, ours, slots)
         with torch.no_grad():
-            return _force(edited, intent.forced, intent.recorded, in_place=edited is ours)
+            return _force(edited, intent.forced, intent.recorded, highest, in_place=edited is ours)
 
-    def _decide(self, logits: Tensor, slots: Tensor) -> tuple[Tensor, Intent]:
+    def _decide(
+        self, stock: Tensor, ours: Tensor | None, slots: Tensor
+    ) -> tuple[Tensor, Intent, Tensor | None]:
+        """Edited logits, intents, and each row's largest logit where logits are edited.
+
+        ``ours`` is a copy of the stock logits, to be edited.
+        """
         hooks = self._hooks
+        logits = stock if ours is None else ours
         rows = self._with_tables(self.table.gather(slots, self._live_traits))
         for method in hooks["control"]:
             method.control(rows)
@@ -359,30 +373,42 @@ class Core:
         seen = logits
         if self._holes is not None:
             seen = logits.index_fill(1, self._holes, -torch.inf)
-        signals, proposal, facts = self._observe(seen, rows)
+        signals, proposal, facts, active = self._observe(seen, rows)
         for method in hooks["reweigh"]:
             method.reweigh(rows, signals, proposal)
         for method in hooks["propose"]:
             method.propose(rows, signals, proposal)
         for method in hooks["gate"]:
             method.gate(rows, signals, proposal)
+        base = None
+        if BASE in self._live_traits:
+            assert self._host is not None
+            base = base_vectors(self._host, seen, rows, proposal)
+        valid, highest = signals.valid, None
+        if self._reweighs:
+            valid = valid & soundness.keep_sound(rows, proposal, active & valid, base)
+        if ours is not None:
+            usable, highest = soundness.usable(logits, self.vocab_size)
+            logits = torch.where((usable & valid)[:, None], logits, stock, out=ours)
+            valid = valid & (usable >= rows[soundness.EDITS])
+        if SCORES in self._live_traits:
+            rows.choose(LOG_PROBABILITY, ~valid, 0.0)
         if FORCES in self._live_traits:
             _continue_forcing(rows, proposal)
         intent = Intent(
             *(proposal.latent, proposal.forced, proposal.recorded),
-            *(signals.valid, *facts),
+            *(valid, *facts),
             *(proposal.weights, proposal.ids),
         )
         self._intents.put(slots, rows, intent)
-        if BASE in self._live_traits:
-            assert self._host is not None
-            base = base_vectors(self._host, seen, rows, proposal)
-            self._base.index_copy_(0, slots, base)
+        if base is not None:
+            self._base.index_copy_(0, slots, torch.where(proposal.latent[:, None], base, 0.0))
         if proposal.scores is not None:
             self._scores.index_copy_(0, slots, proposal.scores)
         if TRACED in self._live_traits:
-            self._notes.index_copy_(0, slots, _noted(rows))
-        return logits, intent
+            notes = torch.where(valid[:, None], _noted(rows), 0.0)
+            self._notes.index_copy_(0, slots, notes)
+        return logits, intent, highest
 
     def _with_tables(self, rows: Rows) -> Rows:
         """Rows with what hooks look up beside their columns."""
@@ -392,8 +418,8 @@ class Core:
 
     def _observe(
         self, logits: Tensor, rows: Rows
-    ) -> tuple[Signals, Proposal, tuple[Tensor, Tensor]]:
-        """Signals, a proposal of nothing, and entropy and maximum probability for the record."""
+    ) -> tuple[Signals, Proposal, tuple[Tensor, Tensor], Tensor]:
+        """Signals, a proposal of nothing, entropy and maximum probability, and who asked."""
         ask = Ask.of(rows)
         for method in self._hooks["ask"]:
             method.ask(rows, ask)
@@ -427,7 +453,7 @@ class Core:
             signals = signals._replace(**self._raw_signals(logits, ask, rows))
         nowhere = rows.constant(False)
         proposal = Proposal(nowhere, nowhere, rows.constant(0), weights, weight_ids)
-        return signals, proposal, (entropy, max_probability)
+        return signals, proposal, (entropy, max_probability), ask.active
 
     def _raw_signals(self, logits: Tensor, ask: Ask, rows: Rows) -> dict[str, Tensor]:
         """Entropy and maximum probability at temperature 1: a second look at the logits."""
@@ -544,10 +570,17 @@ def _continue_forcing(rows: Rows, proposal: Proposal) -> None:
     proposal.latent = proposal.latent & ~forcing
 
 
-def _force(logits: Tensor, forced: Tensor, ids: Tensor, in_place: bool) -> Tensor:
+def _force(
+    logits: Tensor, forced: Tensor, ids: Tensor, highest: Tensor | None, in_place: bool
+) -> Tensor:
     """Lift one token of the forced rows far above the others; all other values stay bit-equal."""
     place = ids[:, None]
     # Half precision ends at 65504; a quarter leaves the engine room to divide by a temperature.
-    lifted = min(FORCED_LOGIT, torch.finfo(logits.dtype).max / 4)
+    most = torch.finfo(logits.dtype).max / 4
+    least = min(FORCED_LOGIT, most)
+    lifted: float | Tensor = least
+    if highest is not None:
+        # A temperature of ours may have made logits that are larger than that.
+        lifted = (4 * highest).clamp(least, most)[:, None]
     values = torch.where(forced[:, None], lifted, logits.gather(1, place))
     return logits.scatter_(1, place, values) if in_place else logits.scatter(1, place, values)

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 from tokenlens_kernels import philox
 
-from tokenlens.core import phases
+from tokenlens.core import phases, soundness
 from tokenlens.core.markers import Markers, resolve
+from tokenlens.core.slots import fits, is_float
 from tokenlens.methods.base import (
     END_IDS,
     END_LENGTH,
@@ -23,9 +24,10 @@ from tokenlens.methods.base import (
     Field,
     Phase,
     Value,
+    overrides,
 )
 from tokenlens.methods.markers import LONG_MARKERS, STATE
-from tokenlens.methods.registry import METHODS
+from tokenlens.methods.registry import METHODS, Method
 from tokenlens.spec import (
     DecodingSpec,
     SpecError,
@@ -36,7 +38,7 @@ from tokenlens.spec import (
 )
 from tokenlens.spec.decoding import MARKERS_DIFFER, THINK_END, THINK_START
 from tokenlens.spec.markers import Marker, marker_of
-from tokenlens.spec.registry import LATENT_METHODS
+from tokenlens.spec.registry import LATENT_METHODS, AnyMethod
 
 MAX_EOS_IDS = EOS_IDS.size
 
@@ -122,6 +124,21 @@ class Request:
             PROMPT_THINKING: thinking,
             STATE: entry,
         }
+
+
+def _admitted(method: Method, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
+    """A method's columns, if the slot table can hold them: what is bound can be admitted."""
+    try:
+        values = method.admit(config, admission)
+    except ArithmeticError as error:
+        allowed = f"numbers that can be computed with ({error})"
+        raise SpecError.of(config.method, config, allowed) from None
+    for column, value in values.items():
+        if not fits(column, value):
+            kind = "float32" if is_float(column) else "int64"
+            allowed = f"numbers for which {column.name} fits {column.size} of {kind}"
+            raise SpecError.of(config.method, value, allowed)
+    return values
 
 
 def bind(
@@ -248,10 +265,12 @@ def bind(
         for config in spec.methods:
             if method.serves(config):
                 names.add(method.name)
-                columns.update(method.admit(config, admission))
+                columns.update(_admitted(method, config, admission))
                 traits.update(method.traits(config))
         if method.name in names:
             columns[method.on] = True
+            if f"{method.name}.edit" in traits and not overrides(method, "ask"):
+                columns[soundness.EDITS] = True
     return Request(
         spec,
         frozenset(names),

@@ -5,6 +5,7 @@ two slots are nobody's: rows without a request point at the null slot, which sta
 and what must not be kept is written to the scratch slot, which nobody reads.
 """
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 
 import torch
@@ -160,6 +161,20 @@ class SlotTable:
                 places = torch.tensor(numbers, device=self.device)
             self._places[fields] = places
         return places
+
+
+def fits(column: Field, value: Value) -> bool:
+    """Whether a column can hold a value: as many numbers, each an int64 or a float32."""
+    values = (value,) if isinstance(value, (int, float)) else value
+    if len(values) > column.size:
+        return False
+    if not is_float(column):
+        return all(isinstance(number, int) and -(1 << 63) <= number < 1 << 63 for number in values)
+    most = torch.finfo(torch.float32).max
+    # A NaN is not at most anything.
+    return all(
+        abs(number) <= most or (column.infinite and abs(number) == math.inf) for number in values
+    )
 
 
 def is_float(column: Field) -> bool:

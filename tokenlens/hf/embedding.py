@@ -126,7 +126,10 @@ class InputEmbedding:
 
 
 def substitute(embeddings: Tensor, latent: Tensor, mixture: Tensor) -> Tensor:
-    """``[rows, 1, hidden]`` embeddings with mixtures in the latent rows."""
-    latent = latent.to(embeddings.device)[:, None, None]
+    """``[rows, 1, hidden]`` embeddings with mixtures in the latent rows.
+
+    A row that is not finite, in the model's dtype, is no input: its token stays.
+    """
     mixture = mixture.to(embeddings.device, embeddings.dtype)[:, None]
-    return torch.where(latent, mixture, embeddings)
+    sound = mixture.isfinite().all(dim=2, keepdim=True)
+    return torch.where(latent.to(embeddings.device)[:, None, None] & sound, mixture, embeddings)

@@ -37,6 +37,7 @@ class Field:
     """One named column (or run of columns) of the state, the same for every slot.
 
     A wide field lies in a table of its own, which a step reads only if a hook asks for it.
+    ``infinite`` allows infinities: a bound that is off.
     ``fixed`` promises that hooks do not assign it: it is what the request came with, and is read
     once for as long as the batch keeps its requests and their order.
     """
@@ -46,6 +47,7 @@ class Field:
     default: float | int | bool = 0
     size: int = 1
     fixed: bool = False
+    infinite: bool = False
 
 
 class Rows:

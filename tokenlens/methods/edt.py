@@ -56,9 +56,9 @@ class EdtMethod(Method):
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         due = rows[self.on] & (rows[ALWAYS] | rows.thinking)
-        nats, due = entropy(logits, due, rows)
+        nats, logsumexp, due = entropy(logits, due, rows)
         wanted = edt_temperature(nats, rows[TEMPERATURE], rows[BASE], rows[THETA])
         wanted = wanted.nan_to_num(0.0).maximum(rows[FLOOR])
         if rows.traced:
             rows.note(self.name, torch.where(due, wanted, 0.0))
-        return retemper(logits, due, wanted, rows[ENGINE])
+        return retemper(logits, due, wanted, rows[ENGINE], logsumexp)

@@ -109,10 +109,10 @@ class HapoMethod(Method):
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         due = rows[self.on] & (rows[ALWAYS] | rows.thinking)
-        nats, due = entropy(logits, due, rows)
+        nats, logsumexp, due = entropy(logits, due, rows)
         columns = (MEDIAN, STD, SCALE_POS, SCALE_NEG, STRENGTH, TEMPERATURE)
         wanted = hapo_temperature(nats, *(rows[column] for column in columns))
         wanted = wanted.maximum(rows[FLOOR])
         if rows.traced:
             rows.note(self.name, torch.where(due, wanted, 0.0))
-        return retemper(logits, due, wanted, rows[ENGINE])
+        return retemper(logits, due, wanted, rows[ENGINE], logsumexp)

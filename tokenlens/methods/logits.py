@@ -107,24 +107,32 @@ def facts(
     return found.logsumexp, found.entropy
 
 
-def entropy(logits: Tensor, due: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-    """Entropy of each row's softmax in nats, and the rows of ``due`` that can be used."""
+def entropy(logits: Tensor, due: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    """Entropy of each row's softmax in nats, its log-sum-exp, and the rows of ``due`` to use."""
     logsumexp, nats = facts(logits, due, torch.ones_like(rows[INVERSE_TEMPERATURE]), rows)
-    return nats, due & (logsumexp == logsumexp)
+    return nats, logsumexp, due & (logsumexp == logsumexp)
 
 
-def retemper(logits: Tensor, due: Tensor, temperature: Tensor, engine: Tensor) -> Tensor:
+def retemper(
+    logits: Tensor, due: Tensor, temperature: Tensor, engine: Tensor, logsumexp: Tensor
+) -> Tensor:
     """Rows divided by a temperature of ours, and multiplied by what the engine will divide by.
+
+    A row that would come near the end of its format is moved down by its log-sum-exp first, which
+    changes no probability.
 
     Parameters
     ----------
     due
         ``[num_rows]`` bool.
-    temperature, engine
-        ``[num_rows]`` float.
+    temperature, engine, logsumexp
+        ``[num_rows]`` float; the last of the logits.
     """
-    factor = (engine.double() / temperature).float()[:, None]
-    return torch.where(due[:, None], (logits.float() * factor).to(logits.dtype), logits)
+    factor = (engine.double() / temperature).float()
+    most = torch.finfo(logits.dtype).max / 16
+    shift = torch.where((logsumexp * factor).abs() > most, logsumexp, 0.0)
+    scaled = (logits.float() - shift[:, None]) * factor[:, None]
+    return torch.where(due[:, None], scaled.to(logits.dtype), logits)
 
 
 def truncate(logits: Tensor, due: Tensor, keep: Tensor) -> Tensor:

@@ -93,8 +93,10 @@ def soft_grpo(
     noise = draw * scale[:, None]
     scores = log_weights + noise
     counts = log_weights > SCORED_FROM
+    # What the filters took out stays out: its weight in the reference is below 1e-40.
+    live = torch.where(weights > 0, scores, -torch.inf)
     return (
-        torch.softmax(scores / tau[:, None], dim=1),
+        torch.softmax(live / tau[:, None], dim=1),
         scores,
         masked_mean(gumbel_log_density(noise), counts),
         masked_mean(gumbel_log_density(draw), counts),
@@ -133,9 +135,6 @@ class SoftGrpoNoiseMethod(Method):
         noised, scores, of_noise, of_draw = soft_grpo(
             weights, _gumbel(rows, ids), rows[TAU], rows[SCALE], rows[LOW], rows[HIGH]
         )
-        # What the filters took out stays out: its weight in the reference is below 1e-40.
-        noised = torch.where(weights > 0, noised, 0.0)
-        noised = noised / noised.sum(dim=1, keepdim=True).clamp(min=1e-30)
         _take(self, rows, signals, proposal, noised, ids, scores)
         log_probability = torch.where(rows[OF_DRAW], of_draw, of_noise)
         rows.choose(LOG_PROBABILITY, rows[self.on], log_probability)
@@ -225,8 +224,9 @@ class Cot2Method(Method):
         index = torch.arange(MAX_DRAWS, device=logits.device)
         place = philox.offset(rows[POSITION][:, None], index, philox.SAMPLE)
         uniform = philox.uniform(rows[SEED][:, None], place)
-        # Never past the last token that has any mass.
-        wanted = uniform * cumulated[:, -1:]
+        # Never past the last token that has any mass: the product may round up to all of it.
+        whole = cumulated[:, -1:]
+        wanted = (uniform * whole).minimum(torch.nextafter(whole, torch.zeros_like(whole)))
         drawn = torch.searchsorted(cumulated, wanted, right=True).clamp(max=logits.shape[1] - 1)
         rows[DRAWN] = torch.where(rows[self.on][:, None], drawn, rows[DRAWN])
         kept = index < rows[DRAWS][:, None]

@@ -161,7 +161,9 @@ class TopNSigmaMethod(TruncationMethod):
         return {**super().admit(config, admission), self.N: config.n, self.VARIANT: variant}
 
     def keep(self, logits: Tensor, rows: Rows) -> Tensor:
-        return top_n_sigma_keep(logits, rows[self.N], rows[self.VARIANT])
+        keep = top_n_sigma_keep(logits, rows[self.N], rows[self.VARIANT])
+        # The largest stays: where all are equal nothing is above it, and a deviation may overflow.
+        return keep | (logits == logits.amax(dim=1, keepdim=True))
 
 
 class TopHMethod(TruncationMethod):

@@ -49,7 +49,8 @@ def _mix(
     pointers
         ``[num_tokens]`` int64: the entry that a token's place is fed, -1 for its own embedding.
     ids, weights
-        The store's entries; that of a discrete token is the token itself with weight 1.
+        The store's entries; that of a discrete token is the token itself with weight 1. One with
+        weights that are not finite leaves its row as it was looked up.
     table, shard_start
         ``[shard_size, hidden]`` and its first id.
     rows
@@ -76,10 +77,17 @@ def _mix_on_processor(
     if len(fed) == 0:
         return
     entries = place[fed]
+    shares = weights.numpy()[entries]
+    if not np.isfinite(shares).all():
+        # Such a concept token is no mixture: its row keeps what was looked up.
+        sound = np.isfinite(shares).all(axis=1)
+        fed, entries, shares = fed[sound], entries[sound], shares[sound]
+        if len(fed) == 0:
+            return
     mixture = concept_mixture(
         table,
         torch.from_numpy(ids.numpy()[entries]),
-        torch.from_numpy(weights.numpy()[entries]),
+        torch.from_numpy(shares),
         shard_start=shard_start,
     )
     if len(fed) == len(place):

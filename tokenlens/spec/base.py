@@ -10,6 +10,16 @@ Profile = Literal["default", "published"]
 MAX_ENTRIES = 64
 """The most entries of a concept token, and the largest top-k that a method may ask for."""
 
+LEAST = 1e-6
+"""The smallest temperature, concentration, nucleus or scale.
+
+Numbers of a spec are kept as float32. From here up a reciprocal, and what a step multiplies or
+divides with it, is far from both ends of float32; below it they turn into 0, infinity or NaN.
+"""
+
+MAX_NOISE = 20.0
+"""The largest scale of a noise with a log-probability, which is its exponential: Gumbel draws begin
+at -3.1, and e to 62 fits float32."""
 
 Needs = Mapping[str, tuple[str, Any, str]]
 """What a config needs of an engine: by need, the field that asks, its value, and the way out."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from tokenlens.spec.base import DrawingMethod, MethodBase
+from tokenlens.spec.base import LEAST, DrawingMethod, MethodBase
 from tokenlens.spec.schedules import MAX_TOKENS, CountedMethod, Words, WordsMethod, as_tuple
 
 StepEnds = Annotated[
@@ -102,7 +102,7 @@ class AlphaOne(WordsMethod, CountedMethod, DrawingMethod):
     average_thinking: int = Field(
         ..., ge=1, le=MAX_TOKENS, description="tokens that this model thinks on average"
     )
-    alpha: float = Field(1.4, gt=0, le=100, description="slow for alpha times the average")
+    alpha: float = Field(1.4, ge=LEAST, le=100, description="slow for alpha times the average")
     text: str = Field("Wait", min_length=1, max_length=256, description="forced after a step")
     words: Words = Field(("wait",), description="drawn after the slow part, they end thinking")
     step_ends: StepEnds = Field(("\n\n",), description="texts that end a step")

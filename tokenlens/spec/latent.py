@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tokenlens.spec.base import MAX_ENTRIES, MethodBase, Needs
+from tokenlens.spec.base import LEAST, MAX_ENTRIES, MethodBase, Needs
 from tokenlens.spec.gate import MAX_ANCHORS, Blend, Gate, SwitchControl
 from tokenlens.spec.soft_thinking import ConceptTokens
 
@@ -34,7 +34,7 @@ class Switching(MethodBase):
 
     method: str
     gate: Gate = Field(..., description="when a step is latent")
-    temperature: float = Field(1.0, gt=0, le=100, description="of signal and mixture")
+    temperature: float = Field(1.0, ge=LEAST, le=100, description="of signal and mixture")
     mixture: Literal["top_k", "full"] = Field(
         "top_k", description="full: the whole vocabulary, where the engine can"
     )
@@ -151,7 +151,7 @@ class Selar(MethodBase):
         Gate(of="topk", unit="fraction", enter=0.5, exempt="math"),
         description="latent where the top tokens disagree",
     )
-    temperature: float = Field(0.6, gt=0, le=100, description="of the concept weights")
+    temperature: float = Field(0.6, ge=LEAST, le=100, description="of the concept weights")
     top_k: int = Field(20, ge=0, le=MAX_ENTRIES, description="0 = off")
     top_p: float = Field(
         0.95,

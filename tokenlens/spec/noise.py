@@ -5,14 +5,14 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tokenlens.spec.base import DrawingMethod
+from tokenlens.spec.base import LEAST, DrawingMethod
 
 
 class GumbelNoise(DrawingMethod):
     """Gumbel-softmax on the concept weights: their top entry becomes an exact sample of them."""
 
     method: Literal["gumbel_noise"] = "gumbel_noise"
-    temperature: float = Field(0.5, gt=0, le=100, description="tau; small = nearly one-hot")
+    temperature: float = Field(0.5, ge=LEAST, le=100, description="tau; small = nearly one-hot")
 
 
 class DirichletNoise(DrawingMethod):
@@ -21,7 +21,7 @@ class DirichletNoise(DrawingMethod):
     published: ClassVar[Mapping[str, Any]] = {"probability_floor": 1e-7}
 
     method: Literal["dirichlet_noise"] = "dirichlet_noise"
-    concentration: float = Field(4.0, gt=0, le=1e6, description="alpha; large = little noise")
+    concentration: float = Field(4.0, ge=LEAST, le=1e6, description="alpha; large = little noise")
     probability_floor: float = Field(
         0.0, ge=0, lt=1, description="entries at or below it stay out, but for the largest"
     )

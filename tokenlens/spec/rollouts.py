@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tokenlens.spec.base import MAX_ENTRIES, DrawingMethod, MethodBase, Needs
+from tokenlens.spec.base import LEAST, MAX_ENTRIES, MAX_NOISE, DrawingMethod, MethodBase, Needs
 from tokenlens.spec.soft_thinking import ConceptTokens, SoftThinking
 
 MAX_DRAWS = 16
@@ -22,8 +22,8 @@ class SoftGrpoNoise(DrawingMethod):
     published: ClassVar[Mapping[str, Any]] = {"log_probability_of": "draw"}
 
     method: Literal["soft_grpo_noise"] = "soft_grpo_noise"
-    temperature: float = Field(0.1, gt=0, le=100, description="tau; small = nearly one-hot")
-    scale: float = Field(1.0, gt=0, le=100, description="of the noise")
+    temperature: float = Field(0.1, ge=LEAST, le=100, description="tau; small = nearly one-hot")
+    scale: float = Field(1.0, ge=LEAST, le=MAX_NOISE, description="of the noise")
     clamp_low: float = Field(-1.5, ge=-100, le=0, description="noise below it is raised to it")
     clamp_high: float = Field(3.0, ge=0, le=100, description="noise above it is lowered to it")
     log_probability_of: Literal["noise", "draw"] = Field(
@@ -41,8 +41,10 @@ class LatentGrpo(MethodBase):
     noise: Literal["none", "two_sided", "one_sided"] = Field(
         "none", description="one_sided: shifted to be positive; the same mixture, another score"
     )
-    temperature: float = Field(1.0, gt=0, le=100, description="tau of the noised weights")
-    noise_scale: float = Field(1.0, gt=0, le=100, description="of the noise on the logits")
+    temperature: float = Field(1.0, ge=LEAST, le=100, description="tau of the noised weights")
+    noise_scale: float = Field(
+        1.0, ge=LEAST, le=MAX_NOISE, description="of the noise on the logits"
+    )
     top_p: float = Field(0.95, gt=0, le=1, description="of the candidates that noise may lift")
     clamp_low: float = Field(-1.5, ge=-100, le=0, description="noise below it is raised to it")
     clamp_high: float = Field(3.0, ge=0, le=100, description="noise above it is lowered to it")
@@ -81,7 +83,9 @@ class SoftTokens(ConceptTokens):
     published: ClassVar[Mapping[str, Any]] = {"mixture": "full"}
 
     method: Literal["soft_tokens"] = "soft_tokens"
-    temperature: float = Field(0.5, gt=0, le=100, description="0.0001: the paper's fuzzy tokens")
+    temperature: float = Field(
+        0.5, ge=LEAST, le=100, description="0.0001: the paper's fuzzy tokens"
+    )
     top_k: int = Field(0, ge=0, le=MAX_ENTRIES, description="0 = off")
     top_p: float = Field(
         1.0,

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from tokenlens.spec.base import MethodBase
+from tokenlens.spec.base import LEAST, MethodBase
 
 MAX_TOKENS_TO_KEEP = 16
 
@@ -22,11 +22,11 @@ class SamplerMethod(MethodBase):
 class AdaptiveTemperature(SamplerMethod):
     """A temperature for each step. The logits are divided by it before the engine divides."""
 
-    temperature: float = Field(1.0, gt=0, le=100, description="T0, around which it adapts")
-    floor: float = Field(0.05, ge=1e-6, le=100, description="never below this")
+    temperature: float = Field(1.0, ge=LEAST, le=100, description="T0, around which it adapts")
+    floor: float = Field(0.05, ge=LEAST, le=100, description="never below this")
     engine_temperature: float = Field(
         1.0,
-        gt=0,
+        ge=LEAST,
         le=100,
         description="what the engine divides by afterwards: it is multiplied back in; 1 = pin the"
         " engine's temperature to 1",
@@ -39,7 +39,7 @@ class Edt(AdaptiveTemperature):
     published: ClassVar[Mapping[str, Any]] = {"floor": 1e-6}
 
     method: Literal["edt"] = "edt"
-    base: float = Field(0.8, gt=0, le=1, description="N: raised to theta / entropy")
+    base: float = Field(0.8, ge=LEAST, le=1, description="N: raised to theta / entropy")
     theta: float = Field(1.0, ge=0, le=100, description="in nats; 0 = the temperature is fixed")
 
 
@@ -69,7 +69,7 @@ class MinP(SamplerMethod):
     method: Literal["min_p"] = "min_p"
     min_p: float = Field(0.05, ge=0, le=1, description="relative to the largest probability")
     temperature: float = Field(
-        1.0, gt=0, le=100, description="of the probabilities; the engine's = truncate after it"
+        1.0, ge=LEAST, le=100, description="of the probabilities; the engine's = truncate after it"
     )
     min_tokens_to_keep: int = Field(
         1, ge=1, le=MAX_TOKENS_TO_KEEP, description="the most probable ones stay in any case"
@@ -101,8 +101,8 @@ class TopH(SamplerMethod):
     """Keep the largest set whose entropy is at most a share of the whole's (arXiv 2509.02510)."""
 
     method: Literal["top_h"] = "top_h"
-    alpha: float = Field(0.4, gt=0, le=1, description="share of the entropy")
+    alpha: float = Field(0.4, ge=LEAST, le=1, description="share of the entropy")
     variant: Literal["paper", "hf", "author"] = Field(
         "paper", description="hf: TopHLogitsWarper; author: the repository; both in the top 100"
     )
-    temperature: float = Field(1.0, gt=0, le=100, description="of the probabilities")
+    temperature: float = Field(1.0, ge=LEAST, le=100, description="of the probabilities")

@@ -63,7 +63,7 @@ class Schedule(CountedMethod, WordsMethod):
 
     wave: Wave = Field("triangular", description="shape of the bias over the position")
     amplitude: float = Field(5.0, ge=-100, le=100, description="of the bias, in logits")
-    period: float = Field(1200.0, gt=0, le=MAX_TOKENS, description="in tokens")
+    period: float = Field(1200.0, ge=1, le=MAX_TOKENS, description="in tokens")
     shift: float = Field(0.0, ge=-1, le=1, description="in periods")
     windows: Annotated[
         tuple[Window, ...], BeforeValidator(as_tuple), Field(max_length=MAX_WINDOWS)

@@ -12,7 +12,7 @@ class ColdStop(StrictModel):
     """End thinking after ``patience`` steps in a row whose entropy is below the threshold."""
 
     entropy_threshold: float = Field(
-        0.1, gt=0, le=20, description="strictly below this counts; in the unit of entropy_unit"
+        0.1, ge=1e-9, le=20, description="strictly below this counts; in the unit of entropy_unit"
     )
     patience: int = Field(256, ge=1, le=1_000_000, description="steps in a row")
     entropy_unit: Literal["nats", "fraction"] = Field(

@@ -42,7 +42,8 @@ def concept_embedding(
     ----------
     token_ids : Tensor
         [num_tokens] int64, ids of the whole vocabulary; ids outside the shard give zeros. Where
-        ``plan_row`` points to a plan, the id is not looked at.
+        ``plan_row`` points to a plan, the id is not looked at, unless a weight of the plan is not
+        finite: such a plan is no mixture, and the token is embedded as itself.
     plan_row : Tensor
         [num_tokens] int64, -1 for a plain token, else the row of the plan, below ``num_plans``.
         Values are not checked: they live on the device.

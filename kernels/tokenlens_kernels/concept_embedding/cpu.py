@@ -26,6 +26,9 @@ def concept_embedding(
 ) -> Tensor:
     """The op, see `tokenlens_kernels.concept_embedding`."""
     latent = (plan_row >= 0) & (plan_row < plan_ids.shape[0])
+    rows = latent.nonzero().flatten()
+    if rows.shape[0]:
+        latent[rows] = plan_weights[plan_row[rows]].isfinite().all(dim=1)
     local = token_ids - shard_start
     outside = (local < 0) | (local >= table.shape[0])
     unread = latent | outside

@@ -19,14 +19,15 @@ def concept_embedding(
     out_dtype: torch.dtype,
 ) -> Tensor:
     """The op, see `tokenlens_kernels.concept_embedding`."""
-    latent = ((plan_row >= 0) & (plan_row < plan_ids.shape[0])).unsqueeze(-1)
+    latent = (plan_row >= 0) & (plan_row < plan_ids.shape[0])
     one = torch.ones((token_ids.shape[0], 1), device=table.device)
     plain = naive.concept_mixture(
         table, token_ids.unsqueeze(-1), one, scale, shard_start, out_dtype
     )
     if plan_ids.shape[0] == 0:
         return plain
-    row = torch.where(latent.squeeze(-1), plan_row, 0)
+    row = torch.where(latent, plan_row, 0)
+    latent = (latent & plan_weights[row].isfinite().all(dim=1)).unsqueeze(-1)
     mixed = naive.concept_mixture(
         table, plan_ids[row], plan_weights[row], scale, shard_start, out_dtype
     )

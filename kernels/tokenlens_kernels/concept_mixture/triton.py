@@ -57,6 +57,7 @@ def mixture_kernel(
             return
 
     total = tl.zeros([BLOCK], dtype=tl.float32)
+    mass = 0.0
     for start in range(0, width, UNROLL):
         for j in tl.static_range(UNROLL):
             k = start + j
@@ -68,6 +69,16 @@ def mixture_kernel(
             stop = tl.where(weight != 0.0, stop, 0)
             x = tl.load(table_ptr + local * table_stride + columns, mask=columns < stop, other=0.0)
             total += weight * x.to(tl.float32)
+            mass += weight
+    if IS_STREAM:
+        # Weights that are not finite are no mixture: the token's own embedding stands in.
+        if (mass > -float("inf")) & (mass < float("inf")):
+            tl.store(out, total * scale, mask=columns < hidden)
+            return
+        local = tl.load(token_ids_ptr + row) - shard_start
+        stop = tl.where((local >= 0) & (local < shard_size), hidden, 0)
+        x = tl.load(table_ptr + local * table_stride + columns, mask=columns < stop, other=0.0)
+        total = x.to(tl.float32)
     tl.store(out, total * scale, mask=columns < hidden)
 
 

@@ -59,7 +59,7 @@ def dense_mixture(
     -------
     Tensor
         [num_rows, hidden]; ``out`` if it was given. Invalid rows (NaN, +inf, or no finite logit)
-        are zero.
+        are zero, and so are those whose temperature gives no finite mixture.
 
     Raises
     ------

@@ -61,5 +61,6 @@ def dense_mixture(
             vocab_size,
             shard_start,
         )
+        valid = valid & mixture.isfinite().all(dim=-1, keepdim=True)
         out.index_copy_(0, rows, torch.where(valid, mixture * scale, 0.0))
     return out.to(out_dtype)

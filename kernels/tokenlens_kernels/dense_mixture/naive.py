@@ -26,4 +26,5 @@ def dense_mixture(
     stop = min(vocab_size, shard_start + table.shape[0])
     part = probabilities[:, shard_start:stop]
     mixture = (part @ table[: part.shape[1]].double()).to(torch.float32)
+    computed = computed & mixture.isfinite().all(dim=-1, keepdim=True)
     return torch.where(computed, mixture * scale, 0.0).to(out_dtype)

@@ -82,8 +82,9 @@ def dense_mixture_kernel(
     highest = tl.load(row_ptr + rows_64 * 2, mask=has_row, other=0.0)
     share = tl.load(row_ptr + rows_64 * 2 + 1, mask=has_row, other=0.0)
     inverse = tl.load(inverse_temperature_ptr + rows, mask=has_row, other=1.0)
-    # Rows that stay zero are not read: they may hold NaN.
+    # Rows that stay zero are not read: they, and their temperature, may be NaN.
     has_row = has_row & (share > 0.0)
+    inverse = tl.where(has_row, inverse, 1.0)
     start = first + split * split_size
     stop = tl.minimum(start + split_size, last)
     total = tl.zeros([ROWS, HIDDEN], dtype=tl.float32)

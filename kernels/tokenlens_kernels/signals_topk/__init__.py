@@ -83,7 +83,7 @@ def signals_topk(
     top_k : Tensor
         [num_rows] int64, 0 for off, else 1 to width.
     top_p : Tensor
-        [num_rows] float32 in (0, 1]. An entry stays if the mass before it is at most ``top_p``.
+        [num_rows] float32 in [0, 1]. An entry stays if the mass before it is at most ``top_p``.
     min_p : Tensor
         [num_rows] float32 in [0, 1], relative to the largest probability after top-p.
     max_entries : Tensor
@@ -108,7 +108,7 @@ def signals_topk(
     -------
     Signals
         A row that holds NaN or +inf, or no finite logit, is invalid: its ``logsumexp`` is NaN and
-        everything else 0.
+        everything else 0. So is a row whose parameters give weights that are not finite.
 
     Raises
     ------

@@ -179,14 +179,16 @@ def signals_topk(
     plan = _plan(parameters, width)
     if logits.shape[1] != vocab_size:
         logits = logits[:, :vocab_size]
-    if count == len(wanted):
-        return _of_active(logits, plan, positions, statistics, len(wanted), slice(None))
-    rows, some = np.flatnonzero(wanted), wanted.tobytes()
-    if _PLANNED.active != some:
-        _PLANNED.active, _PLANNED.some = some, plan.of_rows(rows)
-    plan = _PLANNED.some
-    logits = logits.index_select(0, torch.from_numpy(rows))
-    return _of_active(logits, plan, positions[rows], statistics, len(wanted), rows)
+    rows: Ints | slice = slice(None)
+    if count < len(wanted):
+        rows, some = np.flatnonzero(wanted), wanted.tobytes()
+        if _PLANNED.active != some:
+            _PLANNED.active, _PLANNED.some = some, plan.of_rows(rows)
+        plan = _PLANNED.some
+        logits = logits.index_select(0, torch.from_numpy(rows))
+    # numpy would warn of what a device does silently; a last look at the weights tells.
+    with np.errstate(all="ignore"):
+        return _of_active(logits, plan, positions[rows], statistics, len(wanted), rows)
 
 
 def _of_active(
@@ -222,7 +224,10 @@ def _of_active(
     probabilities = plan.probabilities(values, highest, total)
     ids = repeat_first(probabilities > 0, ids)
     weights, weight_ids = plan.add_noise(*plan.cut(probabilities, ids), position)
-    if some_invalid:
+    # Whatever the parameters were, no weight leaves that is not a number.
+    mass = weights.sum(axis=1, keepdims=True)
+    valid &= (mass > 0.5) & (mass < 1.5) & np.isfinite(entropy)
+    if np.count_nonzero(valid) < len(valid):
         logsumexp = np.where(valid, logsumexp, np.nan)
         entropy, max_probability, probabilities, weights = (
             np.where(valid, values, 0.0)

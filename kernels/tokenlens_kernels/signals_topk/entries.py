@@ -82,8 +82,7 @@ class Plan:
         ``total``, the mass of the whole vocabulary, is needed by rows without a top-k. All of
         ``highest`` is finite.
         """
-        with np.errstate(over="ignore"):
-            shifted = ((values - highest) * self.inverse_temperature).astype(np.float64)
+        shifted = ((values - highest) * self.inverse_temperature).astype(np.float64)
         p: Floats = np.exp(shifted)
         p[shifted < LIVE_FLOOR] = 0.0
         if self._limited is True:

@@ -167,6 +167,9 @@ def signals_topk(
     gumbel = philox.gumbel(seed.unsqueeze(-1), counter)
     weights, weight_ids = gumbel_softmax(weights, weight_ids, gumbel, noise_temperature)
 
+    # Whatever the parameters were, no weight leaves that is not a number.
+    mass_of_weights = weights.sum(-1)
+    computed = computed & (mass_of_weights > 0.5) & (mass_of_weights < 1.5) & entropy.isfinite()
     per_row = computed.unsqueeze(-1)
     logsumexp = torch.where(computed, logsumexp.float(), torch.where(active, torch.nan, 0.0))
     return (

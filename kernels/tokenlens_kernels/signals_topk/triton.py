@@ -196,12 +196,10 @@ def select_kernel(
         split_stats_ptr, row, num_splits, inverse, SPLITS_POW2, STATS
     )
     log_mass = tl.log(mass)
+    entropy = log_mass - tl.div_rn(moment, mass)
     # A NaN fails every comparison. The count of entries carries the verdict to the blocks below.
-    valid = (highest > -float("inf")) & (highest < float("inf")) & (mass == mass)
+    valid = (highest > -float("inf")) & (highest < float("inf")) & (tl.abs(entropy) < float("inf"))
     count = tl.where(valid, width, 0)
-    tl.store(logsumexp_ptr + row, tl.where(valid, highest * inverse + log_mass, float("nan")))
-    tl.store(entropy_ptr + row, tl.where(valid, log_mass - tl.div_rn(moment, mass), 0.0))
-    tl.store(max_probability_ptr + row, tl.where(valid, tl.div_rn(1.0, mass), 0.0))
 
     tile = tl.arange(0, TILES_POW2)
     maxima = tl.load(
@@ -246,8 +244,7 @@ def select_kernel(
     p = tl.where(rank < count, p, 0.0)
     first_id = tl.sum(tl.where(rank == 0, ids, 0), axis=0)
     ids = tl.where(p > 0.0, ids, first_id)
-    tl.store(probabilities_ptr + entry, p, mask=inside)
-    tl.store(ids_ptr + entry, ids.to(tl.int64), mask=inside)
+    p_ids = ids
 
     w = tl.where(rank < tl.load(max_entries_ptr + row), p, 0.0)
     w = tl.div_rn(w, tl.where(count > 0, tl.sum(w, axis=0), 1.0))
@@ -262,6 +259,19 @@ def select_kernel(
         relative = score - tl.max(score, axis=0)
         w = tl.where(relative >= LIVE_FLOOR, tl.exp(relative), 0.0)
         w = tl.div_rn(w, tl.where(count > 0, tl.sum(w, axis=0), 1.0))
+    # Whatever the parameters were, no weight leaves that is not a number: a number carries the
+    # verdict to the blocks.
+    total = tl.sum(w, axis=0)
+    valid = valid & (total > 0.5) & (total < 1.5)
+    count = tl.where(valid, width, 0)
+    live = rank < count
+    p, w = tl.where(live, p, 0.0), tl.where(live, w, 0.0)
+    p_ids, ids = tl.where(live, p_ids, 0), tl.where(live, ids, 0)
+    tl.store(logsumexp_ptr + row, tl.where(valid, highest * inverse + log_mass, float("nan")))
+    tl.store(entropy_ptr + row, tl.where(valid, entropy, 0.0))
+    tl.store(max_probability_ptr + row, tl.where(valid, tl.div_rn(1.0, mass), 0.0))
+    tl.store(probabilities_ptr + entry, p, mask=inside)
+    tl.store(ids_ptr + entry, p_ids.to(tl.int64), mask=inside)
     # Entries are few: the place of each is the number of entries that come before it.
     before = (w[None, :] > w[:, None]) | (
         (w[None, :] == w[:, None]) & (rank[None, :] < rank[:, None])

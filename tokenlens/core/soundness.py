@@ -1,0 +1,71 @@
+"""What makes a step usable: finite logits after the edits, concept tokens that are mixtures.
+
+Bounds on every number of a spec keep the arithmetic finite; this is the line behind them. A row
+that fails here is an invalid step: the engine samples from the logits that it brought, and the
+token is fed as itself. A number that is not finite must not be fed: it would stay in the KV cache,
+where another request's attention multiplies it by 0 and gets a NaN. Knows no methods.
+"""
+
+import torch
+from torch import Tensor
+
+from tokenlens.methods.base import (
+    BASE,
+    BASE_WEIGHT,
+    LOG_PROBABILITY,
+    SCORES,
+    Field,
+    Proposal,
+    Rows,
+)
+
+EDITS = Field("count.edits", "bool", False, fixed=True)
+"""The request has a method that edits logits without asking for signals: its unusable rows count
+as invalid steps, though no method looked at a signal."""
+
+
+def usable(logits: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
+    """Which rows have something finite and neither NaN nor +inf, and the largest of each row.
+
+    ``[num_rows]`` bool and as the logits, padding aside; the largest of an unusable row is 0.
+    """
+    highest = logits[:, :vocab_size].amax(dim=1)
+    found = highest.abs() < torch.inf
+    return found, torch.where(found, highest, 0)
+
+
+def keep_sound(rows: Rows, proposal: Proposal, active: Tensor, base: Tensor | None) -> Tensor:
+    """Make the rows discrete whose concept token cannot be fed; which rows are fine.
+
+    Parameters
+    ----------
+    proposal
+        Changed in place: what is not fine is neither latent nor forced, and records nothing.
+    active
+        ``[num_rows]`` bool: rows that have a concept token; others are fine.
+    base
+        ``[num_rows, hidden]``: what the engine lends, ``None`` if nothing.
+
+    Returns
+    -------
+    Tensor
+        ``[num_rows]`` bool.
+    """
+    # All weights of a concept token sum to 1, also those with a negative first entry: a sum that is
+    # NaN, infinite or nearly nothing is that of no mixture.
+    total = proposal.weights.sum(dim=1)
+    beside = []
+    if base is not None and BASE in rows.traits:
+        beside += [base.sum(dim=1), rows[BASE_WEIGHT]]
+    if proposal.scores is not None and SCORES in rows.traits:
+        beside += [proposal.scores.sum(dim=1), rows[LOG_PROBABILITY]]
+    for values in beside:
+        # Adds 0, or NaN.
+        total = total + (values - values)
+    fine = (total == total.clamp(0.5, 1.5)) >= active
+    proposal.latent = proposal.latent & fine
+    proposal.forced = proposal.forced & fine
+    proposal.weights = torch.where(fine[:, None], proposal.weights, 0.0)
+    if proposal.scores is not None:
+        proposal.scores = torch.where(fine[:, None], proposal.scores, 0.0)
+    return fine

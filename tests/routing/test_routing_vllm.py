@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -18,9 +17,8 @@ from routing_support import VERBAL, alone, prompts, turned, vocabulary
 from servers import VLLM_ENVIRONMENT
 from test_routing_text import local, over, route
 
-from tokenlens.assets import path_of
-from tokenlens.routing import parse_routing
-from tokenlens.routing.http import HTTPSettings
+from tokenlens.routing import Ask, Sampling, parse_routing
+from tokenlens.routing.http import HTTPBackend, HTTPSettings
 from tokenlens.routing.serve import Target, build
 from tokenlens.routing.service import ServerSettings
 
@@ -321,31 +319,6 @@ def test_specs_for_servers_without_tokenlens_are_a_400(router):
     assert post(router.address, body).status_code == 200
 
 
-def test_what_a_request_leaves_open_is_vllm_s_to_decide(servers, proxies, folder):
-    """A generation config makes the small model greedy; the router sends no temperature."""
-    config = path_of("tiny-reasoner-small")
-    greedy = folder / "greedy"
-    shutil.copytree(config, greedy)
-    made = json.loads((greedy / "generation_config.json").read_text())
-    made |= {"temperature": 1e-6, "do_sample": True}
-    (greedy / "generation_config.json").write_text(json.dumps(made))
-    small = vllm_server("small", folder / "greedy.log", path=greedy, generation_config="auto")
-    options = ("--policy", '{"policy": "always_small"}', *PATIENCE)
-    try:
-        one = route_server(small.address, servers["large"].address, folder / "open.log", *options)
-        try:
-            texts = {
-                ask(one.address, seed=seed)["choices"][0]["message"]["content"] for seed in (1, 2)
-            }
-            asked = {ask(one.address, seed=3, temperature=5.0)["choices"][0]["message"]["content"]}
-        finally:
-            one.stop()
-    finally:
-        small.stop()
-    assert len(texts) == 1
-    assert texts != asked
-
-
 def test_a_full_queue_is_a_429(proxies, folder):
     one = route_server(
         proxies["small"].address, proxies["large"].address, folder / "queue.log", *PATIENCE,
@@ -401,12 +374,32 @@ def test_the_large_model_scores_over_http(servers):
         assert len({s > fields["threshold"] for s in scores[0] if s is not None}) == 2
 
 
+def written(address, seed, temperature):
+    """One call of a router to a server, in its words."""
+
+    async def go():
+        backend = HTTPBackend("large", address, "tiny-turned", api="text")
+        how = Sampling(temperature=temperature, top_p=None, top_k=None, seed=seed)
+        ask = Ask("s", vocabulary().decode(prompts(2)[1]), 40, how)
+        try:
+            return "".join([chunk.text async for chunk in backend.generate(ask)])
+        finally:
+            await backend.close()
+
+    return asyncio.run(go())
+
+
 def test_two_tokenizers_hand_over_text_and_say_so(servers, folder):
     """The large model's vocabulary has the same words in another order."""
     others, network = turned()
     network.save_pretrained(folder / "turned")
     others.tokenizer.save_pretrained(folder / "turned")
-    large = vllm_server("turned", folder / "turned.log", path=folder / "turned")
+    # Its own default is next to greedy.
+    defaults = folder / "turned" / "generation_config.json"
+    defaults.write_text(json.dumps({**json.loads(defaults.read_text()), "temperature": 0.01}))
+    large = vllm_server(
+        "turned", folder / "turned.log", path=folder / "turned", generation_config="auto"
+    )
     addresses = servers["small"].address, large.address
     spec = {"policy": {"policy": "random", "share": 0.5}, "duplicate_guard": False}
     try:
@@ -422,6 +415,11 @@ def test_two_tokenizers_hand_over_text_and_say_so(servers, folder):
             chat = ask(router.address, temperature=0, seed=0)
         finally:
             router.stop()
+        # What a request leaves open is the server's to decide; 1.0 it would not be.
+        left, asked = (
+            {written(large.address, seed, value) for seed in range(4)} for value in (None, 1.0)
+        )
+        assert len(left) == 1 < len(asked)
     finally:
         large.stop()
     expected = route(local(spec), ids)

@@ -6,7 +6,7 @@ import threading
 import httpx
 import pytest
 from routing_stand_in import PATIENCE, Served
-from routing_support import Scripted, byte_level_chat
+from routing_support import Scripted, byte_level_chat, vocabulary
 
 from tokenlens.routing import Router, Vocabulary
 from tokenlens.routing.http import HTTPBackend, HTTPSettings
@@ -82,7 +82,7 @@ def test_a_template_reads_what_it_names():
 def test_nothing_else_of_a_client_reaches_it(name, value):
     with pytest.raises(SpecError, match="chat_template_kwargs") as caught:
         prompts().check(chat(chat_template_kwargs={name: value}))
-    assert name[:20] in str(caught.value)
+    assert name[:15] in str(caught.value)
     assert len(str(caught.value)) < 500
 
 
@@ -200,6 +200,29 @@ def test_writing_prompts_does_not_hold_the_server_up():
     finally:
         let_go.set()
         one.close()
+
+
+def test_a_long_prompt_is_not_read_again_on_the_loop(monkeypatch):
+    """Whether it leaves the thinking to the model is seen at its end."""
+    words, lengths = vocabulary(), []
+    decode = Vocabulary.decode
+
+    def counted(self, ids):
+        lengths.append(len(ids))
+        return decode(self, ids)
+
+    monkeypatch.setattr(Vocabulary, "decode", counted)
+    backend = Scripted(lambda text: "7", prompt_length=20_000)
+    router = Router(
+        backend, backend, "always_small", small_vocabulary=words, large_vocabulary=words
+    )
+    (nine,) = words.encode("9")
+    end = tuple(words.encode("</think>\n\n"))
+    found = asyncio.run(router.run((nine,) * 20_000 + end, max_tokens=1))
+    assert [step.phase for step in found.trace.steps] == ["answer"]
+    assert max(lengths) <= 256
+    found = asyncio.run(router.run((*end, *(nine,) * 20_000), max_tokens=1))
+    assert [step.phase for step in found.trace.steps] == ["thinking"]
 
 
 def test_many_at_once_read_the_same():

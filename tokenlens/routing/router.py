@@ -29,6 +29,9 @@ from tokenlens.routing.transcript import Transcript
 from tokenlens.routing.vocabulary import Ends, Vocabulary, same_vocabulary
 from tokenlens.spec import SpecError, encode_text
 
+PROMPT_END = 256
+"""Tokens of a prompt that are looked at for an end marker and white space behind it."""
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -165,7 +168,8 @@ class Router:
             return True
         text = prompt if isinstance(prompt, str) else ""
         if not isinstance(prompt, str) and vocabulary is not None:
-            text = vocabulary.decode(prompt)
+            # Only its end counts, and the event loop waits for this.
+            text = vocabulary.decode(prompt[-PROMPT_END:])
         ended = text.rfind(spec.think_end)
         # An end marker with text behind it belongs to an earlier turn.
         closed = ended >= 0 and not text[ended + len(spec.think_end) :].strip()

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenlens.trace import Trace, TraceStep
+from tokenlens.trace.texts import step_texts, token_text
 
 FULL_SHADE = 1.5
 """Nats at which the shading is at its strongest."""
@@ -48,9 +49,9 @@ def legend() -> Text:
 def tokens(trace: Trace, tokenizer: Any, phase: str | None = None) -> Text:
     """The visible tokens, shaded; blank lines inside steps are folded into ``⏎``."""
     text = Text()
-    for step in trace.steps:
+    pieces = step_texts([step.token for step in trace.steps], tokenizer)
+    for step, piece in zip(trace.steps, pieces):
         if phase is None or step.phase == phase:
-            piece = tokenizer.decode([step.token])
             text.append(piece.replace("\n\n", "⏎ ").replace("\n", "⏎ "), style=shade(step))
     return text
 
@@ -103,4 +104,4 @@ def summary(trace: Trace) -> Text:
 
 
 def _visible(tokenizer: Any, token: int) -> str:
-    return repr(tokenizer.decode([token]))[1:-1].replace("\\n", "⏎") or "∅"
+    return repr(token_text(tokenizer, token))[1:-1].replace("\\n", "⏎") or "∅"

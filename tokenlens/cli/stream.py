@@ -29,7 +29,7 @@ class TraceStream(StoppingCriteria):
         if path.is_file() and path.stat().st_size:
             self._target = Path(os.path.realpath(path))
             self.partial = self._target.with_name(f"{self._target.name}.part")
-        self._file = TraceWriter(self.partial, lambda token: str(tokenizer.decode([token])))
+        self._file = TraceWriter(self.partial, tokenizer=tokenizer)
         self._model, self._prompts = model, prompts
         self._opened: list[int] = []
         self._calls, self._every = 0, EVERY

@@ -58,11 +58,11 @@ def csv_rows(recording: Recording) -> list[list[object]]:
     """A header and one row a step, for a table; entries as ``id:weight`` joined by spaces."""
     names = [name for name in TraceStep.model_fields if name not in ("entries", "edits")]
     rows: list[list[object]] = [[*names, "text", "entries", "edits"]]
-    for step in recording.trace.steps:
+    for index, step in enumerate(recording.trace.steps):
         rows.append(
             [
                 *(getattr(step, name) for name in names),
-                recording.text(step.token),
+                recording.step_text(index),
                 " ".join(f"{token}:{weight:.6g}" for token, weight in step.entries),
                 " ".join(f"{name}:{amount:.6g}" for name, amount in (step.edits or {}).items()),
             ]

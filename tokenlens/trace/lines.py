@@ -47,6 +47,7 @@ class StepLine(TraceStep):
 
     kind: Literal["step"] = "step"
     trace: TraceNumber
+    text: str | None = Field(None, description="what the step adds, where not its token's text")
 
 
 class End(StrictModel):
@@ -58,6 +59,7 @@ class End(StrictModel):
     counts: TraceCounts
     dropped_steps: int = 0
     same_noise: bool = False
+    tail: str | None = Field(None, description="what the last step adds beside its own text")
 
 
 Line = Annotated[Header | Texts | StepLine | End, Field(discriminator="kind")]
@@ -74,7 +76,10 @@ class Recording(StrictModel):
     model, prompt
         As the writer was told.
     texts
-        Text of each token that a step mentions; may be empty.
+        Text of each token that a step mentions; may be empty. Parts of characters stand as bytes.
+    pieces
+        By a step's index, the text that the step adds, where that is not its token's: a character
+        of several tokens stands at the last of them.
     complete
         Whether the trace's end was there.
     """
@@ -83,11 +88,17 @@ class Recording(StrictModel):
     model: str = ""
     prompt: str = ""
     texts: dict[int, str] = Field({})
+    pieces: dict[int, str] = Field({})
     complete: bool = True
 
     def text(self, token: int) -> str:
         """A token's text, or its id where the text is not known."""
         return self.texts.get(token, f"⟨{token}⟩")
+
+    def step_text(self, index: int) -> str:
+        """The text that a step adds; all of them together are the text."""
+        found = self.pieces.get(index)
+        return self.text(self.trace.steps[index].token) if found is None else found
 
     def _repr_html_(self) -> str:
         # Imported here: the viewer shows recordings.

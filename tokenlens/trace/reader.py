@@ -65,6 +65,7 @@ class _Whole:
     def __init__(self, header: Header) -> None:
         self.header = header
         self.kept: list[TraceStep] = []
+        self.pieces: dict[int, str] = {}
         self.end: End | None = None
 
     @property
@@ -72,11 +73,17 @@ class _Whole:
         return len(self.kept)
 
     def add(self, line: StepLine) -> None:
+        if line.text is not None:
+            self.pieces[len(self.kept)] = line.text
         values = {name: getattr(line, name) for name in TraceStep.model_fields}
         self.kept.append(TraceStep.model_construct(**values))
 
     def recording(self, texts: dict[int, str]) -> Recording:
-        header, end, kept = self.header, self.end, self.kept
+        header, end, kept, pieces = self.header, self.end, self.kept, self.pieces
+        if end and end.tail and kept:
+            last = len(kept) - 1
+            own = pieces.get(last, texts.get(kept[last].token, ""))
+            pieces = {**pieces, last: own + end.tail}
         trace = Trace(
             engine=header.engine,
             spec=header.spec,
@@ -92,6 +99,7 @@ class _Whole:
             model=header.model,
             prompt=header.prompt,
             texts=texts,
+            pieces=pieces,
             complete=end is not None,
         )
 

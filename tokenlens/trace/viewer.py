@@ -66,6 +66,7 @@ def columns(recording: Recording) -> dict[str, Any]:
         "spec": trace.spec.model_dump_json(indent=1, exclude_defaults=True),
         "thresholds": list(thresholds(trace.spec)),
         "texts": {token: recording.text(token) for token in sorted(mentioned)},
+        "pieces": recording.pieces,
         "position": [step.position for step in steps],
         "token": [step.token for step in steps],
         "phase": "".join(step.phase[0] for step in steps),

@@ -7,6 +7,7 @@ nothing that it was handed. Knows no engine.
 import errno
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +17,7 @@ from tokenlens.spec.base import StrictModel
 from tokenlens.trace.files import replacing
 from tokenlens.trace.lines import End, Header, Recording, StepLine, Texts, token_ids
 from tokenlens.trace.records import PhaseName, Trace, TraceCounts, TraceStep
+from tokenlens.trace.texts import StepTexts, step_texts, token_text
 
 
 class TraceWriter:
@@ -26,14 +28,16 @@ class TraceWriter:
     path
         The file; one that exists is replaced. Or the number of one that is open for writing.
     text_of
-        Text of a token, e.g. ``lambda token: tokenizer.decode([token])``. Without it the file holds
-        ids only.
+        Text of a token, where there is no tokenizer. Without either the file holds ids only.
+    tokenizer
+        Anything with ``decode(ids)``: the steps' texts are those of the text as a whole, also where
+        a character takes several tokens.
     sync
         Wait for the disk after every line, so that a power cut loses nothing either. Slow.
 
     Examples
     --------
-    >>> with TraceWriter(path, lambda token: tokenizer.decode([token])) as file:  # doctest: +SKIP
+    >>> with TraceWriter(path, tokenizer=tokenizer) as file:  # doctest: +SKIP
     ...     for trace in traces(kwargs):
     ...         file.write(trace)
     """
@@ -43,11 +47,16 @@ class TraceWriter:
         path: str | Path | int,
         text_of: Callable[[int], str] | None = None,
         *,
+        tokenizer: Any = None,
         sync: bool = False,
     ) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
         self._file = os.dup(path) if isinstance(path, int) else os.open(path, flags, 0o644)
-        self._text_of, self._sync = text_of, sync
+        if tokenizer is not None and text_of is None:
+            text_of = partial(token_text, tokenizer)
+        self._text_of, self._sync, self._tokenizer = text_of, sync, tokenizer
+        self._growing: list[StepTexts] = []
+        self._known_texts: dict[int, str] = {}
         self._known: set[int] = set()
         self._specs: list[DecodingSpec] = []
         self._written: list[int] = []
@@ -65,6 +74,7 @@ class TraceWriter:
         number = len(self._specs)
         self._specs.append(spec)
         self._written.append(0)
+        self._growing.append(StepTexts(lambda ids: str(self._tokenizer.decode(ids))))
         self._put(
             Header(
                 trace=number, engine=engine, spec=spec, sample=sample, model=model, prompt=prompt
@@ -72,8 +82,11 @@ class TraceWriter:
         )
         return number
 
-    def step(self, trace: int, step: TraceStep) -> None:
-        """Add a step, within the bounds of the trace's spec."""
+    def step(self, trace: int, step: TraceStep, text: str | None = None) -> None:
+        """Add a step, within the bounds of the trace's spec.
+
+        ``text`` is what it adds, if that is known and not its token's text.
+        """
         bounds = self._specs[trace].trace
         if self._written[trace] >= bounds.max_steps:
             return
@@ -83,11 +96,16 @@ class TraceWriter:
             new = [token for token in dict.fromkeys(token_ids(step)) if token not in self._known]
             if new:
                 self.texts({token: self._text_of(token) for token in new})
-        self._put(StepLine(trace=trace, **dict(step)))
+        if text is None and self._tokenizer is not None:
+            added = self._growing[trace].add(step.token)
+            text = added if added != self._known_texts.get(step.token) else None
+        self._put(StepLine(trace=trace, text=text, **dict(step)))
 
     def texts(self, texts: dict[int, str]) -> None:
         """Add texts of tokens."""
         self._known.update(texts)
+        if self._tokenizer is not None:
+            self._known_texts.update(texts)
         self._put(Texts(texts=texts))
 
     def steps_written(self, trace: int) -> int:
@@ -105,6 +123,7 @@ class TraceWriter:
         """Close a trace."""
         full = self._specs[trace].trace.level == "full"
         dropped = max(0, counts.tokens - self._written[trace]) if full else 0
+        tail = self._growing[trace].rest() if self._tokenizer is not None else ""
         self._put(
             End(
                 trace=trace,
@@ -112,6 +131,7 @@ class TraceWriter:
                 counts=counts,
                 dropped_steps=dropped,
                 same_noise=same_noise,
+                tail=tail or None,
             )
         )
         if not self._sync:
@@ -124,6 +144,7 @@ class TraceWriter:
         model: str = "",
         prompt: str = "",
         texts: Mapping[int, str] | None = None,
+        pieces: Mapping[int, str] | None = None,
     ) -> None:
         """Write a trace that is there as a whole."""
         number = self.begin(
@@ -131,8 +152,8 @@ class TraceWriter:
         )
         if new := {k: v for k, v in (texts or {}).items() if k not in self._known}:
             self.texts(new)
-        for step in trace.steps:
-            self.step(number, step)
+        for index, step in enumerate(trace.steps):
+            self.step(number, step, (pieces or {}).get(index))
         self.end(
             number,
             final_phase=trace.final_phase,
@@ -159,7 +180,7 @@ class TraceWriter:
 
     def _put(self, line: StrictModel) -> None:
         # A spec's null may be a choice; a step's is a field that has nothing to say.
-        short = isinstance(line, StepLine)
+        short = isinstance(line, (StepLine, End))
         data = line.model_dump_json(exclude_none=short).encode() + b"\n"
         while data:
             data = data[os.write(self._file, data) :]
@@ -182,7 +203,9 @@ def write_traces(path: str | Path, recordings: Iterable[Recording]) -> None:
     """
     with replacing(path) as whole, TraceWriter(whole.fileno()) as file:
         for one in recordings:
-            file.write(one.trace, model=one.model, prompt=one.prompt, texts=one.texts)
+            file.write(
+                one.trace, model=one.model, prompt=one.prompt, texts=one.texts, pieces=one.pieces
+            )
 
 
 def record(trace: Trace, tokenizer: Any, *, model: str = "", prompt: str = "") -> Recording:
@@ -191,8 +214,11 @@ def record(trace: Trace, tokenizer: Any, *, model: str = "", prompt: str = "") -
     Parameters
     ----------
     tokenizer
-        Anything with ``decode([token])``.
+        Anything with ``decode(ids)``.
     """
     ids = dict.fromkeys(token for step in trace.steps for token in token_ids(step))
-    texts = {token: str(tokenizer.decode([token])) for token in ids}
-    return Recording(trace=trace, model=model, prompt=prompt, texts=texts)
+    texts = {token: token_text(tokenizer, token) for token in ids}
+    tokens = [step.token for step in trace.steps]
+    added = enumerate(zip(tokens, step_texts(tokens, tokenizer)))
+    pieces = {index: text for index, (token, text) in added if text != texts[token]}
+    return Recording(trace=trace, model=model, prompt=prompt, texts=texts, pieces=pieces)

@@ -112,7 +112,7 @@ function cardHtml(trace, index) {
     bars.push(`<div class="entry"><span class="name">${escaped(visible(c.texts[token]))}</span><span class="track">`
       + `<div class="fill" style="width:${(weight * 100).toFixed(1)}%"></div></span><span class="value">${weight.toFixed(3)}</span></div>`);
   }
-  return `<h3>${escaped(visible(trace.text(index)))}</h3><div class="facts">${escaped(facts.join(" · "))}<br>`
+  return `<h3>${escaped(visible(trace.text(index) || trace.c.texts[trace.c.token[index]]))}</h3><div class="facts">${escaped(facts.join(" · "))}<br>`
     + `entropy ${c.entropy[index].toFixed(3)} nats · max probability ${c.top[index].toFixed(3)}`
     + (edits.length ? `<br>${escaped(edits.join(" · "))}` : "") + `</div>${bars.join("")}`;
 }

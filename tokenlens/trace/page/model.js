@@ -9,15 +9,17 @@ function Trace(columns) {
   this.at = new Map(columns.position.map((position, index) => [position, index]));
   this.offsets = [];
   let text = "";
-  for (const token of columns.token) {
+  for (let index = 0; index < this.length; index++) {
     this.offsets.push(text.length);
-    text += columns.texts[token];
+    text += this.text(index);
   }
   this.plain = text.toLowerCase();
   this.gated = Object.keys(columns.switch).length > 0;
 }
 
-Trace.prototype.text = function (index) { return this.c.texts[this.c.token[index]]; };
+// What the token adds to the text; a character of several tokens stands at the last of them.
+Trace.prototype.text = function (index) { return this.c.pieces[index] ?? this.c.texts[this.c.token[index]]; };
+Trace.prototype.isPart = function (index) { return this.c.pieces[index] === ""; };
 Trace.prototype.latent = function (index) { return this.c.latent[index] === "1"; };
 Trace.prototype.forced = function (index) { return this.c.forced[index] === "1"; };
 Trace.prototype.valid = function (index) { return this.c.valid[index] === "1"; };

@@ -14,7 +14,7 @@ function tokenHtml(trace, index, side, other) {
   const spread = Math.min((1 - trace.topWeight(index)) * 1.4, 0.85);
   const text = escaped(trace.text(index)).replace(/\n/g, '<span class="nl">⏎</span>\n');
   return `<span class="${classes.join(" ")}" data-i="${index}" data-s="${side}"`
-    + ` style="--e:${heat.toFixed(3)};--w:${spread.toFixed(3)}">${text || '<span class="nl">∅</span>'}</span>`;
+    + ` style="--e:${heat.toFixed(3)};--w:${spread.toFixed(3)}">${text || (trace.isPart(index) ? '<span class="part"></span>' : '<span class="nl">∅</span>')}</span>`;
 }
 
 function flowHtml(trace) {

@@ -324,3 +324,37 @@ def test_routers_between_processes_may_leave_an_entry_empty():
         assert seen == {}
     finally:
         monkey.undo()
+
+
+def test_an_idle_scheduler_gives_back_what_has_ended():
+    import weakref
+
+    from tokenlens.sglang import scheduler
+    from tokenlens.sglang.room import Known, Room
+
+    class Request:
+        """Stands in for a request of SGLang's."""
+
+        retraction_count, ended = 0, False
+
+        def finished(self):
+            return self.ended
+
+    going, ended, lost = Request(), Request(), Request()
+    ended.ended = True
+    finished = []
+    room = Room.__new__(Room)
+    room.batch = SimpleNamespace(finish=finished.extend)
+    room._known = {
+        name: Known(weakref.ref(req), 0)
+        for name, req in (("going", going), ("ended", ended), ("lost", lost))
+    }
+    del lost
+    runner = SimpleNamespace(_tokenlens=room)
+    manager = SimpleNamespace(tp_worker=SimpleNamespace(model_runner=runner))
+    assert scheduler._on_idle(lambda _: "stock's own", manager) == "stock's own"
+    assert sorted(finished) == ["ended", "lost"]
+    assert list(room._known) == ["going"]
+    # An engine without tokenlens is left alone.
+    bare = SimpleNamespace(tp_worker=SimpleNamespace(model_runner=SimpleNamespace()))
+    assert scheduler._on_idle(lambda _: 3, bare) == 3

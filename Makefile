@@ -107,6 +107,10 @@ test-routing: $(VENV)/.ready $(VENV_VLLM)/.ready ## the router in front of two r
 test-sglang: machine $(VENV_SGLANG)/.ready ## the SGLang tests: a CPU engine behind stand-ins for its kernels, the server
 	OMP_NUM_THREADS=1 $(VENV_SGLANG)/bin/python -m pytest tests/sglang
 
+soak: $(VENV_VLLM)/.ready $(VENV_SGLANG)/.ready ## 64 clients, 1000 mixed and hostile requests, on a real vLLM and a real SGLang
+	$(VENV_VLLM)/bin/python tests/soak/soak.py vllm
+	$(VENV_SGLANG)/bin/python tests/soak/soak.py sglang
+
 check: $(VENV)/.ready ## formatting, lint, types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .

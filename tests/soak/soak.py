@@ -59,6 +59,7 @@ class Answer:
         self.texts: dict[int, str] = {}
         self.finished: dict[int, str] = {}
         self.problem: str | None = None
+        self.shown = repr(sent.content[:400])
         self.seconds = 0.0
 
     def add(self, body: dict) -> None:
@@ -70,7 +71,8 @@ class Answer:
             if choice.get("finish_reason"):
                 self.finished[index] = choice["finish_reason"]
         if "error" in body:
-            self.problem = f"an error in the body: {str(body['error'])[:120]}"
+            # A stream that has begun has a status already.
+            self.status = int(body["error"].get("code") or 500)
 
     def judge(self) -> None:
         """Say what is wrong, if anything."""
@@ -83,8 +85,9 @@ class Answer:
             self.problem = f"status {self.status}, not {sent.statuses}"
         elif self.status == 200 and not (set(self.finished.values()) <= ENDED_WELL):
             self.problem = f"finished: {sorted(set(self.finished.values()))}"
-        elif sent.expected is not None and set(self.texts.values()) != {sent.expected}:
+        elif sent.expected is not None and self.texts != {0: sent.expected}:
             self.problem = "another text than alone"
+            self.shown = f"{self.texts.get(0)!r} where {sent.expected!r} was alone"
 
 
 async def ask(client: httpx.AsyncClient, sent: Sent) -> Answer:
@@ -113,7 +116,8 @@ async def _exchange(client: httpx.AsyncClient, answer: Answer) -> None:
     answer.status = response.status_code
     chunks = 0
     try:
-        if not sent.stream or response.status_code != 200:
+        streamed = response.headers.get("content-type", "").startswith("text/event-stream")
+        if not streamed:
             body = await response.aread()
             if response.status_code == 200:
                 answer.add(json.loads(body))
@@ -217,7 +221,7 @@ def report_answers(report: Report, answers: list[Answer]) -> None:
         problems = collections.Counter(answer.problem for answer in wrong)
         for problem_text, number in problems.most_common(5):
             example = next(a for a in wrong if a.problem == problem_text)
-            print(f"         {number} x {problem_text}; e.g. {example.sent.content[:300]!r}")
+            print(f"         {number} x {problem_text}; e.g. {example.shown}")
 
 
 def soak(server: Server, arguments: argparse.Namespace) -> bool:

@@ -236,7 +236,7 @@ class Mix:
             body, path = body_of(problem(self.draw), tokens=40, **fields), COMPLETIONS
         status = self.statuses.get(name, 200)
         content = encoded(self.spec(body, spec))
-        return Sent("spec", path, content, stream=stream and status == 200, statuses=(status,))
+        return Sent("spec", path, content, stream=stream, statuses=(status,))
 
     def hostile(self) -> Sent:
         """What must harm nobody."""

@@ -446,3 +446,22 @@ def test_a_port_that_is_taken_is_a_sentence(tokenlens, file, running):
     done = tokenlens("trace", "view", file, "--serve", running.server_port)
     refused(done, "in use")
     assert Path(file.with_suffix(".html")).exists()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "endless", "large", "bytes", "merges"])
+def test_a_policy_s_file_is_as_bounded_as_a_spec_s(tokenlens, tmp_path, kind):
+    path = tmp_path / "policy.yaml"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "endless":
+        path.symlink_to("/dev/zero")
+    elif kind == "large":
+        path.write_text("a: 1\n" * 20_000)
+    elif kind == "bytes":
+        path.write_bytes(b"\xff\xfe")
+    else:
+        lines = ["a0: &a0 {x: 1}"]
+        lines += [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 12)]
+        path.write_text("\n".join(lines))
+    backends = ("--small", "http://127.0.0.1:9", "--large", "http://127.0.0.1:9")
+    refused(tokenlens("route", *backends, "--policy", path), "policy")

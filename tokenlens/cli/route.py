@@ -13,6 +13,9 @@ from rich.console import Console
 
 from tokenlens.routing.settings import ROLES, Role, RoutingSpec, parse_routing
 from tokenlens.spec import SpecError
+from tokenlens.spec.load import MAX_SPEC_BYTES
+from tokenlens.spec.yaml_text import load_yaml
+from tokenlens.trace.files import open_regular
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 APIS = ("auto", "vllm", "text")
@@ -136,6 +139,18 @@ def _several(value: Any) -> list[Any]:
     return [value] if isinstance(value, str) else list(value)
 
 
+def _read(path: str) -> Any:
+    """A routing spec's file, as bounded as a spec's."""
+    with open_regular(path) as file:
+        content = file.read(MAX_SPEC_BYTES + 1)
+    if len(content) > MAX_SPEC_BYTES:
+        raise SpecError.of("policy", path, f"a file of at most {MAX_SPEC_BYTES} bytes")
+    try:
+        return load_yaml(content.decode("utf-8"))
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
+        raise SpecError.of("policy", path, f"YAML in UTF-8 ({error})") from None
+
+
 def read_routing(policy: str, threshold: str = "") -> RoutingSpec:
     """A routing spec from the command line.
 
@@ -146,7 +161,7 @@ def read_routing(policy: str, threshold: str = "") -> RoutingSpec:
     """
     data: Any = policy
     if Path(policy).suffix in (".yaml", ".yml", ".json"):
-        data = yaml.safe_load(Path(policy).read_text(encoding="utf-8"))
+        data = _read(policy)
     elif policy.lstrip().startswith("{"):
         try:
             data = json.loads(policy)

@@ -87,8 +87,9 @@ def raise_in_run(subject, where, call, error, prompts=PROMPTS):
 
 
 def assert_clean(subject):
-    assert PREPARE not in subject.model.__dict__
+    assert not {PREPARE, "forward"} & set(subject.model.__dict__)
     assert not subject.model.get_input_embeddings()._forward_hooks
+    assert not subject.model.get_output_embeddings()._forward_pre_hooks
 
 
 def assert_plain(output, plain):
@@ -127,6 +128,20 @@ def test_nothing_is_left_after_an_exception(subject, where, call, error):
 
 
 @pytest.mark.parametrize("where", [*WHERE, "lookup"])
+@pytest.mark.parametrize("error", [PlannedError, KeyboardInterrupt])
+def test_nothing_is_left_while_the_exception_is_held(subject, where, error):
+    before = set(subject.model.__dict__)
+    for call in (1, 2, 4):
+        with pytest.raises(error) as holder:
+            raise_in_run(subject, where, call, error)
+        # The traceback keeps every frame of the call, and with them the run.
+        assert holder.traceback[-1].name == "__call__"
+        assert_clean(subject)
+        assert set(subject.model.__dict__) == before
+        copy.deepcopy(subject.model)
+
+
+@pytest.mark.parametrize("where", [*WHERE, "lookup"])
 def test_plain_run_while_a_traceback_holds_the_dead_one(subject, where):
     one = PROMPTS[:1]
     # Prompts of every length that the dead run may have been waiting for, one token included.
@@ -147,7 +162,7 @@ def test_forward_while_a_traceback_holds_waiting_mixtures(subject):
         plain = subject.model(**inputs).logits
     with pytest.raises(PlannedError) as holder:
         raise_in_run(subject, "lookup", 3, PlannedError)
-    assert subject.model.get_input_embeddings()._forward_hooks, "nothing was waiting"
+    assert_clean(subject)
     with torch.no_grad():
         assert torch.equal(subject.model(**inputs).logits, plain)
     del holder

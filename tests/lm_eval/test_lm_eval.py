@@ -1,5 +1,6 @@
 """lm-evaluation-harness through tokenlens: with an empty spec its numbers are lm-eval's own."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from tokenlens.assets import path_of
 
 ROOT = Path(__file__).parents[2]
 SMALL = "tiny-reasoner-small"
+OPENED = "<|im_start|>user\nmake 24 using 3,5,7,2<|im_end|>\n<|im_start|>assistant\n<think>\n"
 
 # lm-eval and its dependencies warn about each other.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -59,6 +61,23 @@ def test_a_spec_is_carried_out(plain):
 def test_noise_is_the_prompt_s_own_whatever_the_batch():
     one = answers("tokenlens-hf", "tiny-gumbel", limit=4, tokens=40, batch_size=1)
     assert one == answers("tokenlens-hf", "tiny-gumbel", limit=4, tokens=40, batch_size=4)
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+def test_repeats_of_a_prompt_are_samples(seed, tmp_path):
+    # Four equal requests, in batches that hold two of them, and the same again.
+    from lm_eval.api.instance import Instance
+
+    from tokenlens.evaluation.harness.hf import TokenlensHF
+
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps({"preset": "tiny-gumbel", "seed": seed}))
+    model = TokenlensHF(SMALL, spec=str(spec), device="cpu", dtype="float32", batch_size=2)
+    arguments = (OPENED, {"until": [], "max_gen_toks": 24, "do_sample": False})
+    requests = [Instance("generate_until", {}, arguments, 0, ("t", 0, 4)) for _ in range(4)]
+    texts = [model.generate_until(requests, disable_tqdm=True) for _ in range(2)]
+    assert len(set(texts[0])) == 4
+    assert texts[0] == texts[1]
 
 
 def test_a_task_that_generates_nothing_is_refused():

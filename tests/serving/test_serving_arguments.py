@@ -2,7 +2,15 @@
 
 import pytest
 
-from tokenlens.serving.arguments import asks, spec_of
+from tokenlens.serving.arguments import (
+    SAMPLE_KEY,
+    SEED_KEY,
+    asks,
+    refuse_internal,
+    sample_of,
+    seeded,
+    spec_of,
+)
 from tokenlens.serving.settings import Settings
 from tokenlens.serving.traces import Recorder
 from tokenlens.spec import SpecError, parse_spec, preset
@@ -97,3 +105,52 @@ def test_a_recorder_keeps_the_newest_totals_and_bounds_its_steps():
     assert found.steps[0].entries == ((9, 0.75),)
     assert (found.steps[0].edits, found.steps[0].switch) == ({"tip": -3.0}, "to_latent")
     assert Recorder(parse_spec({"trace": {"level": "off"}}), "vllm").trace() is None
+
+
+NOISY = {"methods": [{"method": "soft_thinking"}, {"method": "gumbel_noise"}]}
+
+
+def test_the_front_end_finds_the_seed_and_the_worker_reads_it():
+    spec = parse_spec(NOISY)
+    asked = {"tokenlens": spec.model_dump_json()}
+    for engine_seed, first in ((7, 7), (0, 0), (None, None)):
+        sent = seeded(asked, spec, engine_seed)
+        found = [sample_of({**sent, SAMPLE_KEY: index}) for index in range(4)]
+        assert found[0] == sample_of(sent)
+        seeds = [one.seed for one, index in found]
+        assert len(set(seeds)) == 4
+        assert [index for _, index in found] == [0] * 4
+        assert first is None or seeds[0] == first
+    drawn = [sample_of(seeded(asked, spec, None))[0].seed for _ in range(20)]
+    assert len(set(drawn)) == 20
+
+
+def test_a_seed_that_is_given_stays_and_samples_are_numbered():
+    spec = parse_spec({**NOISY, "seed": 3})
+    sent = seeded({"tokenlens": spec.model_dump_json()}, spec, 9)
+    assert SEED_KEY not in sent
+    assert sample_of({**sent, SAMPLE_KEY: 2}) == (spec, 2)
+    quiet = parse_spec("qwen3-soft")
+    assert SEED_KEY not in seeded({"tokenlens": "qwen3-soft"}, quiet, 9)
+
+
+def test_a_worker_does_not_make_a_seed_up():
+    # Ranks would make up different ones.
+    with pytest.raises(SpecError, match="seed: got None"):
+        sample_of({"tokenlens": NOISY})
+
+
+@pytest.mark.parametrize("key", [SAMPLE_KEY, SEED_KEY])
+def test_a_client_may_not_set_what_is_ours(key):
+    with pytest.raises(SpecError, match=key):
+        refuse_internal({"tokenlens": NOISY, key: 1})
+    refuse_internal({"tokenlens": NOISY})
+
+
+def test_a_recorder_says_which_sample_and_whose_noise():
+    recorder = Recorder(parse_spec({**NOISY, "seed": 3}), "vllm", 2)
+    recorder.add([[1, 1, 1, 1, 0, 0, 0, 1, 0], [1, 1]])
+    assert (recorder.trace().sample, recorder.trace().same_noise) == (2, False)
+    recorder.add([[2, 1, 1, 1, 0, 0, 0, 1, 1], [1, 1]])
+    recorder.add([[3, 1, 1, 1, 0, 0, 0, 1, 0], [1, 1]])
+    assert recorder.trace().same_noise

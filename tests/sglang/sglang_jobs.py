@@ -82,6 +82,29 @@ def features():
     ]
 
 
+def seeds():
+    """Equal prompts with noise: no seed, SGLang's seed, the spec's, several samples, a batch."""
+    start = {**soft(), "start": "first_token", "temperature": 1.0}
+    noise = {"method": "gumbel_noise", "temperature": 1.0}
+    spec = {**SOFT, "methods": [start, noise], "trace": {"level": "full"}}
+
+    def one(name, seed=None, **extra):
+        return {"name": name, "prompt": [1, START, 11], "spec": {**spec, "seed": seed},
+                "sampling": {"max_tokens": 6, "temperature": 1.0, **extra}}  # fmt: skip
+
+    rows = [
+        *(one(f"open-{n}") for n in range(4)),
+        *(one(f"engine-{n}", sampling_seed=n) for n in range(3)),
+        one("engine-again", sampling_seed=2),
+        one("three", n=3),
+        one("engine-three", n=3, sampling_seed=2),
+        one("batch") | {"prompt": [[1, START, 11]] * 3},
+        *(one(f"spec-{n}", seed=5) for n in range(2)),
+        one("spec-three", seed=6, n=3),
+    ]
+    return [{"requests": rows}, {"again": True, "requests": []}]
+
+
 def budget():
     """SGLang's own thinking budget: ten tokens behind the marker, six of which are the prompt's."""
     prompt = [1, START, 11, 12, 13, 14, 15, 16]
@@ -117,6 +140,7 @@ def wrong():
         one("marker", spec(phase={"think_start": [START], "think_end": [4096]})),
         one("no-tokenizer", spec(phase={})),
         one("ours", {**spec(), "_tokenlens_sample": 1}),
+        one("our-seed", {**spec(), "_tokenlens_seed": 1}),
         one("beam", sampling={"beam_width": 2}),
         one("grammar", sampling={"regex": "a+"}),
         one("session", more={"session_params": {"id": "x"}}),
@@ -154,7 +178,15 @@ def work(paths, reasoner=()):
         "overlap": {
             "model": qwen3,
             "engine": chunked,
-            "runs": [table("full"), table(), *radix(), *features(), *plain_runs(), wrong()],
+            "runs": [
+                table("full"),
+                table(),
+                *radix(),
+                *features(),
+                *plain_runs(),
+                wrong(),
+                *seeds(),
+            ],
         },
         "no-overlap": {
             "model": llama,

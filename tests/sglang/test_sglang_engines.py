@@ -212,6 +212,7 @@ def test_rows_without_a_spec_are_untouched_beside_those_with_one(engines, name):
         ("marker", ["phase.think_end", "4096", "96"]),
         ("no-tokenizer", ["phase.think_start", "no tokenizer"]),
         ("ours", ["_tokenlens_sample"]),
+        ("our-seed", ["_tokenlens_seed"]),
         ("beam", ["beam_width", "2"]),
         ("grammar", ["regex"]),
         ("session", ["session_params"]),

@@ -35,6 +35,8 @@ def test_methods_that_draw_say_so(name):
         ({"method": "latent_grpo", "noise": "one_sided"}, True),
         ({"method": "soft_tokens", "noise_scale": 0.0}, False),
         ({"method": "s1", "temperature": 0.6}, True),
+        ({"method": "swi_reasoning", "switch_control": {"temperature": 0.6}}, True),
+        ({"method": "swi_reasoning", "switch_control": {}}, False),
     ],
 )
 def test_whether_a_method_draws_may_depend_on_its_fields(method, draws):

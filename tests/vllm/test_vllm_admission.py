@@ -25,6 +25,7 @@ def run(first_runner):
         ("unknown", ["tokenlens_sofd_thinking.top_k", "soft_thinking"]),
         ("preset", ["preset", "'qwen3-sofd'", "FAMILY-RECIPE"]),
         ("ours", ["_tokenlens_sample"]),
+        ("our-seed", ["_tokenlens_seed"]),
     ],
 )
 def test_a_bad_spec_is_refused_with_its_field(run, name, words):

@@ -194,6 +194,7 @@ def admission_job(path):
         "unknown": {"sampling": {"extra_args": {"tokenlens_sofd_thinking.top_k": 5}}},
         "preset": {"sampling": {"extra_args": {"tokenlens": "qwen3-sofd"}}},
         "ours": {"sampling": {"extra_args": {"tokenlens": "{}", "_tokenlens_sample": 1}}},
+        "our-seed": {"sampling": {"extra_args": {"tokenlens": "{}", "_tokenlens_seed": 1}}},
     }
     rows = [{"name": name, "prompt": [1, 6, 11], **request} for name, request in wrong.items()]
     right = {"spec": latent(max_entries=16), "sampling": {"max_tokens": 8}}

@@ -1,6 +1,6 @@
 """A spec bound to a model: markers, forced texts and end-of-text tokens resolved, on the host."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tokenlens_kernels import philox
@@ -41,6 +41,22 @@ from tokenlens.spec.markers import Marker, marker_of
 from tokenlens.spec.registry import LATENT_METHODS, AnyMethod
 
 MAX_EOS_IDS = EOS_IDS.size
+
+EOS_CALLED = (
+    "eos_token_id",
+    "keep those that this model writes, and stop at other texts with stop_strings=[...] or a"
+    " stopping criterion",
+)
+STOPS_CALLED = (
+    "stop_token_ids",
+    "with the model's own; keep those that this model writes, and stop at other texts with"
+    " stop=[...]",
+)
+
+
+def possible_ends(ids: Iterable[int], vocab_size: int) -> tuple[int, ...]:
+    """Each of these ids once, without those that no token has: -1 is a way to say "none"."""
+    return tuple(dict.fromkeys(int(token) for token in ids if 0 <= int(token) < vocab_size))
 
 
 @dataclass(frozen=True)
@@ -149,6 +165,7 @@ def bind(
     eos_ids: Sequence[int] = (),
     given: Mapping[str, Sequence[int]] | None = None,
     turn_ends: Sequence[int] = (),
+    ends_called: tuple[str, str] = EOS_CALLED,
 ) -> Request:
     """Resolve a spec for one model.
 
@@ -165,6 +182,9 @@ def bind(
     given
         Sets of tokens that were found when it was bound before (:attr:`Request.found`); they are
         checked, and not searched for again.
+
+    ends_called
+        What the engine's users call the tokens that end a request, and what they may do instead.
 
     Notes
     -----
@@ -205,10 +225,11 @@ def bind(
             if token >= vocab_size:
                 raise SpecError.of(field, token, f"token ids below the vocabulary's {vocab_size}")
     if len(eos_ids) > MAX_EOS_IDS:
-        raise SpecError.of("eos_token_id", list(eos_ids), f"at most {MAX_EOS_IDS} tokens")
+        allowed = f"at most {MAX_EOS_IDS} tokens beside a spec; {ends_called[1]}"
+        raise SpecError.of(ends_called[0], list(eos_ids), allowed)
     if any(not 0 <= token < vocab_size for token in eos_ids):
         allowed = f"token ids below the vocabulary's {vocab_size}"
-        raise SpecError.of("eos_token_id", list(eos_ids), allowed)
+        raise SpecError.of(ends_called[0], list(eos_ids), allowed)
 
     def encode(text: str, field: str) -> tuple[int, ...]:
         if tokenizer is None:

@@ -1,7 +1,6 @@
 """Keyword arguments that carry a spec into ``generate()``, and the traces that come back."""
 
 import threading
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,14 +14,16 @@ from transformers import (
 )
 
 from tokenlens.core import Request, bind
+from tokenlens.core.request import possible_ends
 from tokenlens.core.tape import Tape
+from tokenlens.hf.calls import calling
+from tokenlens.hf.criterion import CommitTokens, Seen
 from tokenlens.hf.refusals import (
-    PAGED,
+    OUTSIDE,
+    ProtocolError,
     UnsupportedError,
-    arguments_of,
     check,
-    generate_calls,
-    stopped_rows,
+    refuse_embeddings,
 )
 from tokenlens.hf.run import Run
 from tokenlens.hf.seeds import torch_seed
@@ -37,8 +38,19 @@ SpecLike = DecodingSpec | Mapping[str, Any] | str
 _LAST = threading.local()
 
 
+class Outside(LogitsProcessor):
+    """Stands for ours in the list; whoever calls it has taken the list apart."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        raise ProtocolError(OUTSIDE)
+
+
 class Runs(LogitsProcessorList):
-    """The user's processors and ours: a fresh run for every list that ``generate()`` makes."""
+    """The user's processors and ours: a fresh run for every list that ``generate()`` makes.
+
+    An ordinary list to its owner: what is appended, inserted or taken out counts. Wherever they
+    stand, the other processors run before ours, which decides on what they left.
+    """
 
     def __init__(
         self,
@@ -46,45 +58,100 @@ class Runs(LogitsProcessorList):
         specs: Sequence[DecodingSpec],
         tokenizer: Tokenizer | None,
         processors: Sequence[LogitsProcessor],
+        prompt_ids: Sequence[Sequence[int]] | None = None,
+        seen: "Seen | None" = None,
     ) -> None:
         # A list that is not empty, or generate() would not look into it.
-        super().__init__([*processors, LogitsProcessor()])
-        self.tape: Tape | None = None
-        self._processors = list(processors)
+        super().__init__([*processors, Outside()])
+        self.seen = seen or Seen()
+        self._made_of = model, list(specs), tokenizer, prompt_ids
         self._model = model
         self._specs = list(specs)
         self._tokenizer = tokenizer
+        self._prompt_ids = prompt_ids
         self._latent = any(
             config.method in LATENT_METHODS for spec in specs for config in spec.methods
         )
-        self._live: dict[int, weakref.ref[Run]] = {}
         # Errors in a spec come before generate() has begun.
         self._bind({})
 
+    @property
+    def tape(self) -> Tape | None:
+        """The tape of the last call."""
+        return self.seen.tape
+
+    @property
+    def others(self) -> list[LogitsProcessor]:
+        """The user's processors."""
+        return [one for one in list.__iter__(self) if not isinstance(one, Outside)]
+
     def __iter__(self) -> Iterator[LogitsProcessor]:
-        calls = generate_calls()
-        arguments = arguments_of(calls)
-        check(arguments, self._latent)
-        requests = self._bind(arguments)
+        call = calling()
+        if call is None:
+            return list.__iter__(self)
+        check(call.arguments, self._latent)
+        requests = self._bind(call.arguments)
+        if call.shows_no_ids and self._prompt_ids is None:
+            refuse_embeddings(requests)
         run = Run(
-            arguments.get("self", self._model),
-            lambda rows, device: self._rows(requests, rows, device, arguments),
+            call,
+            call.arguments.get("self", self._model),
+            lambda rows, device: self._rows(requests, rows, device, call.arguments),
             self._vocab_size(),
             self._begin,
-            id(calls[0]) if calls else None,
-            any("hidden_state" in needs_of(spec) for spec in self._specs),
-            holes(self._tokenizer, self._vocab_size()),
+            holes=holes(self._tokenizer, self._vocab_size()),
+            reads_hidden=any("hidden_state" in needs_of(spec) for spec in self._specs),
+            committed=self._is_told(call.arguments),
+            prompt_ids=self._prompt_ids,
         )
-        self._live[threading.get_ident()] = weakref.ref(run)
-        return iter([*self._processors, run])
+        self.seen.add(run)
+        return iter([*self.others, run])
 
-    def current(self) -> Run | None:
-        """The run of the ``generate()`` call in the calling thread."""
-        reference = self._live.get(threading.get_ident())
-        return reference() if reference is not None else None
+    def __len__(self) -> int:
+        # Ours is in it whatever is taken out: of an empty list generate() makes nothing.
+        return len(self.others) + 1
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        # generate() calls a list of its own.
+        raise ProtocolError(OUTSIDE)
+
+    def __add__(self, others: Any) -> "Runs":
+        return self._with([*self.others, *others])
+
+    def __radd__(self, others: Any) -> "Runs":
+        return self._with([*others, *self.others])
+
+    def __copy__(self) -> "Runs":
+        return self._with(self.others)
+
+    def copy(self) -> "Runs":
+        """The same once more; traces of either are those of both."""
+        return self._with(self.others)
+
+    def __deepcopy__(self, memo: Any) -> "Runs":
+        # Copies of the settings of a call are common; the model is not one of them.
+        return self._with(self.others)
+
+    def __reduce__(self) -> Any:
+        # For other processes: the model goes along, once, if it is sent as well.
+        model, specs, tokenizer, prompt_ids = self._made_of
+        return type(self), (model, specs, tokenizer, self.others, prompt_ids, self.seen)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.__reduce__()
+
+    def _with(self, processors: Sequence[LogitsProcessor]) -> "Runs":
+        model, specs, tokenizer, prompt_ids = self._made_of
+        return Runs(model, specs, tokenizer, processors, prompt_ids, self.seen)
 
     def _begin(self, tape: Tape) -> None:
-        self.tape = _LAST.tape = tape
+        self.seen.tape = _LAST.tape = tape
+
+    def _is_told(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether our criterion is the last of the call's, and so shows the sampled tokens."""
+        criteria = arguments.get("stopping_criteria")
+        last = criteria[-1] if isinstance(criteria, list) and criteria else None
+        return isinstance(last, CommitTokens) and last.seen is self.seen
 
     def _vocab_size(self) -> int:
         width = int(self._model.config.get_text_config().vocab_size)  # type: ignore[operator, union-attr]
@@ -92,8 +159,8 @@ class Runs(LogitsProcessorList):
 
     def _bind(self, arguments: Mapping[str, Any]) -> list[Request]:
         config = arguments.get("generation_config") or self._model.generation_config
-        eos_ids = _ids(getattr(config, "eos_token_id", None))
         vocab_size = self._vocab_size()
+        eos_ids = possible_ends(_ids(getattr(config, "eos_token_id", None)), vocab_size)
         return [
             bind(spec, tokenizer=self._tokenizer, vocab_size=vocab_size, eos_ids=eos_ids)
             for spec in self._specs
@@ -132,29 +199,6 @@ class Runs(LogitsProcessorList):
         ]
 
 
-class CommitTokens(StoppingCriteria):
-    """Stops nothing: it is where ``generate()`` first shows the tokens that it sampled."""
-
-    def __init__(self, runs: Runs) -> None:
-        self._runs = runs
-        # What it answers, kept from step to step
-        self._none = torch.zeros(0, dtype=torch.bool)
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        run = self._runs.current()
-        if run is not None:
-            run.commit(input_ids, stopped_rows())
-        none = self._none
-        if len(none) != len(input_ids) or none.device != input_ids.device:
-            none = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-            self._none = none
-        return none
-
-    def __repr__(self) -> str:
-        # Continuous batching refuses stopping criteria and prints them: all that it says is this.
-        return f"<tokenlens: {PAGED}>"
-
-
 def generate_kwargs(
     model: nn.Module,
     tokenizer: Tokenizer | None,
@@ -162,6 +206,7 @@ def generate_kwargs(
     *,
     logits_processor: Sequence[LogitsProcessor] = (),
     stopping_criteria: Sequence[StoppingCriteria] = (),
+    prompt_ids: Sequence[Sequence[int]] | Tensor | None = None,
 ) -> dict[str, Any]:
     """Arguments that make ``model.generate()`` decode as a spec says.
 
@@ -170,17 +215,23 @@ def generate_kwargs(
     model
         A stock causal language model of transformers, or a PEFT model around one.
     tokenizer
-        The model's tokenizer. ``None`` where the spec gives its think markers as token ids.
+        The model's tokenizer, or the processor that has it. ``None`` where the spec gives its think
+        markers as token ids.
     spec
         A spec, a mapping, the name of a preset, or a list with one of them for each prompt.
     logits_processor, stopping_criteria
-        Your own; ``generate()`` takes each argument once. Your processors run before ours.
+        Your own; ``generate()`` takes each argument once. Your processors run before ours. What is
+        appended to ``kwargs["logits_processor"]`` later counts as well.
+    prompt_ids
+        Tokens of each prompt, without padding, where ``generate()`` gets ``inputs_embeds`` alone:
+        whether the thinking is open is read off the tokens.
 
     Returns
     -------
     dict
         ``logits_processor`` and ``stopping_criteria``. It can be used for any number of calls; each
-        begins afresh. Use a dict of its own in every thread.
+        begins afresh. Use a dict of its own in every thread. It can be sent to another process;
+        send the model with it, or build it there.
 
     Notes
     -----
@@ -210,12 +261,19 @@ def generate_kwargs(
     specs = [parse_spec(item) for item in ([spec] if one else spec)]  # type: ignore[arg-type]
     if not specs:
         raise UnsupportedError("spec: got an empty list; allowed: one spec, or one for each prompt")
-    runs = Runs(base, specs, tokenizer, list(logits_processor))
+    if isinstance(prompt_ids, Tensor):
+        prompt_ids = prompt_ids.tolist()
+    runs = Runs(base, specs, tokenizer_of(tokenizer), list(logits_processor), prompt_ids)
     return {
         "logits_processor": runs,
         # Not empty also because continuous batching refuses it, which would ignore our processor.
-        "stopping_criteria": StoppingCriteriaList([*stopping_criteria, CommitTokens(runs)]),
+        "stopping_criteria": StoppingCriteriaList([*stopping_criteria, CommitTokens(runs.seen)]),
     }
+
+
+def tokenizer_of(given: Any) -> Any:
+    """The tokenizer of what may be a processor, which has it beside an image or audio processor."""
+    return given if hasattr(given, "encode") else getattr(given, "tokenizer", given)
 
 
 def traces(kwargs: Mapping[str, Any] | None = None) -> list[Trace | None]:

@@ -1,15 +1,12 @@
 """What ``generate()`` can be asked for that cannot be right with a spec, and why."""
 
-import inspect
 import sys
-from collections.abc import Mapping, Sequence
-from types import FrameType
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
-from transformers import GenerationMixin
 
-_GENERATE = inspect.unwrap(GenerationMixin.generate).__code__
+from tokenlens.core import Request
 
 
 class UnsupportedError(NotImplementedError):
@@ -18,36 +15,6 @@ class UnsupportedError(NotImplementedError):
 
 class ProtocolError(RuntimeError):
     """The loop around the model did not do what ``generate()`` does, so a mixture would be lost."""
-
-
-def generate_calls() -> list[FrameType]:
-    """The ``generate()`` calls that are under way in this thread, the innermost first."""
-    found = []
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code is _GENERATE:
-            found.append(frame)
-        frame = frame.f_back
-    return found
-
-
-def innermost_call() -> int | None:
-    """``id`` of the frame of the innermost ``generate()`` call; called at every step."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code is _GENERATE:
-            return id(frame)
-        frame = frame.f_back
-    return None
-
-
-def arguments_of(calls: Sequence[FrameType]) -> Mapping[str, Any]:
-    """The arguments of the innermost ``generate()`` call, or nothing.
-
-    Its settings are not passed to anyone, but they decide whether a spec can be carried out. Where
-    no such call is found (a loop of somebody's own), the protocol checks remain.
-    """
-    return dict(calls[0].f_locals) if calls else {}
 
 
 def stopped_rows() -> Tensor | None:
@@ -67,7 +34,7 @@ def check(arguments: Mapping[str, Any], latent: bool) -> None:
     Parameters
     ----------
     arguments
-        Local variables of ``generate()``.
+        Of the ``generate()`` call: :meth:`tokenlens.hf.calls.Call.arguments`.
     latent
         Whether any row may be fed mixtures; the other methods need no cache.
 
@@ -84,7 +51,8 @@ def check(arguments: Mapping[str, Any], latent: bool) -> None:
             " they were decided, so that a mixture would be fed to another beam. Use do_sample=True"
             " with num_return_sequences for several answers."
         )
-    mode = getattr(arguments.get("generation_mode"), "value", "sample")
+    # Asked of the settings: whoever replaces generate() need not have such a variable.
+    mode = getattr(config.get_generation_mode(arguments.get("assistant_model")), "value", "sample")
     if mode == "assisted_generation":
         raise UnsupportedError(
             "assisted decoding (assistant_model, prompt_lookup_num_tokens, assistant_early_exit): a"
@@ -110,8 +78,42 @@ def check(arguments: Mapping[str, Any], latent: bool) -> None:
         )
 
 
+def refuse_embeddings(requests: Iterable[Request]) -> None:
+    """Refuse prompts that come as embeddings alone where the phase is read off tokens.
+
+    Raises
+    ------
+    UnsupportedError
+    """
+    for request in requests:
+        if request.spec.methods and not request.from_first_token:
+            names = ", ".join(config.method for config in request.spec.methods)
+            raise UnsupportedError(
+                f"inputs_embeds: got embeddings alone for {names}; allowed: token ids, because"
+                " whether the prompt has opened the thinking is read off them. Pass input_ids"
+                " beside inputs_embeds, or generate_kwargs(..., prompt_ids=[...]) with the tokens"
+                " of each prompt; a latent method may have start: first_token instead."
+            )
+
+
 PAGED = (
     "cache_implementation='paged' and generate_batch() (continuous batching) do not call the"
     " processors that a request brings, so that a spec would be silently ignored. Use generate()"
     " with a dynamic or static cache, or an engine made for batches: vLLM or SGLang."
 )
+
+REPLACED = (
+    "logits_processor: this call has tokenlens' stopping criterion, but not its list, so that"
+    " the spec would be silently ignored. Do not replace kwargs['logits_processor'] by a list of"
+    " your own: append to it, or give yours to generate_kwargs(..., logits_processor=[...])."
+)
+"""A call that got one of the two arguments."""
+
+OUTSIDE = (
+    "logits_processor: this list was iterated or called outside of generate(). In a decoding loop"
+    " of your own nobody would feed the mixtures: use model.generate(**kwargs), or hand your loop"
+    " to model.generate(**kwargs, custom_generate=...), which gives it a list that works. To add"
+    " processors of your own, give them to generate_kwargs(..., logits_processor=[...]), or append"
+    " them to kwargs['logits_processor']; do not build a new list from it."
+)
+"""A list that was taken apart."""

@@ -3,8 +3,8 @@
 The processor sees a step's logits; the sampled tokens are known when ``generate()`` asks its
 stopping criteria, and at the latest when it prepares the next forward pass, which is where the
 mixtures go in. The three alternate, and a loop that does otherwise is stopped loudly. Nothing but
-the list that ``generate()`` makes for itself refers to a run: it ends with the call, also when the
-call raises.
+the list that ``generate()`` makes for itself refers to a run: it ends with the call, and while an
+exception keeps it, nothing of it is on the model.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,10 +17,14 @@ from transformers import LogitsProcessor
 
 from tokenlens.core import Core, Request
 from tokenlens.core.tape import Tape
-from tokenlens.hf.attachment import attach, detach
+from tokenlens.hf.attachment import EMBEDDING, FORWARD, HEAD, PREPARE, attach, detach
+from tokenlens.hf.calls import Call, calls, innermost
+from tokenlens.hf.compiled import ONE_GRAPH, is_compiled, one_graph
 from tokenlens.hf.embedding import InputEmbedding, substitute
 from tokenlens.hf.host import HFHost
-from tokenlens.hf.refusals import ProtocolError, UnsupportedError, generate_calls, innermost_call
+from tokenlens.hf.prompts import prompts_of
+from tokenlens.hf.refusals import ProtocolError, UnsupportedError
+from tokenlens.hf.streamers import follow
 from tokenlens.methods.base import LATENT_TRAIT
 from tokenlens.spec import needs_of
 
@@ -46,6 +50,8 @@ class Run(LogitsProcessor):
 
     Parameters
     ----------
+    call
+        The ``generate()`` call.
     model
         The model whose ``generate()`` runs.
     requests_for
@@ -54,34 +60,42 @@ class Run(LogitsProcessor):
         Ids up to the tokenizer's largest.
     on_begin
         Is given the run's tape once the first logits are there.
-    call
-        ``id`` of the frame of the ``generate()`` call; ``None`` in a loop of somebody's own. Unique
-        while the run lives, because nothing but that call keeps it alive.
     reads_hidden
         Some request is fed hidden states: they are looked at from the prompt on.
     holes
         Ids below ``vocab_size`` that are no token.
+    committed
+        Our criterion shows each step's tokens, after every other criterion.
+    prompt_ids
+        Tokens of each prompt, where they come as embeddings.
     """
 
     supports_continuous_batching = False
 
     def __init__(
         self,
+        call: Call,
         model: nn.Module,
         requests_for: Callable[[int, torch.device], Sequence[Request]],
         vocab_size: int,
         on_begin: Callable[[Tape], None],
-        call: int | None = None,
+        *,
         reads_hidden: bool = False,
         holes: Sequence[int] = (),
+        committed: bool = False,
+        prompt_ids: Sequence[Sequence[int]] | None = None,
     ) -> None:
         self.model = model
         self._requests_for = requests_for
         self._vocab_size, self._holes = vocab_size, holes
         self._on_begin = on_begin
-        self._call = call
+        self._call: int | None = call.key
+        self._asked = call.prompts
+        config = call.arguments.get("generation_config")
+        self._chunked = getattr(config, "prefill_chunk_size", None) is not None
+        self._streams = call.arguments.get("streamer") is not None
+        self._committed, self._prompt_ids = committed, prompt_ids
         self._stage = Stage.ATTACHED
-        self._attention_mask: Tensor | None = None
         self._length = 0
         # [num_rows] bool: no criterion has stopped the row
         self._going = torch.ones(0, dtype=torch.bool)
@@ -90,18 +104,20 @@ class Run(LogitsProcessor):
         self._embedding: InputEmbedding | None = None
         self._host: HFHost | None = None
         self._noisy = False
+        self._one_graph: str | None = None
         # [num_rows, hidden]: behind the logits that are decided on next
         self._head_input: Tensor | None = None
+        self._head: nn.Module | None = None
         self._attachment = attach(self)
-        head = model.get_output_embeddings() if reads_hidden else None  # type: ignore[operator]
-        if head is not None:
-            self._attachment.watch_head(head)
+        if reads_hidden:
+            self._head = model.get_output_embeddings()  # type: ignore[operator]
+            self._attachment.wrap(self, PREPARE)
 
     # What generate() calls, in the order in which it does.
 
     def prepare(self, bound: Any, *args: Any, **kwargs: Any) -> Any:
         """Prepare a forward pass; from the second on it is fed what the last step decided."""
-        if not self._is_innermost():
+        if not self.is_innermost():
             # Another generate() on this model: inside ours (a router), or after ours while a
             # traceback keeps this run alive.
             if self._is_over():
@@ -109,9 +125,12 @@ class Run(LogitsProcessor):
             return bound(*args, **kwargs)
         input_ids = args[0] if args else kwargs["input_ids"]
         if self._stage is Stage.ATTACHED:
-            # The last chunk of a prompt brings the mask of all of it.
-            self._attention_mask = kwargs.get("attention_mask")
-            return bound(*args, **kwargs)
+            if not self._chunked:
+                self._attachment.drop(id(self), PREPARE)
+            inputs = bound(*args, **kwargs)
+            self._follow_forward()
+            return inputs
+        self._attachment.drop(id(self), PREPARE)
         if self._stage is Stage.DECIDED and self._continues(input_ids):
             self.commit(input_ids)
         if self._stage is not Stage.COMMITTED or input_ids.shape[1] != self._length:
@@ -121,18 +140,24 @@ class Run(LogitsProcessor):
         inputs = bound(*args, **kwargs)
         core = self._core
         if core is None or not core.may_be_latent:
+            if self._head is not None:
+                self._follow_forward()
             return inputs
         return self._feed(core, inputs, kwargs.get("past_key_values"))
 
+    def forwarded(self) -> None:
+        """A forward pass of the calling thread's is over, however it ended."""
+        self._attachment.drop(id(self), FORWARD, EMBEDDING, HEAD)
+
     def embedded(self, module: nn.Module, output: Any) -> Any:
         """Forward hook of the input embedding."""
-        if self._embedding is None or not self._embedding.is_armed or not self._is_innermost():
+        if self._embedding is None or not self._embedding.is_armed or not self.is_innermost():
             return None
         return self._embedding.hook(module, output)
 
     def head_input(self, hidden: Any) -> None:
         """Forward pre-hook of the output embedding."""
-        if isinstance(hidden, Tensor) and hidden.ndim == 3 and self._is_innermost():
+        if isinstance(hidden, Tensor) and hidden.ndim == 3 and self.is_innermost():
             if self._host is None:
                 # The first logits come before the requests are admitted.
                 self._head_input = hidden
@@ -154,6 +179,7 @@ class Run(LogitsProcessor):
                 " not fed. A forward that was compiled before does not call hooks: use"
                 " cache_implementation='static', which generate() compiles itself."
             )
+        self._attachment.drop(id(self), PREPARE)
         core = self._core
         assert core is not None
         if input_ids.shape[0] != self._num_rows:
@@ -162,7 +188,11 @@ class Run(LogitsProcessor):
             )
         self._length = input_ids.shape[1]
         self._stage = Stage.DECIDED
-        return core.step(scores, self._slots)
+        decided = core.step(scores, self._slots)
+        if not self._committed:
+            # Nobody comes by between here and the next forward pass.
+            self._attachment.wrap(self, PREPARE)
+        return decided
 
     def commit(self, input_ids: Tensor, stopped: Tensor | None = None) -> None:
         """Take the tokens that were sampled for the logits decided last; once a step.
@@ -175,6 +205,8 @@ class Run(LogitsProcessor):
         """
         if self._stage is not Stage.DECIDED or not self._continues(input_ids):
             return
+        if self._committed and not (self._streams and follow(self._await_next)):
+            self._await_next()
         assert self._core is not None
         assert self._tape is not None
         self._length = input_ids.shape[1]
@@ -186,16 +218,30 @@ class Run(LogitsProcessor):
 
     # Their parts.
 
-    def _is_innermost(self) -> bool:
-        return self._call == innermost_call()
+    def is_innermost(self) -> bool:
+        """Whether the innermost ``generate()`` call of the calling thread is this run's."""
+        return self._call == innermost()
 
     def _is_over(self) -> bool:
-        return self._call is not None and self._call not in map(id, generate_calls())
+        return self._call is not None and self._call not in calls()
+
+    def _await_next(self) -> None:
+        self._attachment.wrap(self, PREPARE)
+
+    def _follow_forward(self) -> None:
+        """Be told of the end of the next forward pass, and see the head's input if it is needed."""
+        if self._head is not None:
+            self._attachment.watch_head(self, self._head)
+        if not is_compiled(self.model):
+            self._attachment.wrap(self, FORWARD)
 
     def _continues(self, input_ids: Tensor) -> bool:
         return input_ids.shape == (self._num_rows, self._length + 1)
 
     def _begin(self, input_ids: Tensor, scores: Tensor) -> None:
+        if self._call not in calls():
+            # Whoever put the list together has returned: the loop is another function's.
+            self._call = innermost()
         num_rows, width = scores.shape
         if width < self._vocab_size:
             raise ProtocolError(
@@ -222,7 +268,7 @@ class Run(LogitsProcessor):
             host=self._host,
             engine="generate() with this model",
         )
-        prompts = self._prompts(input_ids, num_rows)
+        prompts = prompts_of(self._asked, input_ids, self._prompt_ids)
         for row, (request, (ids, length)) in enumerate(zip(requests, prompts)):
             core.add(row, request, ids, length)
         self._core = core
@@ -231,18 +277,6 @@ class Run(LogitsProcessor):
         self._going = torch.ones(num_rows, dtype=torch.bool, device=scores.device)
         self._tape = Tape(core, requests, "hf", [ids for ids, _ in prompts])
         self._on_begin(self._tape)
-
-    def _prompts(self, input_ids: Tensor, num_rows: int) -> list[tuple[list[int], int]]:
-        """Each row's prompt without padding, and its length (which embeddings do not show)."""
-        mask = self._attention_mask
-        ids = input_ids.tolist()
-        if mask is None or mask.ndim != 2 or len(mask) != num_rows:
-            return [(row, len(row)) for row in ids]
-        lengths = mask.sum(dim=1).tolist()
-        if mask.shape[1] == input_ids.shape[1]:
-            keep = mask.tolist()
-            ids = [[t for t, kept in zip(row, seen) if kept] for row, seen in zip(ids, keep)]
-        return [(row, int(length)) for row, length in zip(ids, lengths)]
 
     def _feed(self, core: Core, inputs: dict[str, Any], cache: Any) -> dict[str, Any]:
         assert self._embedding is not None
@@ -261,6 +295,11 @@ class Run(LogitsProcessor):
             mixture = self._embedding.mixture(core.feed, self._num_rows, torch.float32)
             mixture = self._host.add(mixture, core.feed, self._noisy)
         if not getattr(cache, "is_compileable", False):
+            if self._one_graph is None:
+                self._one_graph = one_graph(self.model, self._embedding.module) or ""
+            if self._one_graph:
+                raise ProtocolError(ONE_GRAPH.format(self._one_graph))
+            self._follow_forward()
             self._attachment.hook(self._embedding.module)
             self._embedding.arm(latent, mixture)
             return inputs

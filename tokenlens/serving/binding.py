@@ -8,6 +8,7 @@ from typing import Any
 
 from tokenlens.core import Request, bind
 from tokenlens.core.markers import prepare as prepare_markers
+from tokenlens.core.request import STOPS_CALLED, possible_ends
 from tokenlens.serving.arguments import sample_of
 from tokenlens.spec import DecodingSpec
 from tokenlens.spec.bounded import Bounded
@@ -64,6 +65,7 @@ class Binder:
 
     def bind(self, spec: DecodingSpec, eos_ids: tuple[int, ...]) -> Request:
         """Resolve a spec, once for all requests that ask for the same but for the seed."""
+        eos_ids = possible_ends(eos_ids, self.vocab_size)
         key = (spec.model_copy(update={"seed": None}).model_dump_json(), eos_ids)
         request = self._bound.get(key)
         if request is None:
@@ -73,6 +75,7 @@ class Binder:
                 vocab_size=self.vocab_size,
                 eos_ids=eos_ids,
                 turn_ends=self.turn_ends,
+                ends_called=STOPS_CALLED,
             )
             self._bound.put(key, request, size_of(key[0], request))
         return request.seeded(spec)

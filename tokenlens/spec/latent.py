@@ -70,6 +70,11 @@ class Switching(MethodBase):
     )
     rearms: bool = Field(False, description="termination may be injected more than once")
 
+    @property
+    def uses_seed(self) -> bool:
+        """Draws: what it does depends on the request's seed."""
+        return self.switch_control is not None and self.switch_control.temperature > 0
+
     def needs(self) -> Needs:
         return {"dense": ("mixture", self.mixture, DENSE_WAY_OUT)} if self.mixture == "full" else {}
 

@@ -203,10 +203,12 @@ class Run(LogitsProcessor):
             ``[num_rows]`` bool, rows whose last token this is; later ones are padding. ``None``
             where it is not known.
         """
-        if self._stage is not Stage.DECIDED or not self._continues(input_ids):
+        if self._stage is not Stage.DECIDED:
             return
         if self._committed and not (self._streams and follow(self._await_next)):
             self._await_next()
+        if not self._continues(input_ids):
+            return
         assert self._core is not None
         assert self._tape is not None
         self._length = input_ids.shape[1]

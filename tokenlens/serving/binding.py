@@ -61,11 +61,11 @@ class Binder:
         if found is None:
             return None
         spec, index = found
-        return self.bind(spec, self.stop_ids(params)).sample(index)
+        ends = possible_ends(self.stop_ids(params), self.vocab_size)
+        return self.bind(spec, ends).sample(index)
 
     def bind(self, spec: DecodingSpec, eos_ids: tuple[int, ...]) -> Request:
         """Resolve a spec, once for all requests that ask for the same but for the seed."""
-        eos_ids = possible_ends(eos_ids, self.vocab_size)
         key = (spec.model_copy(update={"seed": None}).model_dump_json(), eos_ids)
         request = self._bound.get(key)
         if request is None:

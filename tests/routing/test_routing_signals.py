@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
-from tokenlens.routing import Signals, parse_routing
+from tokenlens.routing import Sampling, Signals, parse_routing
+from tokenlens.routing.hf_sampling import resolved, sample
 from tokenlens.routing.hf_sampling import signals as of_logits
 from tokenlens.routing.policies import sentiment, signal_of
 from tokenlens.routing.signals import RunningQuantile, score_of
@@ -92,3 +94,25 @@ def test_a_running_quantile_gives_its_share(share):
     assert sum(above[200:]) / 3800 == pytest.approx(share, abs=0.02)
     equal = RunningQuantile(share, 50)
     assert sum(equal.is_above(1.0) for _ in range(500)) in (0, 500)
+
+
+def test_what_a_request_leaves_open_is_in_the_generation_config():
+    left = Sampling(temperature=None, top_p=None, top_k=None, seed=4)
+    config = GenerationConfig(temperature=0.3, top_k=7, do_sample=True)
+    assert resolved(left, config) == Sampling(temperature=0.3, top_p=1.0, top_k=7, seed=4)
+    asked = Sampling(temperature=0.9, top_p=None, top_k=0, seed=4)
+    assert resolved(asked, config) == Sampling(temperature=0.9, top_p=1.0, top_k=0, seed=4)
+    for empty in (GenerationConfig(), None):
+        assert resolved(left, empty) == Sampling(temperature=1.0, seed=4)
+    assert resolved(Sampling(), config) == Sampling()
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-45, 1e-20, 1e-6, 100.0])
+def test_no_temperature_draws_what_is_impossible(temperature):
+    """Below what float32 can divide by, the largest is drawn, and no entry becomes NaN."""
+    logits = torch.tensor([[-math.inf, 0.0, 3.0, -2.0, -math.inf], [0.0] * 5])
+    logits[1, 3] = 60.0
+    how = [Sampling(temperature=temperature, top_p=0.9, seed=seed) for seed in (1, 2)]
+    drawn = sample(logits, how, [5, 6]).tolist()
+    assert drawn[0] in (1, 2, 3)
+    assert temperature > 1 or drawn == [2, 3]

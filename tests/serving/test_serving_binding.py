@@ -1,14 +1,27 @@
 """Specs bound for a server: what is kept of them is bounded, and what is refused is not kept."""
 
+import asyncio
+import threading
+
 import pytest
 from built_tokenizers import byte_level
 
 from tokenlens.serving import arguments
+from tokenlens.serving.arguments import FOUND_KEY
 from tokenlens.serving.binding import MAX_BOUND_BYTES, Binder
+from tokenlens.serving.off_loop import off_loop
 from tokenlens.spec import SpecError, parse_spec
+from tokenlens.spec.text_index import TextIndex
 from tokenlens.spec.texts import texts_of
 
 PHASE = {"think_start": "<think>", "think_end": "</think>"}
+
+
+class Worker(Binder):
+    """A worker's binder, on an engine whose requests end at nothing."""
+
+    def stop_ids(self, params):
+        return ()
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +71,57 @@ def test_parsed_texts_are_kept_within_bounds_and_refused_ones_not_at_all():
         arguments.spec_of({"tokenlens": f'{{"seed": {n}}}{padding}'})
     assert len(kept) <= kept.max_entries
     assert kept.num_bytes <= kept.max_bytes
+
+
+def test_what_a_front_end_found_travels_and_is_not_searched_for_again(binder, monkeypatch):
+    asked = {"tokenlens": spec("wait").model_dump_json(), "other": 1}
+    request = binder.bind(spec("wait"), ())
+    sent = binder.found(asked, request)
+    assert sent == {**asked, FOUND_KEY: {"nowait.words": list(request.found["nowait.words"])}}
+    assert binder.found(asked, None) == asked
+    worker = Worker(byte_level(), 2000)
+    monkeypatch.setattr(TextIndex, "holding", lambda *_, **__: pytest.fail("a search"))
+    assert worker.request(sent, None).columns == request.columns
+
+
+@pytest.mark.parametrize("found", ["text", [1], {"nowait.words": [5000]}, {"nowait.words": "1"}])
+def test_a_worker_checks_what_travelled(found):
+    asked = {"tokenlens": spec("wait").model_dump_json(), FOUND_KEY: found}
+    with pytest.raises(SpecError, match="found"):
+        Worker(byte_level(), 2000).request(asked, None)
+
+
+def test_only_our_front_end_says_what_was_found():
+    with pytest.raises(SpecError, match="it is ours"):
+        arguments.refuse_internal({"tokenlens": "tiny-soft", FOUND_KEY: {}})
+
+
+def test_flat_fields_and_mappings_are_read_once(monkeypatch):
+    asked = {"tokenlens": {"methods": [{"method": "tip"}]}, "tokenlens_tip.penalty": 2.5}
+    first = arguments.spec_of(asked)
+    assert first.methods[0].penalty == 2.5
+    monkeypatch.setattr(arguments, "_spec_of", lambda _: pytest.fail("read again"))
+    assert arguments.spec_of(asked) is first
+
+
+def test_texts_that_differ_are_not_taken_for_one_another():
+    read = [
+        arguments.spec_of({"tokenlens_tip.penalty": 2.0, "tokenlens_tip.duration": 2}),
+        arguments.spec_of({"tokenlens_tip.penalty": 2, "tokenlens_tip.duration": 3}),
+    ]
+    assert [one.methods[0].duration for one in read] == [2, 3]
+    for wrong in (2.0, "2", True):
+        with pytest.raises(SpecError, match=r"duration"):
+            arguments.spec_of({"tokenlens_tip.penalty": 2.0, "tokenlens_tip.duration": wrong})
+
+
+def test_work_off_the_loop_is_another_thread_s_and_raises_what_it_raises():
+    names = []
+
+    async def run():
+        await off_loop(lambda: names.append(threading.current_thread().name))
+        with pytest.raises(SpecError):
+            await off_loop(lambda: parse_spec({"x": 1}))
+
+    asyncio.run(run())
+    assert names[0].startswith("tokenlens-binding")

@@ -14,6 +14,10 @@ from torch import Tensor
 from tokenlens.methods.base import Field, Rows, Value
 
 
+MAX_PLACES = 512
+"""Combinations of columns that are kept: which methods meet in a batch is up to clients."""
+
+
 class SlotTable:
     """State of ``max_slots`` requests on one device.
 
@@ -152,9 +156,11 @@ class SlotTable:
                 table.index_copy_(0, slots, rows[column].to(table.dtype))
 
     def _places_of(self, fields: tuple[Field, ...]) -> Tensor:
-        """``[fields, 1]`` column numbers; a handful of tuples occur."""
+        """``[fields, 1]`` column numbers; a handful of tuples occur at a time."""
         places = self._places.get(fields)
         if places is None:
+            if len(self._places) >= MAX_PLACES:
+                self._places.clear()
             numbers = [[self.columns[column].start] for column in fields]
             # A normal tensor, also where the first step runs in inference mode.
             with torch.inference_mode(False):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from tokenlens.routing.settings import RoutingSpec
 from tokenlens.spec import SpecError, encode_text, resolve_marker
+from tokenlens.spec.texts import texts_of
 
 End = Literal["boundary", "think_end", "eos"]
 
@@ -35,8 +36,7 @@ class Vocabulary:
         self.eos_ids = frozenset(int(i) for i in eos_ids) or frozenset(
             () if own is None else (int(own),)
         )
-        # Ids may have holes, so that the last one is beyond the number of entries.
-        size = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=0))
+        size = texts_of(tokenizer, len(tokenizer)).size
         self.pieces: list[str] = tokenizer.batch_decode(
             [[i] for i in range(size)],
             skip_special_tokens=False,

@@ -13,6 +13,7 @@ what it wants in one of these ways::
 Flat fields may also stand beside ``tokenlens`` and change it.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,9 @@ SAMPLE_KEY = "_tokenlens_sample"
 
 SEED_KEY = "_tokenlens_seed"
 """Set by our front end for a request whose spec leaves its seed open."""
+
+FOUND_KEY = "_tokenlens_found"
+"""Set by our front end: the sets of tokens that it found in the vocabulary, by field."""
 
 FLAT = ("preset", "seed")
 GROUPS = ("trace", "phase")
@@ -51,6 +55,32 @@ def spec_of(arguments: Mapping[str, Any] | None) -> DecodingSpec | None:
     """
     if not arguments or not asks(arguments):
         return None
+    key = _key_of(arguments)
+    spec = None if key is None else _PARSED.get(key)
+    if spec is None:
+        spec = _spec_of(arguments)
+        if key is not None:
+            _PARSED.put(key, spec, 4096 + 16 * len(key))
+    return spec
+
+
+_PARSED: Bounded[DecodingSpec] = Bounded(256, 8 << 20)
+"""Specs that clients wrote, none that was refused. One costs some ten times its text."""
+
+
+def _key_of(arguments: Mapping[str, Any]) -> str | None:
+    """What a client wrote as one text, ``None`` where it holds more than JSON has."""
+    whole = arguments.get(KEY)
+    flat = {key: value for key, value in arguments.items() if key.startswith(PREFIX)}
+    if isinstance(whole, str) and not flat:
+        return whole
+    try:
+        return json.dumps([whole, flat], sort_keys=True)
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
+def _spec_of(arguments: Mapping[str, Any]) -> DecodingSpec:
     whole = arguments.get(KEY)
     flat = {key: value for key, value in arguments.items() if key.startswith(PREFIX)}
     if not flat:
@@ -81,7 +111,7 @@ def refuse_internal(arguments: Mapping[str, Any]) -> None:
     ------
     SpecError
     """
-    for key in (SAMPLE_KEY, SEED_KEY):
+    for key in (SAMPLE_KEY, SEED_KEY, FOUND_KEY):
         if key in arguments:
             raise SpecError.of(key, arguments[key], "nothing: it is ours")
 
@@ -123,22 +153,10 @@ def sample_of(arguments: Mapping[str, Any] | None) -> tuple[DecodingSpec, int] |
 
 def _parse(whole: Any) -> DecodingSpec:
     if isinstance(whole, str):
-        return _parse_text(whole)
+        return parse_spec(whole)
     if isinstance(whole, (Mapping, DecodingSpec)):
         return parse_spec(whole)
     raise SpecError.of(KEY, whole, "the name of a preset, a spec as JSON text, or a mapping")
-
-
-_PARSED: Bounded[DecodingSpec] = Bounded(256, 8 << 20)
-"""Specs of texts that clients wrote, none that was refused. One costs some ten times its text."""
-
-
-def _parse_text(text: str) -> DecodingSpec:
-    spec = _PARSED.get(text)
-    if spec is None:
-        spec = parse_spec(text)
-        _PARSED.put(text, spec, 4096 + 16 * len(text))
-    return spec
 
 
 def _place(

@@ -9,8 +9,8 @@ from typing import Any
 from tokenlens.core import Request, bind
 from tokenlens.core.markers import prepare as prepare_markers
 from tokenlens.core.request import STOPS_CALLED, possible_ends
-from tokenlens.serving.arguments import sample_of
-from tokenlens.spec import DecodingSpec
+from tokenlens.serving.arguments import FOUND_KEY, sample_of
+from tokenlens.spec import DecodingSpec, SpecError
 from tokenlens.spec.bounded import Bounded
 from tokenlens.spec.texts import holes, texts_of, vocabulary_size
 
@@ -61,14 +61,34 @@ class Binder:
         if found is None:
             return None
         spec, index = found
-        ends = possible_ends(self.stop_ids(params), self.vocab_size)
-        return self.bind(spec, ends).sample(index)
+        given = (arguments or {}).get(FOUND_KEY)
+        return self.prepare(spec, params, given).sample(index)
 
-    def bind(self, spec: DecodingSpec, eos_ids: tuple[int, ...]) -> Request:
-        """Resolve a spec, once for all requests that ask for the same but for the seed."""
+    def prepare(
+        self, spec: DecodingSpec, params: Any, given: Mapping[str, Sequence[int]] | None = None
+    ) -> Request:
+        """Resolve a spec with what ends a request that has these parameters of the engine's."""
+        ends = possible_ends(self.stop_ids(params), self.vocab_size)
+        return self.bind(spec, ends, given)
+
+    def bind(
+        self,
+        spec: DecodingSpec,
+        eos_ids: tuple[int, ...],
+        given: Mapping[str, Sequence[int]] | None = None,
+    ) -> Request:
+        """Resolve a spec, once for all requests that ask for the same but for the seed.
+
+        Parameters
+        ----------
+        given
+            What the front end has found in the vocabulary (:meth:`found`); it is checked.
+        """
         key = (spec.model_copy(update={"seed": None}).model_dump_json(), eos_ids)
         request = self._bound.get(key)
         if request is None:
+            if given is not None and not isinstance(given, Mapping):
+                raise SpecError.of(FOUND_KEY, given, "sets of tokens by field")
             request = bind(
                 spec,
                 tokenizer=self.tokenizer,
@@ -76,9 +96,15 @@ class Binder:
                 eos_ids=eos_ids,
                 turn_ends=self.turn_ends,
                 ends_called=STOPS_CALLED,
+                given=given,
             )
             self._bound.put(key, request, size_of(key[0], request))
         return request.seeded(spec)
+
+    def found(self, arguments: Mapping[str, Any], request: Request | None) -> dict[str, Any]:
+        """A request's extra arguments with what was found for it, so that a worker need not."""
+        sets = {} if request is None else {key: list(ids) for key, ids in request.found.items()}
+        return {**arguments, FOUND_KEY: sets} if sets else dict(arguments)
 
 
 def size_of(text: str, request: Request) -> int:

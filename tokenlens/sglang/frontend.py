@@ -2,11 +2,14 @@
 
 import copy
 import multiprocessing
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from tokenlens.serving import metrics
 from tokenlens.serving.admission import marked
 from tokenlens.serving.arguments import KEY, SAMPLE_KEY, asks, refuse_internal, seeded, spec_of
+from tokenlens.serving.off_loop import off_loop
 from tokenlens.serving.settings import Settings
 from tokenlens.sglang import refusals, switch
 from tokenlens.sglang.binding import Binder
@@ -31,6 +34,26 @@ class Admission:
         self.settings = settings
         self.bind = Binder(manager.model_config, manager.tokenizer)
 
+    def prepare(self, manager: Any, request: Any) -> None:
+        """Read and bind a spec; :meth:`admit` then finds what was made, and is quick.
+
+        Raises
+        ------
+        ValueError
+        """
+        values = {**(manager.preferred_sampling_params or {}), **(request.sampling_params or {})}
+        asked = values.get("custom_params")
+        if not isinstance(asked, Mapping) or not asks(asked):
+            return
+        try:
+            spec = spec_of(asked)
+            if spec is not None:
+                self.settings.check(spec)
+                self.bind.prepare(spec, StopsOf(values))
+        except SpecError as error:
+            metrics.count_refusal(ENGINE)
+            raise ValueError(str(error)) from None
+
     def admit(self, manager: Any, request: Any, params: Any) -> None:
         """Refuse what cannot be done, and write the spec out in full for the scheduler.
 
@@ -54,7 +77,43 @@ class Admission:
         rest = {key: v for key, v in params.custom_params.items() if not asks({key: None})}
         written = {**rest, KEY: spec.model_dump_json()}
         params.custom_params = marked(seeded(written, spec, params.sampling_seed))
-        self.bind(params)
+        params.custom_params = self.bind.found(params.custom_params, self.bind(params))
+
+
+class StopsOf:
+    """What ends a request, read off the parameters that SGLang has yet to make of its fields."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.ignore_eos = values.get("ignore_eos")
+        ids = values.get("stop_token_ids") or ()
+        known = isinstance(ids, (list, tuple, set)) and all(type(i) is int for i in ids)
+        self.stop_token_ids = ids if known else ()
+
+
+async def _tokenize_one_request(
+    original: Any, self: Any, request: Any, *args: Any, **kwargs: Any
+) -> Any:
+    await _prepare(self, [request])
+    return await original(self, request, *args, **kwargs)
+
+
+async def _batch_tokenize_and_process(
+    original: Any, self: Any, size: int, requests: Any, *args: Any, **kwargs: Any
+) -> Any:
+    await _prepare(self, [requests[index] for index in range(size)])
+    return await original(self, size, requests, *args, **kwargs)
+
+
+async def _prepare(manager: Any, requests: Sequence[Any]) -> None:
+    """Bind specs before SGLang makes its parameters of them, which it does on the event loop."""
+    admission = admission_of(manager)
+    if admission is None:
+        return
+    for request in requests:
+        # A default of the server's may be a spec too.
+        given = (manager.preferred_sampling_params, getattr(request, "sampling_params", None))
+        if any(isinstance(values, Mapping) and values.get("custom_params") for values in given):
+            await off_loop(partial(admission.prepare, manager, request))
 
 
 def admission_of(manager: Any) -> Admission | None:
@@ -181,6 +240,8 @@ TARGETS: dict[str, dict[str, Around]] = {
     "sglang.srt.managers.tokenizer_manager": {
         "TokenizerManager.__init__": _init,
         "TokenizerManager._send_one_request": _send_one_request,
+        "TokenizerManager._tokenize_one_request": _tokenize_one_request,
+        "TokenizerManager._batch_tokenize_and_process": _batch_tokenize_and_process,
     },
     "sglang.srt.entrypoints.openai.serving_completions": {
         "OpenAIServingCompletion._convert_to_internal_request": _convert_to_internal_request,

@@ -15,6 +15,7 @@ from tokenlens.serving.arguments import (
     spec_of,
 )
 from tokenlens.serving.hooks import wrap
+from tokenlens.serving.off_loop import off_loop
 from tokenlens.serving.places import check_place
 from tokenlens.serving.settings import Settings
 from tokenlens.serving.traces import Recorder
@@ -36,6 +37,25 @@ class Admission:
         config = processor.vllm_config
         self.settings = Settings.of(config.additional_config)
         self.bind = Binder(config.model_config, processor.tokenizer)
+        self._processor = processor
+
+    def prepare(self, params: Any) -> None:
+        """Read and bind a spec; :meth:`check` then finds what was made, and is quick.
+
+        Raises
+        ------
+        SpecError
+        """
+        spec = spec_of(params.extra_args)
+        if spec is not None:
+            self.settings.check(spec)
+            # The ids that end this request, as vLLM will add them to a copy of its parameters
+            params = params.clone()
+            params.update_from_generation_config(
+                self._processor.generation_config_fields,
+                self._processor.renderer.get_eos_token_id(),
+            )
+            self.bind.prepare(spec, params)
 
     def check(self, request: Any) -> None:
         """Refuse what cannot be done, and find the seed of what can.
@@ -51,7 +71,36 @@ class Admission:
             check_request(spec, params, self.settings, request)
             # vLLM has copied the parameters, perhaps not what they hold.
             params.extra_args = seeded(params.extra_args, spec, params.seed)
-            self.bind(params)
+            params.extra_args = self.bind.found(params.extra_args, self.bind(params))
+
+
+def init_processor(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
+    """Make what admission needs, the texts of the vocabulary above all, before any request."""
+    original(self, *args, **kwargs)
+    if asked_for(self.vllm_config):
+        setattr(self, ADMISSION, Admission(self))
+
+
+async def add_request(
+    original: Any, self: Any, request_id: Any, prompt: Any, params: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """Bind a spec before vLLM looks at its request, which it does on the event loop."""
+    admission = vars(self.input_processor).get(ADMISSION)
+    if admission is not None and asks(getattr(params, "extra_args", None)):
+        try:
+            await off_loop(lambda: admission.prepare(params))
+        except SpecError as error:
+            raise refused(error) from None
+    return await original(self, request_id, prompt, params, *args, **kwargs)
+
+
+def refused(error: SpecError) -> Exception:
+    """vLLM's own error for a spec that cannot be carried out: HTTP 400."""
+    from vllm.exceptions import VLLMValidationError
+
+    metrics.count_refusal(ENGINE)
+    refusal: Exception = VLLMValidationError(str(error), parameter="vllm_xargs")
+    return refusal
 
 
 def process_inputs(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -81,8 +130,7 @@ def process_inputs(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
             admission.check(request)
             params.extra_args = marked(params.extra_args)
     except SpecError as error:
-        metrics.count_refusal(ENGINE)
-        raise VLLMValidationError(str(error), parameter="vllm_xargs") from None
+        raise refused(error) from None
     except Exception:
         if _mentions(args, kwargs):
             metrics.count_refusal(ENGINE)

@@ -37,6 +37,7 @@ def install() -> None:
     after_import("vllm.v1.worker.cpu_model_runner", _first_runner_cpu)
     after_import("vllm.v1.worker.gpu.model_runner", _second_runner)
     after_import("vllm.v1.engine.input_processor", _admission)
+    after_import("vllm.v1.engine.async_llm", _async_admission)
     after_import("vllm.v1.engine.output_processor", _outputs)
     after_import("vllm.v1.engine.parallel_sampling", _samples)
     for kind in ("chat_completion", "completion"):
@@ -101,7 +102,14 @@ def _second_runner(module: ModuleType) -> None:
 def _admission(module: ModuleType) -> None:
     from tokenlens.vllm import frontend
 
+    wrap(module.InputProcessor, "__init__", frontend.init_processor)
     wrap(module.InputProcessor, "process_inputs", frontend.process_inputs)
+
+
+def _async_admission(module: ModuleType) -> None:
+    from tokenlens.vllm import frontend
+
+    wrap(module.AsyncLLM, "add_request", frontend.add_request)
 
 
 def _outputs(module: ModuleType) -> None:

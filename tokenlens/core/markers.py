@@ -15,6 +15,7 @@ from tokenlens.core.automaton import Automaton, Ends, Tokens, both, of_ids, of_t
 from tokenlens.core.marker_table import MAX_MOVES
 from tokenlens.methods.base import Phase
 from tokenlens.spec import SpecError, Tokenizer
+from tokenlens.spec.bounded import Bounded
 from tokenlens.spec.markers import Marker, stands_alone
 from tokenlens.spec.texts import texts_of
 from tokenlens.spec.turns import Turns, turns_of
@@ -60,6 +61,13 @@ class Markers:
         starts = self.starts if self.opens else ()
         found = {marker.ids[0]: int(Phase.THINKING) for marker in starts}
         return found | {marker.ids[0]: int(Phase.ANSWER) for marker in self.ends}
+
+    @property
+    def num_bytes(self) -> int:
+        """Roughly its memory, without what all markers of a tokenizer share."""
+        if self.automaton is None:
+            return 1024
+        return 1024 + self.automaton.classes.nbytes + self.automaton.moves.nbytes
 
     def leads(self, ids: Sequence[int]) -> int:
         """The phase that tokens lead to by themselves, 0 if they have no marker."""
@@ -170,17 +178,16 @@ def resolve(
     """
     cache = _cache_of(tokenizer, vocab_size)
     key = (tuple(starts), tuple(ends), tuple(turn_ends), opens)
-    known = cache.markers.pop(key, None)
+    known = cache.markers.get(key)
     if known is None:
         turns = cache.turns.also(turn_ends)
         known = _resolve(key[0], key[1], opens, vocab_size, tokenizer, cache, turns)
-    cache.markers[key] = known
-    while len(cache.markers) > MAX_KEPT:
-        del cache.markers[next(iter(cache.markers))]
+        cache.markers.put(key, known, known.num_bytes)
     return known
 
 
 MAX_KEPT = 64
+MAX_KEPT_BYTES = 64 << 20
 """Resolved markers that are kept for each tokenizer: clients repeat theirs."""
 MAX_SIZES = 8
 """Vocabulary sizes for which something is kept."""
@@ -191,7 +198,7 @@ class _Cache:
 
     def __init__(self, tokenizer: Tokenizer | None, vocab_size: int) -> None:
         self._vocab_size = vocab_size
-        self.markers: dict[object, Markers] = {}
+        self.markers: Bounded[Markers] = Bounded(MAX_KEPT, MAX_KEPT_BYTES)
         self._tokens: Tokens | None = None
         self.turns = turns_of(tokenizer)
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from tokenlens.methods.base import Field, Rows, Value
 
-
 MAX_PLACES = 512
 """Combinations of columns that are kept: which methods meet in a batch is up to clients."""
 

@@ -105,7 +105,7 @@ def test_a_client_cannot_say_what_was_found(processor):
     from vllm.exceptions import VLLMValidationError
 
     asked = params(**SPEC, **{FOUND_KEY: {"nowait.words": [1]}})
-    with pytest.raises(VLLMValidationError, match=rf"{FOUND_KEY}.*it is ours"):
+    with pytest.raises(VLLMValidationError, match=FOUND_KEY):
         asyncio.run(admit(processor, asked))
 
 

@@ -72,6 +72,7 @@ def first_runner(checkpoints, tmp_path_factory):
         "admission": jobs.admission_job(qwen3),
         "adapters": jobs.adapters_job(qwen3, folder),
         "other-version": jobs.other_version_job(qwen3),
+        "faults": jobs.faults_job(qwen3),
         **jobs.refused_jobs(qwen3, folder),
     }
     return run_jobs(work, folder)
@@ -92,6 +93,7 @@ def second_runner(checkpoints, tmp_path_factory):
         "preempted": jobs.preempted_job(qwen3),
         "no-replay": jobs.table_job(qwen3, {"no_replay": True}, **jobs.SMALL_CACHE),
         "shared": jobs.shared_job(qwen3),
+        "faults": jobs.faults_job(qwen3),
         "seeds": jobs.seeds_job(qwen3),
     }
     return run_jobs(work, tmp_path_factory.mktemp("second"), second_runner=True)

@@ -229,6 +229,46 @@ def admission_job(path):
     }
 
 
+def faults_job(path):
+    """Requests that raise in the worker, or make no mixture, beside plain ones; few KV blocks."""
+    phase = {"think_start": [6], "think_end": [7]}
+
+    def spec(*methods, seed=0):
+        return {"methods": [{"method": one} for one in methods], "phase": phase, "seed": seed}
+
+    asked = {
+        "not-admitted": spec("soft_thinking", seed=13),
+        "not-decided": spec("soft_thinking", "top1", seed=14),
+        "wild": spec("soft_thinking", "soft_grpo_noise", seed=1),
+        "soft": spec("soft_thinking", seed=2),
+        "plain": None,
+    }
+    rows = [
+        {"name": name, "prompt": [1, 6, 11, 12], "spec": found, "sampling": {"max_tokens": 20}}
+        for name, found in asked.items()
+    ]
+    alone = [{**row, "name": f"{row['name']}-alone"} for row in rows[-2:]]
+    again = [{**rows[-1], "name": f"plain-{i}", "prompt": [1, 6, 20 + i]} for i in range(4)]
+    before = [{**row, "name": f"{row['name']}-before"} for row in again]
+    return {
+        "model": path,
+        "engine": {
+            "skip_tokenizer_init": True,
+            "num_gpu_blocks_override": 6,
+            "block_size": 32,
+            "max_model_len": 64,
+            "enable_prefix_caching": False,
+        },
+        "rig": {"faults": True, "no_bounds": True},
+        "runs": [
+            {"requests": alone},
+            {"requests": before},
+            {"requests": rows},
+            {"requests": again},
+        ],
+    }
+
+
 def other_version_job(path):
     """A version that was not tested, by the decision of the owner."""
     rows = [row for row in models.requests() if row["name"] in ("soft", "plain")]

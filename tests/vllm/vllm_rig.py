@@ -42,6 +42,34 @@ class Rig:
 
         return int(self.room.batch.core.table.column(PHASE)[live.slot]) == Phase.THINKING
 
+    def _plant(self):
+        """Exceptions by a request's seed (13: not admitted, 14: not decided), and a bad number."""
+        from tokenlens.core import Core
+        from tokenlens.methods import rollout_noise
+        from tokenlens.methods.base import SEED
+        from tokenlens.methods.top1 import Top1Method
+
+        add, gate, admit = Core.add, Top1Method.gate, rollout_noise.SoftGrpoNoiseMethod.admit
+
+        def planted_add(core, slot, request, *args, **kwargs):
+            if self.values.get("faults") and request.spec.seed == 13:
+                raise RuntimeError("planted: not admitted")
+            add(core, slot, request, *args, **kwargs)
+
+        def planted_gate(method, rows, signals, proposal):
+            if self.values.get("faults") and bool((rows[method.on] & (rows[SEED] == 14)).any()):
+                raise RuntimeError("planted: not decided")
+            gate(method, rows, signals, proposal)
+
+        def unbounded(method, config, admission):
+            found = dict(admit(method, config, admission))
+            if self.values.get("no_bounds"):
+                found[rollout_noise.TAU] = 1e-50
+            return found
+
+        Core.add, Top1Method.gate = planted_add, planted_gate
+        rollout_noise.SoftGrpoNoiseMethod.admit = unbounded
+
     def _patch(self):
         import torch
         from vllm.platforms.cpu import CpuPlatform
@@ -85,6 +113,8 @@ class Rig:
 
         salt = engine._salt
         engine._salt = lambda request: None if self.values.get("no_salt") else salt(request)
+
+        self._plant()
 
         installed = versions.installed
         versions.installed = lambda: self.values.get("version") or installed()

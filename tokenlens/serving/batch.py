@@ -5,6 +5,7 @@ everything here is arithmetic on counts. Knows neither of the two model runners:
 requests come, go and are in this step's rows, and in which order.
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +25,13 @@ from tokenlens.serving.embedding import Calls, InputEmbedding
 from tokenlens.serving.store import MISSED, NO_PAGE, PAGE, PLAIN, ConceptStore
 from tokenlens.spec.registry import LATENT_METHODS
 
+logger = logging.getLogger(__name__)
+
 Ints = NDArray[np.int64]
+
+FORGOTTEN = "the history of this request's concept tokens did not fit when it lost its KV cache"
+BROKEN = "an error in tokenlens, which the engine's log shows, ended this request and no other"
+"""Why a request cannot go on."""
 
 REWIND_STEPS = 4
 """Tokens that may be in flight when a request is preempted and its newest tokens are dropped."""
@@ -76,7 +83,9 @@ class Batch:
     def __init__(self, core: Core, store: ConceptStore, embedding: InputEmbedding | None) -> None:
         self.core, self.store, self.embedding = core, store, embedding
         self.live: dict[str, Live] = {}
+        # Requests that cannot go on, which the engine ends, and those of them that raised
         self.failed: set[str] = set()
+        self._broken: set[str] = set()
         places = [core.table.columns[column].start for column in REPORTED]
         self._report_places = np.array(places, dtype=np.int64)
         self._report_columns = torch.tensor(places, device=core.device)
@@ -149,6 +158,12 @@ class Batch:
         live = self.live.get(req_id)
         if live is None:
             return
+        try:
+            self._resume(live, generated)
+        except Exception:
+            self.fail(req_id)
+
+    def _resume(self, live: Live, generated: int) -> None:
         live.preempted = False
         self._changed = True
         if live.slot < 0:
@@ -161,10 +176,10 @@ class Batch:
             self._seat(live, slot)
             if self.store.pages[slot, max(0, generated - 1) // PAGE] == MISSED:
                 # Its newest concept token was in the slot that it had before.
-                self.failed.add(req_id)
+                self.failed.add(live.req_id)
         dropped = int(self._generated[live.slot]) - generated
         if dropped > REWIND_STEPS or dropped < 0:
-            self.failed.add(req_id)
+            self.failed.add(live.req_id)
         elif dropped > 0:
             self.core.rewind(live.slot, generated)
             self._generated[live.slot] = generated
@@ -175,11 +190,12 @@ class Batch:
     def finish(self, req_ids: Iterable[str]) -> None:
         """Requests that ended, however they did."""
         for req_id in req_ids:
+            self.failed.discard(req_id)
+            self._broken.discard(req_id)
             live = self.live.pop(req_id, None)
             if live is None:
                 continue
             self._changed = True
-            self.failed.discard(req_id)
             if live.held is not None:
                 self.store.free_lifted(live.held)
             if live.parked is not None:
@@ -188,6 +204,19 @@ class Batch:
                 self.store.release(live.slot)
                 self._leave(live)
                 self.core.remove(live.slot)
+
+    def fail(self, req_id: str) -> None:
+        """End one request after an exception of ours that is being handled; the engine goes on."""
+        logger.exception("request %s: %s", req_id, BROKEN)
+        self.finish([req_id])
+        self.failed.add(req_id)
+        self._broken.add(req_id)
+
+    def take_failed(self) -> dict[str, str]:
+        """Requests that cannot go on, with the reason; they are the caller's to end from now on."""
+        found = {one: BROKEN if one in self._broken else FORGOTTEN for one in sorted(self.failed)}
+        self.failed, self._broken = set(), set()
+        return found
 
     def _take_slot(self) -> int:
         if not self._free:
@@ -312,7 +341,14 @@ class Batch:
         homeless = wants & (self.store.states(slots, place) == NO_PAGE)
         if homeless.any():
             for row in np.flatnonzero(homeless):
-                self.store.take_page(int(slots[row]), int(place[row]))
+                try:
+                    self.store.take_page(int(slots[row]), int(place[row]))
+                except Exception:
+                    self.fail(self._rows[row])
+            if self._changed:
+                self._leave_rows()
+                wants = wants & self._owned
+                slots, place = self._slots, np.where(wants, place, 0)
         self._entries = np.where(wants, self.store.entries(slots, place), 0)
 
     def decide(self, logits: Tensor) -> Tensor:
@@ -325,14 +361,60 @@ class Batch:
                 " were lost: a graph that was compiled without it. Delete the engine's compile"
                 " cache, and let the engine's list of plugins, if it is set, include tokenlens."
             )
-        return self.core.step(logits, self.slots)
+        try:
+            return self.core.step(logits, self.slots)
+        except Exception:
+            return self._decide_apart(logits)
+
+    def _decide_apart(self, logits: Tensor) -> Tensor:
+        """After an exception: the requests that raise it alone end, and the others are decided.
+
+        A step changes no state, so that it can be tried.
+        """
+        mine = [(row, req_id) for row, req_id in enumerate(self._rows) if req_id in self.live]
+        guilty = []
+        for row, req_id in mine:
+            try:
+                self.core.step(logits[row : row + 1], self.slots[row : row + 1])
+            except Exception:
+                guilty.append(req_id)
+                self.fail(req_id)
+        if guilty:
+            self._leave_rows()
+            try:
+                return self.core.step(logits, self.slots)
+            except Exception:
+                logger.exception("a step fails with several requests, and with none alone")
+        self._fail_rows()
+        return logits
+
+    def _fail_rows(self) -> None:
+        """End all requests of this step, after an exception that is none's alone."""
+        for req_id in self._rows:
+            if req_id in self.live:
+                self.fail(req_id)
+        self._leave_rows()
+
+    def _leave_rows(self) -> None:
+        """Some requests of this step have gone: their rows are nobody's."""
+        self._notice_rows(self._rows)
+        self._changed = True
+        self._advance = self._advance & self._owned
+        self._advance_tensor = self._upload(self._advance)
+        self._entries = np.where(self._owned, self._entries, 0)
 
     def commit(self, sampled: Tensor) -> Step | None:
         """Take the tokens that were sampled, ``[num_rows]``, and keep what is fed next."""
         if self._is_idle():
             return None
         self._open = False
-        step = self.core.commit(sampled.long(), self.slots, self._advance_tensor)
+        try:
+            step = self.core.commit(sampled.long(), self.slots, self._advance_tensor)
+        except Exception:
+            # What of their state had been written is not known.
+            self._fail_rows()
+            self._last = None
+            return None
         self._generated[self._slots] += self._advance
         self._last = None
         if self.embedding is not None and self.core.may_be_latent:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from tokenlens.serving.arguments import KEY
+from tokenlens.serving.batch import FORGOTTEN
 from tokenlens.serving.report import StepReport
 
 GUARD = "skip_radix_cache_insert"
@@ -19,7 +20,7 @@ GUARD = "skip_radix_cache_insert"
 class StepOutput:
     """One step's report, on the device and then on the host: its copies are already under way."""
 
-    def __init__(self, report: StepReport | None, failed: set[str]) -> None:
+    def __init__(self, report: StepReport | None, failed: dict[str, str]) -> None:
         self._report, self._failed = report, failed
 
     def copy_to_host(self, copy_tensor: Callable[[Tensor], Tensor]) -> "StepOutput":
@@ -32,12 +33,10 @@ class StepOutput:
 
         reports = self._report.result() if self._report is not None else {}
         for req, commit in zip(batch.reqs, commits):
-            if req.rid in self._failed:
-                abort(
-                    req,
-                    "tokenlens: the history of this request's concept tokens did not fit when it"
-                    " was retracted, so it cannot go on. Raise --tokenlens-history-mib.",
-                )
+            reason = self._failed.get(req.rid)
+            if reason is not None:
+                more = ". Raise --tokenlens-history-mib." if reason == FORGOTTEN else "."
+                abort(req, f"tokenlens: {reason}{more}")
             if commit is None:
                 continue
             if getattr(req, LATENT, False):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tokenlens.core import Core
 from tokenlens.methods.base import FORCED_LOGIT
-from tokenlens.serving.batch import REWIND_STEPS, Batch, Ints
+from tokenlens.serving.batch import BROKEN, REWIND_STEPS, Batch, Ints
 from tokenlens.serving.refusals import allows_latent, is_latent
 from tokenlens.serving.report import StepReport
 from tokenlens.serving.settings import Settings
@@ -147,15 +147,21 @@ class Room:
         params = req.sampling_params
         try:
             request = self.bind(params) if params.custom_params else None
+            if request is None or not request.methods:
+                return
+            prompt = list(req.origin_input_ids)
+            self.batch.admit(req.rid, request, prompt, len(prompt))
+            setattr(req, LATENT, is_latent(request.spec))
         except SpecError as error:
             # The front end has checked it: another tokenizer or another front end.
             abort(req, str(error))
             return
-        if request is None or not request.methods:
+        except Exception:
+            self.batch.fail(req.rid)
+            # Ended here: nobody else has to.
+            self.batch.finish([req.rid])
+            abort(req, f"tokenlens: {BROKEN}.")
             return
-        prompt = list(req.origin_input_ids)
-        self.batch.admit(req.rid, request, prompt, len(prompt))
-        setattr(req, LATENT, is_latent(request.spec))
         self._known[req.rid] = Known(weakref.ref(req), req.retraction_count)
 
     def decide(self, logits: Tensor, sampling: Any) -> Tensor:
@@ -183,7 +189,7 @@ class Room:
         """Take a step's tokens; returns what the scheduler is told when they arrive there."""
         rows = self.batch.advanced()
         step = self.batch.commit(sampled)
-        failed, self.batch.failed = self.batch.failed, set()
+        failed = self.batch.take_failed()
         if step is None and not failed:
             return None
         report = None

@@ -47,8 +47,12 @@ def _salt(request: Any) -> str | None:
     """What keeps a request's generated blocks apart: random, because hashes may leave the host."""
     if SALT not in vars(request):
         params = request.sampling_params
-        spec = None if params is None else spec_of(params.extra_args)
-        latent = spec is not None and is_latent(spec)
+        try:
+            spec = None if params is None else spec_of(params.extra_args)
+            latent = spec is not None and is_latent(spec)
+        except Exception:
+            # The worker fails this request; until then its blocks are its own.
+            latent = True
         setattr(request, SALT, uuid.uuid4().hex if latent else None)
     salt: str | None = vars(request)[SALT]
     return salt

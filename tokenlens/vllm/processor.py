@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm.v1.sample.logits_processor.interface import LogitsProcessor as LogitsProcessorV1
 
-from tokenlens.serving.arguments import spec_of
+from tokenlens.serving.arguments import asks, spec_of
 from tokenlens.serving.refusals import UnsupportedError
 from tokenlens.spec import SpecError
 from tokenlens.vllm.plugin import install
@@ -78,7 +78,8 @@ class TokenLens(LogitsProcessorV1, LogitsProcessorV2):  # type: ignore[misc]
 
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
         """Whether the sampler has to come by for this request."""
-        return spec_of(sampling_params.extra_args) is not None
+        # Whether the spec can be carried out is not looked at here: the room fails the request.
+        return asks(sampling_params.extra_args)
 
     def apply_staged_writes(self) -> None:
         """Nothing is staged."""

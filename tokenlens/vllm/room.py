@@ -67,11 +67,14 @@ class Room:
 
     def admit(self, data: Any, prompt: list[int] | None) -> None:
         """A new request of the scheduler's, if it has a spec."""
-        params = data.sampling_params
-        request = None if params is None else self.bind(params)
-        if request is not None and request.methods:
-            assert prompt is not None
-            self.batch.admit(data.req_id, request, prompt, len(prompt))
+        try:
+            params = data.sampling_params
+            request = None if params is None else self.bind(params)
+            if request is not None and request.methods:
+                assert prompt is not None
+                self.batch.admit(data.req_id, request, prompt, len(prompt))
+        except Exception:
+            self.batch.fail(data.req_id)
 
     def commit(self, sampled: torch.Tensor) -> None:
         """Take a step's tokens; its report waits for :meth:`attach`."""
@@ -84,7 +87,7 @@ class Room:
     def attach(self, output: Any) -> Any:
         """Put the step's report on the output that the runner returns."""
         report, self._report = self._report, None
-        failed, self.batch.failed = self.batch.failed, set()
+        failed = self.batch.take_failed()
         if report is None and not failed:
             return output
         if not hasattr(output, "get_output"):
@@ -94,7 +97,7 @@ class Room:
         return output
 
 
-def _mark(output: Any, report: StepReport | None, failed: set[str]) -> Any:
+def _mark(output: Any, report: StepReport | None, failed: dict[str, str]) -> Any:
     if report is not None:
         setattr(output, ATTRIBUTE, report.result())
     if failed:

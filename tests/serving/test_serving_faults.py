@@ -1,0 +1,103 @@
+"""An exception while one request is admitted, resumed or decided ends that request alone."""
+
+import pytest
+import test_serving_batch as account
+import torch
+
+from tokenlens.core import bind
+from tokenlens.methods.top1 import Top1Method
+from tokenlens.serving.batch import BROKEN
+from tokenlens.spec import parse_spec
+
+VOCAB = account.VOCAB
+ONE = [{"method": "soft_thinking", "max_entries": 4}]
+
+
+class PlantedError(RuntimeError):
+    pass
+
+
+def request(methods=ONE):
+    spec = parse_spec({"methods": methods, "phase": account.SPEC["phase"]})
+    return bind(spec, tokenizer=None, vocab_size=VOCAB, eos_ids=[0])
+
+
+def run(batch, names, steps=1, start=0):
+    """Decode rows of one token each; what each was fed last."""
+    for step in range(start, start + steps):
+        first = step == 0
+        computed = account.np.array([0 if first else 2 + step - 1] * len(names))
+        batch.begin(names, computed, account.np.array([2 if first else 1] * len(names)))
+        account.Calls.count += 1
+        logits = torch.stack([account.logits_of(3, step) for _ in names])
+        edited = batch.decide(logits)
+        batch.commit(edited.argmax(1))
+    return [batch.core.feed.weights[batch.live[n].slot].tolist() for n in names if n in batch.live]
+
+
+def both(batch, guilty=(*ONE, {"method": "top1"})):
+    batch.admit("good", request(), [1, 5], 2)
+    batch.admit("bad", request(list(guilty)), [1, 5], 2)
+    return ["good", "bad"]
+
+
+def test_a_request_that_cannot_be_decided_ends_alone(monkeypatch):
+    expected = account.make()
+    expected.admit("good", request(), [1, 5], 2)
+    wanted = run(expected, ["good"], 3)
+    batch = account.make()
+    names = both(batch)
+    run(batch, names)
+    gate = Top1Method.gate
+
+    def broken(self, rows, signals, proposal):
+        # Reads the device, as only a test may.
+        if bool(rows[self.on].any()):
+            raise PlantedError
+        gate(self, rows, signals, proposal)
+
+    monkeypatch.setattr(Top1Method, "gate", broken)
+    run(batch, names, 1, start=1)
+    assert batch.failed == {"bad"}
+    assert set(batch.live) == {"good"}
+    assert batch.slots_in_use == 1
+    assert run(batch, names, 1, start=2) == wanted
+
+
+@pytest.mark.parametrize("hook", ["core.add", "core.rewind", "store.take_page", "core.commit"])
+def test_an_exception_elsewhere_fails_requests_and_not_the_engine(hook, monkeypatch):
+    batch = account.make()
+    names = both(batch)
+    run(batch, names)
+    owner, name = hook.split(".")
+
+    def raise_it(*_args, **_kwargs):
+        raise PlantedError
+
+    monkeypatch.setattr(getattr(batch, owner), name, raise_it)
+    if hook == "core.add":
+        with pytest.raises(PlantedError):
+            batch.admit("third", request(), [1, 5], 2)
+        assert set(batch.live) == {"good", "bad"}
+        return
+    if hook == "core.rewind":
+        batch.preempt("bad")
+        batch.resume("bad", 0)
+        assert batch.failed == {"bad"}
+        return
+    if hook == "store.take_page":
+        batch.store.pages[batch.live["bad"].slot] = -1
+    run(batch, names, 1, start=1)
+    assert batch.take_failed()["bad"] == BROKEN
+    assert ("good" in batch.live) == (hook == "store.take_page")
+    assert batch.slots_in_use == len(batch.live)
+    monkeypatch.undo()
+    batch.admit("new", request(), [1, 5], 2)
+    assert batch.live["new"].slot >= 0
+
+
+def test_a_request_that_ended_has_not_failed():
+    batch = account.make()
+    batch.failed.add("gone")
+    batch.finish(["gone"])
+    assert batch.take_failed() == {}

@@ -224,9 +224,9 @@ def report_answers(report: Report, answers: list[Answer]) -> None:
             print(f"         {number} x {problem_text}; e.g. {example.shown}")
 
 
-def soak(server: Server, arguments: argparse.Namespace) -> bool:
+def soak(server: Server, arguments: argparse.Namespace, report: Report) -> bool:
     """The whole of it; whether everything is right."""
-    report, start = Report(), time.monotonic()
+    start = time.monotonic()
     texts = alone(server, arguments.seed)
     report.line(
         "prompts that do not hang on rounding", f"{len(texts)} of {PROMPTS}", len(texts) > 9
@@ -238,6 +238,7 @@ def soak(server: Server, arguments: argparse.Namespace) -> bool:
     requests = mix.requests(arguments.requests)
     first = int(len(requests) * FIRST_PART)
     answers = asyncio.run(ask_all(server, requests[:first], arguments.clients))
+    server.process.check()
     drained(server)
     before = server.rss()
     answers += asyncio.run(ask_all(server, requests[first:], arguments.clients))
@@ -277,8 +278,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         server = SERVERS[arguments.server](arguments.log or Path(folder) / "log")
         print(f"{server.name}: {arguments.requests} requests, {arguments.clients} clients")
+        report, right = Report(), False
         try:
-            right = soak(server, arguments)
+            right = soak(server, arguments, report)
+        except (httpx.HTTPError, AssertionError) as error:
+            report.line("the server answers", f"no: {type(error).__name__} {error}"[-2000:], False)
         finally:
             server.process.stop()
     return 0 if right else 1

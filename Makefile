@@ -88,6 +88,7 @@ machine: # what the tests need of it: installed where that can be done, else sai
 	@.ci/machine
 
 test-main: machine $(VENV)/.ready ## everything that needs no environment of its own
+	$(PY) tests/support/real_vocabularies.py
 	$(PY) -m pytest tests --ignore=tests/vllm --ignore=tests/sglang --ignore=tests/conformance --ignore=tests/routing/test_routing_vllm.py
 
 test-hf4: machine $(VENV_HF4)/.ready ## the Hugging Face tests on the oldest supported transformers

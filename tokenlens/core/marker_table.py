@@ -86,7 +86,7 @@ class MarkerTable:
         if self._made > self.max_rows:
             raise SpecError.of(
                 "phase",
-                f"markers that are none of the {self.max_rows} in use",
+                f"one pair of markers more than the {self.max_rows} in use",
                 f"{self.max_rows} different pairs of markers of several tokens at once: wait until"
                 " a request with other markers has ended, or use markers that others use",
             )
@@ -122,7 +122,7 @@ class MarkerTable:
         moves = torch.from_numpy(automaton.moves).long()
         state = first + (moves >> STATE_SHIFT) * moves.shape[1]
         moves = state << STATE_SHIFT | moves & ((1 << STATE_SHIFT) - 1)
-        self._moves[first : first + size].copy_(moves.view(-1))
+        self._moves[first : first + size].copy_(moves.reshape(-1))
 
 
 def _first(row: int) -> int:

@@ -171,7 +171,8 @@ class Router:
             # Only its end counts, and the event loop waits for this.
             text = vocabulary.decode(prompt[-PROMPT_END:])
         ended = text.rfind(spec.think_end)
-        # An end marker with text behind it belongs to an earlier turn.
+        # An end marker with text behind it belongs to an earlier turn, a start marker in front of
+        # the end of a turn to somebody else's words: both leave the thinking to the model.
         closed = ended >= 0 and not text[ended + len(spec.think_end) :].strip()
         return not (closed and ended > text.rfind(spec.think_start))
 

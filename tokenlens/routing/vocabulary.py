@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tokenlens.routing.settings import RoutingSpec
-from tokenlens.spec import SpecError, encode_text, resolve_marker
+from tokenlens.spec import SpecError, encode_text
+from tokenlens.spec.markers import Marker, marker_of
 from tokenlens.spec.texts import texts_of
 
 End = Literal["boundary", "think_end", "eos"]
@@ -46,6 +47,11 @@ class Vocabulary:
     def piece(self, token: int) -> str:
         """The text of one token; nothing for ids that are padding of the model's output layer."""
         return self.pieces[token] if token < len(self.pieces) else ""
+
+    def content(self, token: int) -> bytes:
+        """The bytes of one token; nothing for ids that are none."""
+        contents = texts_of(self.tokenizer, len(self.pieces)).contents
+        return contents[token] if token < len(contents) else b""
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text as it stands."""
@@ -113,8 +119,8 @@ class Ends:
     delimiter: str
     think_end: str | None
     vocabulary: Vocabulary | None = None
-    # spellings of the end marker
-    markers: tuple[tuple[int, ...], ...] = ()
+    # the end marker: a token of its own, or a text that tokens may be merged around
+    marker: Marker | None = None
 
     @classmethod
     def of(cls, spec: RoutingSpec, vocabulary: Vocabulary | None) -> "Ends":
@@ -129,14 +135,15 @@ class Ends:
             return cls(spec.delimiter, spec.think_end)
         if not vocabulary.boundary_ids(spec.delimiter):
             encode_text(vocabulary.tokenizer, spec.delimiter, "delimiter")
-        markers: list[list[int]] = []
+        marker = None
         if spec.think_end is not None:
-            markers = resolve_marker(
+            marker = marker_of(
                 vocabulary.tokenizer, spec.think_end, default=spec.think_end, field="think_end"
             )
-        return cls(
-            spec.delimiter, spec.think_end, vocabulary, tuple(tuple(marker) for marker in markers)
-        )
+            if marker.text is not None:
+                # Made now: the event loop must not wait for it.
+                vocabulary.content(0)
+        return cls(spec.delimiter, spec.think_end, vocabulary, marker)
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -162,10 +169,11 @@ class Matcher:
     def __init__(self, ends: Ends | None, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._delimiter = ends.delimiter if ends is not None else ""
-        self._markers = ends.markers if ends is not None else ()
-        self._longest = max((len(marker) for marker in self._markers), default=1)
+        marker = ends.marker if ends is not None else None
+        self._alone = marker.ids[0] if marker is not None and marker.text is None else None
+        self._marker = (marker.text or b"") if marker is not None else b""
         self._tail = ""
-        self._ids: tuple[int, ...] = ()
+        self._bytes = b""
 
     def copy(self) -> "Matcher":
         """One that goes on from here by itself."""
@@ -175,10 +183,13 @@ class Matcher:
         """Take a token in, and say whether it ends the step."""
         if token in self._vocabulary.eos_ids:
             return "eos"
-        self._ids = (*self._ids, token)[-self._longest :]
-        for marker in self._markers:
-            if self._ids[-len(marker) :] == marker:
+        if token == self._alone:
+            return "think_end"
+        if self._marker:
+            self._bytes += self._vocabulary.content(token)
+            if self._marker in self._bytes:
                 return "think_end"
+            self._bytes = self._bytes[max(0, len(self._bytes) - len(self._marker) + 1) :]
         if self._delimiter:
             text = self._tail + self._vocabulary.piece(token)
             if self._delimiter in text:
@@ -188,6 +199,9 @@ class Matcher:
 
     def read(self, text: str) -> None:
         """Take in what the other model wrote, which did not end the step."""
+        if self._marker:
+            written = self._bytes + text.encode("utf-8", "replace")
+            self._bytes = written[max(0, len(written) - len(self._marker) + 1) :]
         if self._delimiter:
             self._remember(self._tail + text)
 

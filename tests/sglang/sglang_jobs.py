@@ -151,6 +151,18 @@ def wrong():
     return {"requests": rows}
 
 
+def faults():
+    """Requests that raise in the scheduler, beside others, and the others alone."""
+    base = {"prompt": [1, START, 11, 12], "sampling": {"max_tokens": 12}}
+    top1 = {**SOFT, "methods": [soft(), {"method": "top1"}], "seed": 1014}
+    others = [{**base, "name": "soft", "spec": SOFT}, {**base, "name": "plain"}]
+    rows = [
+        {**base, "name": "not-admitted", "spec": {**SOFT, "seed": 1013}},
+        {**base, "name": "not-decided", "spec": top1},
+    ]
+    return [{"requests": others}, {"requests": [*rows, *others]}]
+
+
 def staggered():
     """24 requests of the table's, most of them latent, coming one by one."""
     rows = [s for s in SCENARIOS if s.greedy]
@@ -186,6 +198,7 @@ def work(paths, reasoner=()):
                 *plain_runs(),
                 wrong(),
                 *seeds(),
+                *faults(),
             ],
         },
         "no-overlap": {

@@ -272,3 +272,12 @@ def test_a_history_that_is_too_small_ends_requests_with_its_reason(engines, refe
     assert len(lost) < len(run)
     for name in set(run) - set(lost):
         assert run[name]["ids"] == reference["qwen3"][name.split("/")[0]]
+
+
+def test_what_goes_wrong_with_one_request_stays_with_it(engines):
+    alone, together = runs_of(engines, "overlap")[-2:]
+    for name in ("not-admitted", "not-decided"):
+        failed = together[name]
+        assert "ended this request and no other" in str(failed.get("error") or failed["finish"])
+    for name in ("soft", "plain"):
+        assert together[name]["ids"] == alone[name]["ids"]

@@ -119,9 +119,31 @@ def watch(room):
     embedding._mixed = _mixed
 
 
+def plant():
+    """Exceptions by a spec's seed: 1013 is not admitted, 1014 is not decided."""
+    from tokenlens.core import Core
+    from tokenlens.methods.base import SEED
+    from tokenlens.methods.top1 import Top1Method
+
+    add, gate = Core.add, Top1Method.gate
+
+    def planted_add(core, slot, request, *args, **kwargs):
+        if request.spec.seed == 1013:
+            raise RuntimeError("planted: not admitted")
+        add(core, slot, request, *args, **kwargs)
+
+    def planted_gate(method, rows, signals, proposal):
+        if bool((rows[method.on] & (rows[SEED] == 1014)).any()):
+            raise RuntimeError("planted: not decided")
+        gate(method, rows, signals, proposal)
+
+    Core.add, Top1Method.gate = planted_add, planted_gate
+
+
 def install_now():
     """Once the module with the targets has been imported, before they are wrapped."""
     from tokenlens.sglang import room
 
     install(room)
     watch(room)
+    plant()

@@ -73,7 +73,7 @@ def test_repeats_of_a_prompt_are_samples(seed, tmp_path):
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps({"preset": "tiny-gumbel", "seed": seed}))
     model = TokenlensHF(SMALL, spec=str(spec), device="cpu", dtype="float32", batch_size=2)
-    arguments = (OPENED, {"until": [], "max_gen_toks": 24, "do_sample": False})
+    arguments = (OPENED, {"until": [], "max_gen_toks": 64, "do_sample": False})
     requests = [Instance("generate_until", {}, arguments, 0, ("t", 0, 4)) for _ in range(4)]
     texts = [model.generate_until(requests, disable_tqdm=True) for _ in range(2)]
     assert len(set(texts[0])) == 4

@@ -39,14 +39,14 @@ PROMPTS = 60
 """That are tried on the idle server."""
 CLOSEST = 0.05
 """The least difference of the first two log-probabilities of a step of a prompt that is used."""
-FIRST_PART = 0.4
-"""Of the requests, after which the memory is read first."""
+PARTS, WARM_PARTS = 5, 2
+"""Parts of the run, after each of which the memory is read, and those that only warm it up."""
 PATIENCE = 240
 """Seconds after which a request is lost."""
 DRAIN = 30
 """Seconds in which gauges must come to zero."""
 GROWTH_MIB = 64
-"""That all processes may grow by after the first part."""
+"""That all processes may grow by in the other parts."""
 ENDED_WELL = {"stop", "length"}
 
 
@@ -236,12 +236,13 @@ def soak(server: Server, arguments: argparse.Namespace, report: Report) -> bool:
     counted = collections.Counter(mix.statuses.values())
     report.line("specs on the idle server", str(dict(counted)), set(counted) <= {200, 400})
     requests = mix.requests(arguments.requests)
-    first = int(len(requests) * FIRST_PART)
-    answers = asyncio.run(ask_all(server, requests[:first], arguments.clients))
-    server.process.check()
-    drained(server)
-    before = server.rss()
-    answers += asyncio.run(ask_all(server, requests[first:], arguments.clients))
+    part, answers, sizes = -(-len(requests) // PARTS), [], []
+    for start_of_part in range(0, len(requests), part):
+        some = requests[start_of_part : start_of_part + part]
+        answers += asyncio.run(ask_all(server, some, arguments.clients))
+        server.process.check()
+        drained(server)
+        sizes.append(server.rss() / 2**20)
     report_answers(report, answers)
     lost = len(requests) - len(answers)
     report.line("requests without any end", str(lost), lost == 0)
@@ -250,12 +251,11 @@ def soak(server: Server, arguments: argparse.Namespace, report: Report) -> bool:
     gauges = drained(server)
     for name, value in gauges.items():
         report.line(name, f"{value:.0f} at the end" if value >= 0 else "not there", value == 0)
-    after = server.rss()
-    grown = (after - before) / 2**20
+    grown = sizes[-1] - sizes[WARM_PARTS - 1]
+    shown = ", ".join(f"{size:.0f}" for size in sizes)
     report.line(
         "memory of all processes",
-        f"{before / 2**20:.0f} MiB after {first}, {after / 2**20:.0f} MiB after all"
-        f" ({grown:+.0f}; at most {GROWTH_MIB})",
+        f"{shown} MiB after each part ({grown:+.0f} since part {WARM_PARTS}; at most {GROWTH_MIB})",
         grown <= GROWTH_MIB,
     )
     again = alone(server, arguments.seed)

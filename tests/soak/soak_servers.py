@@ -101,7 +101,7 @@ class Vllm(Server):
 
 
 class Sglang(Server):
-    """SGLang: 1536 tokens, for 32 requests at once, and a scheduler that hopes for the best."""
+    """SGLang: 1024 tokens, for 32 requests at once, and a scheduler that hopes for the best."""
 
     name = "sglang"
     health = "/v1/models"
@@ -120,7 +120,7 @@ class Sglang(Server):
             *("--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(self.port)),
             *("--enable-tokenlens", "--device", "cpu", "--dtype", "float32"),
             *("--attention-backend", "torch_native", "--disable-cuda-graph"),
-            *("--mem-fraction-static", "0.2", "--max-total-tokens", "1536"),
+            *("--mem-fraction-static", "0.2", "--max-total-tokens", "1024"),
             *("--max-running-requests", "32", "--schedule-conservativeness", "0.1"),
             *("--chunked-prefill-size", "64", "--context-length", "512"),
             *("--sampling-defaults", "openai", "--enable-metrics", "--skip-server-warmup"),

@@ -10,8 +10,8 @@ give, and then all at once. Ends with a table; anything that is not as it should
 * every plain greedy request gives the text that it gave on the idle server,
 * every request that stays gets an answer, with the status that is right for it and never a 5xx,
 * sequences were preempted, or the cache was not small,
-* afterwards the gauges are at zero, the memory of all processes is where it was after the first
-  part, and the server answers.
+* afterwards the gauges are at zero, the memory of all processes is where it was after two
+  of five parts, and the server answers.
 
 Prompts whose greedy tokens hang on rounding, which differs with the size of a batch, are left out.
 """

@@ -298,18 +298,20 @@ def test_a_router_reads_it_as_a_server_of_text(server, client):
     """The end of a text is no end of a step, though SGLang says which token it met there."""
     from router_calls import routed
 
-    found, carries, (soft, plain) = routed(server, OPENED, [SOFT, {}], 400, str(MODEL))
+    # One that the model ends by itself.
+    prompt = "<|im_start|>user\nmake 12 using 12,4,12,2<|im_end|>\n<|im_start|>assistant\n"
+    found, carries, (soft, plain) = routed(server, prompt, [SOFT, {}], 320, str(MODEL))
     assert (found.api, found.specs_in, carries) == ("text", "custom_params", True)
     assert (found.max_length, found.lead) == (512, "")
-    texts = []
+    ends = []
     for chunks, params in ((soft, SOFT), (plain, None)):
         extra = {"custom_params": params} if params else None
         direct = client.completions.create(
-            model="tiny", prompt=OPENED, max_tokens=400, temperature=0, extra_body=extra
+            model="tiny", prompt=prompt, max_tokens=320, temperature=0, extra_body=extra
         )
-        assert direct.choices[0].finish_reason == "stop"
-        texts.append("".join(chunk.text for chunk in chunks))
-        assert texts[-1] == direct.choices[0].text
-        assert chunks[-1].finish == "eos"
-    assert texts[0] != texts[1]
+        assert "".join(chunk.text for chunk in chunks) == direct.choices[0].text
+        ends.append((chunks[-1].finish, direct.choices[0].finish_reason))
+    assert set(ends) <= {("eos", "stop"), ("length", "length")}
+    assert ends[1] == ("eos", "stop")
+    assert [c.text for c in soft] != [c.text for c in plain]
     assert len(plain[0].signals.top) == 5

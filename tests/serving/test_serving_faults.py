@@ -6,7 +6,8 @@ import torch
 
 from tokenlens.core import bind
 from tokenlens.methods.top1 import Top1Method
-from tokenlens.serving.batch import BROKEN
+from tokenlens.serving.faults import BROKEN
+from tokenlens.serving.report import report_of
 from tokenlens.spec import parse_spec
 
 VOCAB = account.VOCAB
@@ -62,6 +63,50 @@ def test_a_request_that_cannot_be_decided_ends_alone(monkeypatch):
     assert set(batch.live) == {"good"}
     assert batch.slots_in_use == 1
     assert run(batch, names, 1, start=2) == wanted
+
+
+def test_a_method_that_raises_whatever_it_sees_ends_only_those_that_asked_for_it(monkeypatch):
+    batch = account.make()
+    names = both(batch)
+    run(batch, names)
+
+    def broken(*_):
+        raise PlantedError
+
+    monkeypatch.setattr(Top1Method, "gate", broken)
+    run(batch, names, 1, start=1)
+    assert batch.failed == {"bad"}
+    assert set(batch.live) == {"good"}
+
+
+def test_a_step_that_cannot_be_prepared_ends_its_requests_and_feeds_no_mixture(monkeypatch):
+    batch = account.make()
+    names = both(batch)
+    run(batch, names)
+    monkeypatch.setattr(batch, "_point", lambda *_: 1 / 0)
+    run(batch, names, 1, start=1)
+    assert set(batch.take_failed()) == {"good", "bad"}
+    assert bool((batch.embedding.pointers == -1).all())
+    assert batch.slots_in_use == 0
+
+
+def test_a_report_that_cannot_be_read_ends_its_requests(monkeypatch):
+    batch = account.make()
+    names = both(batch)
+    batch.begin(names, account.np.array([0, 0]), account.np.array([2, 2]))
+    account.Calls.count += 1
+    sampled = batch.decide(torch.stack([account.logits_of(3, 0)] * 2)).argmax(1)
+    rows = batch.advanced()
+    step = batch.commit(sampled)
+    report = report_of(batch, step, rows, 10)
+    assert set(report.result({})) == set(names)
+    monkeypatch.setattr(batch, "saw", lambda *_: 1 / 0)
+    failed = {}
+    assert report.result(failed) == {}
+    assert failed == dict.fromkeys(names, BROKEN)
+    monkeypatch.setattr(batch, "totals", lambda: 1 / 0)
+    assert report_of(batch, step, rows, 10) is None
+    assert batch.failed == set(names)
 
 
 @pytest.mark.parametrize("hook", ["core.add", "core.rewind", "store.take_page", "core.commit"])

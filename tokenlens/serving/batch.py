@@ -5,7 +5,6 @@ everything here is arithmetic on counts. Knows neither of the two model runners:
 requests come, go and are in this step's rows, and in which order.
 """
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,16 +21,11 @@ from tokenlens.methods.base import GENERATED, PHASE, QUIRKS, THINKING_TOKENS
 from tokenlens.methods.gated import SWITCHES
 from tokenlens.methods.soft_thinking import COLD_STOPS
 from tokenlens.serving.embedding import Calls, InputEmbedding
+from tokenlens.serving.faults import BROKEN, FORGOTTEN, decide_apart, logger
 from tokenlens.serving.store import MISSED, NO_PAGE, PAGE, PLAIN, ConceptStore
 from tokenlens.spec.registry import LATENT_METHODS
 
-logger = logging.getLogger(__name__)
-
 Ints = NDArray[np.int64]
-
-FORGOTTEN = "the history of this request's concept tokens did not fit when it lost its KV cache"
-BROKEN = "an error in tokenlens, which the engine's log shows, ended this request and no other"
-"""Why a request cannot go on."""
 
 REWIND_STEPS = 4
 """Tokens that may be in flight when a request is preempted and its newest tokens are dropped."""
@@ -266,6 +260,16 @@ class Batch:
         if not self._open:
             self._clean(0)
             return
+        try:
+            self._begin(req_ids, computed, scheduled)
+        except Exception:
+            self._open, self._rows = False, list(req_ids)
+            self.fail_rows()
+            if self.embedding is not None:
+                self.embedding.pointers.fill_(-1)
+            self._fed_latent, self._dirty = False, 0
+
+    def _begin(self, req_ids: Sequence[str], computed: Ints, scheduled: Ints) -> None:
         if self._changed or self._rows != req_ids:
             self._notice_rows(req_ids)
         slots = self._slots
@@ -346,7 +350,7 @@ class Batch:
                 except Exception:
                     self.fail(self._rows[row])
             if self._changed:
-                self._leave_rows()
+                self.leave_rows()
                 wants = wants & self._owned
                 slots, place = self._slots, np.where(wants, place, 0)
         self._entries = np.where(wants, self.store.entries(slots, place), 0)
@@ -364,38 +368,17 @@ class Batch:
         try:
             return self.core.step(logits, self.slots)
         except Exception:
-            return self._decide_apart(logits)
+            logger.exception("a step fails; each of its requests is tried alone")
+            return decide_apart(self, logits)
 
-    def _decide_apart(self, logits: Tensor) -> Tensor:
-        """After an exception: the requests that raise it alone end, and the others are decided.
-
-        A step changes no state, so that it can be tried.
-        """
-        mine = [(row, req_id) for row, req_id in enumerate(self._rows) if req_id in self.live]
-        guilty = []
-        for row, req_id in mine:
-            try:
-                self.core.step(logits[row : row + 1], self.slots[row : row + 1])
-            except Exception:
-                guilty.append(req_id)
-                self.fail(req_id)
-        if guilty:
-            self._leave_rows()
-            try:
-                return self.core.step(logits, self.slots)
-            except Exception:
-                logger.exception("a step fails with several requests, and with none alone")
-        self._fail_rows()
-        return logits
-
-    def _fail_rows(self) -> None:
+    def fail_rows(self) -> None:
         """End all requests of this step, after an exception that is none's alone."""
         for req_id in self._rows:
             if req_id in self.live:
                 self.fail(req_id)
-        self._leave_rows()
+        self.leave_rows()
 
-    def _leave_rows(self) -> None:
+    def leave_rows(self) -> None:
         """Some requests of this step have gone: their rows are nobody's."""
         self._notice_rows(self._rows)
         self._changed = True
@@ -412,7 +395,7 @@ class Batch:
             step = self.core.commit(sampled.long(), self.slots, self._advance_tensor)
         except Exception:
             # What of their state had been written is not known.
-            self._fail_rows()
+            self.fail_rows()
             self._last = None
             return None
         self._generated[self._slots] += self._advance

@@ -14,6 +14,7 @@ from tokenlens.core.pipeline import Step
 from tokenlens.core.tape import said
 from tokenlens.methods.base import SCORES, Phase
 from tokenlens.serving.batch import Batch, Live
+from tokenlens.serving.faults import BROKEN, logger
 from tokenlens.serving.traces import COLUMNS
 
 
@@ -50,8 +51,22 @@ class StepReport:
             self._ready = torch.cuda.Event()
             self._ready.record()
 
-    def result(self) -> dict[str, list[Any]]:
-        """Reports by request, as plain data; waits for the copies."""
+    def result(self, failed: dict[str, str]) -> dict[str, list[Any]]:
+        """Reports by request, as plain data; waits for the copies.
+
+        Parameters
+        ----------
+        failed
+            Takes up the requests whose report cannot be read, with the reason.
+        """
+        try:
+            return self._result()
+        except Exception:
+            logger.exception("the reports of a step cannot be read")
+            failed.update({live.req_id: BROKEN for _, live, _ in self._rows})
+            return {}
+
+    def _result(self) -> dict[str, list[Any]]:
         if self._ready is not None:
             self._ready.synchronize()
         counts = self._counts.tolist()
@@ -73,6 +88,19 @@ class StepReport:
     def _wants_step(self, live: Live, number: int) -> bool:
         trace = live.request.spec.trace
         return trace.level == "full" and number <= min(trace.max_steps, self._max_steps)
+
+
+def report_of(
+    batch: Batch, step: Step | None, rows: Sequence[tuple[int, Live]], max_steps: int
+) -> StepReport | None:
+    """The report of a step; where it cannot be made, the step's requests end."""
+    if step is None or not rows:
+        return None
+    try:
+        return StepReport(batch, step, rows, max_steps)
+    except Exception:
+        batch.fail_rows()
+        return None
 
 
 def _to_host(column: Tensor, fresh: bool = False) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from tokenlens.serving.arguments import KEY
-from tokenlens.serving.batch import FORGOTTEN
+from tokenlens.serving.faults import FORGOTTEN
 from tokenlens.serving.report import StepReport
 
 GUARD = "skip_radix_cache_insert"
@@ -31,7 +31,7 @@ class StepOutput:
         """Hand reports to the requests whose token was committed."""
         from tokenlens.sglang.room import LATENT, abort
 
-        reports = self._report.result() if self._report is not None else {}
+        reports = self._report.result(self._failed) if self._report is not None else {}
         for req, commit in zip(batch.reqs, commits):
             reason = self._failed.get(req.rid)
             if reason is not None:

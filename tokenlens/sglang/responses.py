@@ -8,6 +8,7 @@ from typing import Any
 
 from tokenlens.serving import metrics
 from tokenlens.serving.arguments import KEY, asks, sample_of
+from tokenlens.serving.faults import contained
 from tokenlens.serving.streams import with_traces
 from tokenlens.serving.traces import Recorder
 from tokenlens.sglang.frontend import PARAMETERS, admission_of
@@ -33,24 +34,31 @@ def _update_request_meta_info(
         return original(self, meta_info, state, customized_info, index, finish_reason)
     rest = {key: values for key, values in customized_info.items() if key != KEY}
     result = original(self, meta_info, state, rest, index, finish_reason)
+    with contained(f"a report of request {meta_info['id']} is lost"):
+        _record(self, meta_info, state, customized_info[KEY][index] or (), finish_reason)
+    return result
+
+
+def _record(
+    manager: Any, meta_info: Any, state: Any, reported: Iterable[Any], finish_reason: Any
+) -> None:
     # Routers between SGLang's processes leave an entry empty where a request had none.
-    reports = [report for report in customized_info[KEY][index] or () if report is not None]
+    reports = [report for report in reported if report is not None]
     recorder = vars(state).get(RECORDER)
     if recorder is None and reports:
         asked = sample_of(vars(state).get(PARAMETERS))
         if asked is None:
-            return result
+            return
         recorder = Recorder(asked[0], ENGINE, asked[1])
         setattr(state, RECORDER, recorder)
-        vars(self).setdefault(OPEN, {})[meta_info["id"]] = recorder
+        vars(manager).setdefault(OPEN, {})[meta_info["id"]] = recorder
     for report in reports:
         metrics.observe(recorder, report)
     if recorder is not None and finish_reason is not None:
         found = recorder.trace()
         if found is not None:
             meta_info[KEY] = found.model_dump(mode="json")
-        _end(self, meta_info["id"])
-    return result
+        _end(manager, meta_info["id"])
 
 
 def _end(manager: Any, rid: str) -> None:

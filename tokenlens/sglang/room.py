@@ -15,9 +15,10 @@ from torch import Tensor
 
 from tokenlens.core import Core
 from tokenlens.methods.base import FORCED_LOGIT
-from tokenlens.serving.batch import BROKEN, REWIND_STEPS, Batch, Ints
+from tokenlens.serving.batch import REWIND_STEPS, Batch, Ints
+from tokenlens.serving.faults import BROKEN
 from tokenlens.serving.refusals import allows_latent, is_latent
-from tokenlens.serving.report import StepReport
+from tokenlens.serving.report import report_of
 from tokenlens.serving.settings import Settings
 from tokenlens.serving.store import ConceptStore
 from tokenlens.sglang import refusals
@@ -189,12 +190,10 @@ class Room:
         """Take a step's tokens; returns what the scheduler is told when they arrive there."""
         rows = self.batch.advanced()
         step = self.batch.commit(sampled)
+        report = report_of(self.batch, step, rows, self.settings.max_trace_steps)
         failed = self.batch.take_failed()
-        if step is None and not failed:
+        if report is None and not failed:
             return None
-        report = None
-        if step is not None and rows:
-            report = StepReport(self.batch, step, rows, self.settings.max_trace_steps)
         return StepOutput(report, failed)
 
 

@@ -14,6 +14,7 @@ from tokenlens.serving.arguments import (
     seeded,
     spec_of,
 )
+from tokenlens.serving.faults import contained
 from tokenlens.serving.hooks import wrap
 from tokenlens.serving.off_loop import off_loop
 from tokenlens.serving.places import check_place
@@ -217,7 +218,8 @@ def _process_outputs(original: Any, self: Any, outputs: Any, *args: Any, **kwarg
         state = self.request_states.get(one.request_id)
         recorder = None if state is None else vars(state).get(RECORDER)
         if recorder is not None:
-            metrics.observe(recorder, report)
+            with contained(f"a report of request {one.request_id} is lost"):
+                metrics.observe(recorder, report)
     result = original(self, outputs, *args, **kwargs)
     _close(before, self.request_states)
     return result
@@ -229,7 +231,8 @@ def _new_completion_output(
     output = original(self, token_ids, finish_reason, *args, **kwargs)
     recorder = vars(self).get(RECORDER)
     if recorder is not None and finish_reason is not None:
-        setattr(output, FIELD, recorder.trace())
+        with contained("a trace is lost"):
+            setattr(output, FIELD, recorder.trace())
     return output
 
 

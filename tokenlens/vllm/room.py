@@ -8,7 +8,7 @@ import torch
 from tokenlens.core import Core
 from tokenlens.serving.batch import REWIND_STEPS, Batch
 from tokenlens.serving.refusals import allows_latent
-from tokenlens.serving.report import StepReport
+from tokenlens.serving.report import StepReport, report_of
 from tokenlens.serving.store import ConceptStore
 from tokenlens.vllm.binding import Binder
 from tokenlens.vllm.embedding import InputEmbedding
@@ -80,9 +80,7 @@ class Room:
         """Take a step's tokens; its report waits for :meth:`attach`."""
         rows = self.batch.advanced()
         step = self.batch.commit(sampled)
-        self._report = None
-        if step is not None and rows:
-            self._report = StepReport(self.batch, step, rows, self.settings.max_trace_steps)
+        self._report = report_of(self.batch, step, rows, self.settings.max_trace_steps)
 
     def attach(self, output: Any) -> Any:
         """Put the step's report on the output that the runner returns."""
@@ -99,7 +97,7 @@ class Room:
 
 def _mark(output: Any, report: StepReport | None, failed: dict[str, str]) -> Any:
     if report is not None:
-        setattr(output, ATTRIBUTE, report.result())
+        setattr(output, ATTRIBUTE, report.result(failed))
     if failed:
         setattr(output, FAILED, sorted(failed))
     return output

@@ -304,6 +304,30 @@ def test_every_endpoint_hands_the_trace_back_whole_and_streamed(server, door, bo
         assert "tokenlens" not in post(server, door, {**plain, "stream": True}).text
 
 
+@pytest.mark.parametrize(
+    ("door", "body"),
+    [
+        ("/v1/chat/completions", CHAT),
+        ("/v1/completions", TEXT),
+        ("/v1/messages", CHAT),
+        ("/v1/responses", TALK),
+        ("/inference/v1/generate", TOKENS),
+    ],
+)
+def test_a_bad_spec_of_a_stream_is_a_400_too(server, door, body):
+    wrong = {**SOFT, "tokenlens_soft_thinking.top_k": -3}
+    asked = {**body, "stream": True, "vllm_xargs": wrong}
+    if body is TOKENS:
+        asked = {**body, "stream": True}
+        asked["sampling_params"] = {**TOKENS["sampling_params"], "extra_args": wrong}
+    before = metrics(server).get("tokenlens_refusals_total", 0)
+    answer = post(server, door, asked)
+    assert answer.status_code == 400, answer.text
+    assert "top_k" in answer.text
+    assert "-3" in answer.text
+    assert metrics(server)["tokenlens_refusals_total"] == before + 1
+
+
 def test_a_completion_of_several_prompts_has_all_traces(server):
     body = {**TEXT, "prompt": [OPENED, OPENED, OPENED], **CARRIED}
     answer = post(server, "/v1/completions", body).json()

@@ -110,11 +110,19 @@ class Texts:
         """Ids of texts, in one call where the tokenizer can."""
         if not texts:
             return []
-        if callable(self.tokenizer):
-            found = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        else:
+        found = self._encoded_at_once(texts)
+        if found is None:
             found = [self.tokenizer.encode(text, add_special_tokens=False) for text in texts]
         return [[int(token) for token in ids] for ids in found]
+
+    def _encoded_at_once(self, texts: Sequence[str]) -> list[Sequence[int]] | None:
+        """All of them, ``None`` where the tokenizer takes one text only, or has ids of its own."""
+        if not callable(self.tokenizer):
+            return None
+        found = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        if len(found) != len(texts) or not all(isinstance(ids, Sequence) for ids in found):
+            return None
+        return list(found)
 
     def decode(self, token: int) -> str:
         """What the tokenizer writes for a token alone."""

@@ -47,6 +47,7 @@ class Admission:
         ------
         SpecError
         """
+        refuse_internal(params.extra_args)
         spec = spec_of(params.extra_args)
         if spec is not None:
             self.settings.check(spec)
@@ -93,6 +94,28 @@ async def add_request(
         except SpecError as error:
             raise refused(error) from None
     return await original(self, request_id, prompt, params, *args, **kwargs)
+
+
+async def create(original: Any, self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+    """Refuse a spec before a stream begins: behind its headers there is no HTTP 400 any more."""
+    processor = getattr(self.engine_client, "input_processor", None)
+    admission = None if processor is None else vars(processor).get(ADMISSION)
+    params = getattr(request, "sampling_params", None)
+    if params is None and asks(getattr(request, "vllm_xargs", None)):
+        from vllm import SamplingParams
+
+        # What of the request decides how its spec is bound; vLLM looks at the rest.
+        params = SamplingParams(
+            stop_token_ids=getattr(request, "stop_token_ids", None),
+            ignore_eos=bool(getattr(request, "ignore_eos", False)),
+            extra_args=dict(request.vllm_xargs),
+        )
+    if admission is not None and asks(getattr(params, "extra_args", None)):
+        try:
+            await off_loop(lambda: admission.prepare(params))
+        except SpecError as error:
+            raise refused(error) from None
+    return await original(self, request, *args, **kwargs)
 
 
 def refused(error: SpecError) -> Exception:

@@ -45,6 +45,7 @@ def install() -> None:
         after_import(f"vllm.entrypoints.openai.{kind}.serving", _streams)
     for kind in ("chat_completion", "completion", "responses"):
         after_import(f"vllm.entrypoints.openai.{kind}.protocol", doors.install_requests)
+    after_import("vllm.entrypoints.openai.responses.serving", _streams)
     for kind in ("transcription", "translation"):
         name = f"vllm.entrypoints.speech_to_text.{kind}.protocol"
         after_import(name, doors.install_transcripts)
@@ -128,7 +129,7 @@ def _beams(module: ModuleType) -> None:
 
 
 def _streams(module: ModuleType) -> None:
-    from tokenlens.vllm import streams
+    from tokenlens.vllm import frontend, streams
 
     for server, name in (
         ("OpenAIServingChat", "chat_completion_stream_generator"),
@@ -137,6 +138,14 @@ def _streams(module: ModuleType) -> None:
     ):
         if hasattr(module, server):
             wrap(getattr(module, server), name, streams.stream_generator)
+    for server, name in (
+        ("OpenAIServingChat", "create_chat_completion"),
+        ("OpenAIServingCompletion", "create_completion"),
+        ("OpenAIServingResponses", "create_responses"),
+        ("ServingTokens", "serve_tokens"),
+    ):
+        if hasattr(module, server) and name in vars(getattr(module, server)):
+            wrap(getattr(module, server), name, frontend.create)
     if hasattr(module, "OpenAIServingCompletion"):
         server, name = module.OpenAIServingCompletion, "request_output_to_completion_response"
         wrap(server, name, streams.whole_completion)

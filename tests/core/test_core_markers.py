@@ -301,6 +301,94 @@ def test_turns_may_be_separated_by_words():
     assert not turns.follow(Plain().encode("well, 5"), Plain())
 
 
+class Pieces(Plain):
+    """A tokenizer with tokens of several characters, and a template of its own."""
+
+    pieces = ("]\n", "> USER", ">[", *map(chr, range(128)))
+
+    def __init__(self, write=None):
+        self.write = write
+
+    def apply_chat_template(self, messages, **_):
+        return self.write(messages)
+
+    def encode(self, text, *, add_special_tokens=True):
+        ids = []
+        while text:
+            ids.append(next(i for i, piece in enumerate(self.pieces) if text.startswith(piece)))
+            text = text[len(self.pieces[ids[-1]]) :]
+        return ids
+
+    def decode(self, ids, **_):
+        return "".join(self.pieces[i] for i in ids)
+
+
+def vicuna(messages):
+    turns = [f" {'USER' if m['role'] == 'user' else 'BOT'}: {m['content']}" for m in messages]
+    return "".join(turns) + " BOT:"
+
+
+def bracketed(messages):
+    return "".join(f"[{m['role'][0]}]{m['content']}" for m in messages) + "[a]"
+
+
+def demanding(messages):
+    if messages[0]["role"] != "system":
+        raise ValueError("a system message first")
+    return bracketed(messages)
+
+
+def of_parts(messages):
+    return bracketed([{**m, "content": m["content"][0]["text"]} for m in messages])
+
+
+def the_last(messages):
+    return f"Q: {messages[-1]['content']}\nA: "
+
+
+def only_one(messages):
+    if len(messages) > 1:
+        raise ValueError("one message")
+    return the_last(messages)
+
+
+@pytest.mark.parametrize("write", [vicuna, bracketed, demanding, of_parts, the_last, only_one])
+def test_whatever_a_template_demands_the_ends_of_turns_are_known(write):
+    tokenizer = Pieces(write)
+    request = bind(
+        parse_spec({
+            "methods": [{"method": "no_thinking"}],
+            "phase": {"think_start": "<think>", "think_end": "</think>"},
+        }),
+        tokenizer=tokenizer,
+        vocab_size=len(tokenizer.pieces),
+    )  # fmt: skip
+    messages = [{"role": "user", "content": "what is <think>"}]
+    if write is demanding:
+        messages.insert(0, {"role": "system", "content": "hi"})
+    if write is of_parts:
+        messages[0]["content"] = [{"type": "text", "text": "what is <think>"}]
+    prompt = write(messages)
+    # Also where the marker's last token has begun the next turn.
+    assert request.markers.after(tokenizer.encode(prompt))[0] == Phase.PROMPT
+    open_ = tokenizer.encode(f"{prompt}<think>so")
+    assert request.markers.after(open_)[:2] == (Phase.THINKING, 2)
+
+
+@pytest.mark.parametrize(("start", "end"), [("[THINK]", "]"), ("]", "[/THINK]"), ("ab]", "b]")])
+def test_of_markers_that_stop_at_the_same_place_the_longer_counts_in_prompts_too(start, end):
+    tokenizer = Pieces()
+    tokenizer.chat_template = None
+    spec = {
+        "methods": [{"method": "no_thinking"}],
+        "phase": {"think_start": start, "think_end": end},
+    }
+    request = bind(parse_spec(spec), tokenizer=tokenizer, vocab_size=len(tokenizer.pieces))
+    for text, phase in ((start, Phase.THINKING), (end, Phase.ANSWER), (f"x{end}{start}", 1)):
+        ids = tokenizer.encode(text)
+        assert request.markers.after(ids)[0] == request.markers.leads(ids) == phase
+
+
 # S1 with a real vocabulary.
 
 

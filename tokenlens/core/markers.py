@@ -110,12 +110,15 @@ class Markers:
             max((_last(marker, prompt, text, stops) for marker in markers), default=NOWHERE)
             for markers in (self.starts, self.ends)
         )
+        at = max(started, ended)
+        behind, said = prompt[at[0] :], text[len(text) + at[1] :]
         if started > ended:
-            behind = prompt[started[0] :]
-            if self.turns.follow(behind, self.tokenizer):
+            # The token that holds a marker's end may hold what follows it.
+            written = None if self.tokens is None else said.decode(errors="replace")
+            if self.turns.follow(behind, self.tokenizer, written):
                 return Phase.PROMPT, 0, entry
             return Phase.THINKING, len(behind), entry
-        if ended > NOWHERE and self._is_blank(prompt[ended[0] :], text[len(text) + ended[1] :]):
+        if ended > NOWHERE and self._is_blank(behind, said):
             return Phase.ANSWER, 0, entry
         return Phase.PROMPT, 0, entry
 
@@ -132,19 +135,22 @@ class Markers:
         return self.tokenizer is not None and not self.tokenizer.decode(ids).strip()
 
 
-NOWHERE = (-1, 0)
+NOWHERE = (-1, 0, 0)
 
 
 def _last(
     marker: Marker, prompt: Sequence[int], text: bytes, stops: Sequence[int]
-) -> tuple[int, int]:
-    """Where a marker stops that nothing follows: tokens before that, and minus bytes behind it."""
+) -> tuple[int, int, int]:
+    """Where a marker stops that nothing follows: tokens before that, and minus bytes behind it.
+
+    And its length: of two that stop at the same place the longer one counts.
+    """
     if marker.text is not None:
         at = text.rfind(marker.text)
         if at < 0:
             return NOWHERE
         at += len(marker.text)
-        return bisect_left(stops, at) + 1, at - len(text)
+        return bisect_left(stops, at) + 1, at - len(text), len(marker.text)
     length = len(marker.ids)
     newest, wanted = list(reversed(prompt)), list(reversed(marker.ids))
     at = -1
@@ -153,7 +159,10 @@ def _last(
             at = newest.index(wanted[0], at + 1)
             if newest[at : at + length] == wanted:
                 stop = len(prompt) - at
-                return stop, stops[stop - 1] - len(text) if stops else 0
+                if not stops:
+                    return stop, 0, length
+                begin = stops[stop - length - 1] if stop > length else 0
+                return stop, stops[stop - 1] - len(text), stops[stop - 1] - begin
     return NOWHERE
 
 

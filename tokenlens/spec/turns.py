@@ -4,6 +4,7 @@ Knows a tokenizer by ``decode`` alone; what Hugging Face's tokenizers know besid
 it is there: their added tokens, and their own chat template, which is the model owner's.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +25,7 @@ NAMES = (
 
 USER, ASSISTANT, LAST = "xquserx", "xqassistantx", "xqlastx"
 MAX_TEXT = 64
+_CONTENTS = re.compile(f"{USER}|{ASSISTANT}|{LAST}")
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,14 @@ class Turns:
         """The same with more tokens."""
         return replace(self, ids=self.ids | frozenset(ids))
 
-    def follow(self, ids: Sequence[int], tokenizer: Any) -> bool:
-        """Whether a turn ends in some tokens."""
+    def follow(self, ids: Sequence[int], tokenizer: Any, text: str | None = None) -> bool:
+        """Whether a turn ends in some tokens; their text may be known, and begin before them."""
         if not self.ids.isdisjoint(ids):
             return True
         if not self.plain or tokenizer is None:
             return False
-        text = tokenizer.decode(list(ids))
+        if text is None:
+            text = tokenizer.decode(list(ids))
         return any(plain in text for plain in self.plain)
 
     def follow_text(self, text: str) -> bool:
@@ -94,15 +97,28 @@ def _betweens(tokenizer: Any) -> list[str]:
     """What the tokenizer's chat template writes between the contents of a conversation."""
     if not getattr(tokenizer, "chat_template", None):
         return []
-    messages = [
-        {"role": "user", "content": USER},
-        {"role": "assistant", "content": ASSISTANT},
-        {"role": "user", "content": LAST},
-    ]
-    try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except Exception:  # a template may demand anything; the names above are left
-        return []
-    first, _, rest = str(text).partition(USER)[2].partition(ASSISTANT)
-    second, _, last = rest.partition(LAST)
-    return [part for part in (first, second, last) if part]
+    user, assistant, last = (
+        {"role": role, "content": content}
+        for role, content in (("user", USER), ("assistant", ASSISTANT), ("user", LAST))
+    )
+    system = {"role": "system", "content": ""}
+    # Some templates demand a system message, or no turn but one.
+    for messages in (
+        [user, assistant, last],
+        [system, user, assistant, last],
+        [last],
+        [system, last],
+    ):
+        for content in (lambda text: text, lambda text: [{"type": "text", "text": text}]):
+            found = [{**message, "content": content(message["content"])} for message in messages]
+            try:
+                text = tokenizer.apply_chat_template(
+                    found, tokenize=False, add_generation_prompt=True
+                )
+            except Exception:  # a template may demand anything; the names above are left
+                continue
+            # Some leave earlier turns out.
+            parts = [part for part in _CONTENTS.split(str(text))[1:] if part]
+            if parts:
+                return parts
+    return []

@@ -238,6 +238,9 @@ WRONG_FILES = {
     "impossible date": ("s.yaml", "seed: 2026-13-45", "file", "month", "YAML"),
     "wrong tag": ("s.yaml", "seed: !!timestamp foo", "file", "", "YAML"),
     "wrong bool": ("s.yaml", "seed: !!bool foo", "file", "foo", "YAML"),
+    "endless minutes": ("s.yaml", "seed: 1" + ":59" * 900 + ".5", "file", "too large", "YAML"),
+    "no character": ("s.yaml", 'seed: "\\UFFFFFFFF"', "file", "too large", "YAML"),
+    "a list as a mapping": ("s.yaml", "!!map [seed]", "file", "", "YAML"),
     "python object": (
         "s.yaml", "seed: !!python/object/apply:os.getcwd []", "file", "python", "YAML"),
     "endless number": ("s.yaml", "seed: " + "1" * 5000, "file", "integer string", "YAML"),
@@ -258,6 +261,26 @@ def test_a_wrong_file_names_field_got_and_allowed(case, tmp_path):
     assert problem.field == field
     assert got in problem.got
     assert allowed in problem.allowed
+
+
+@pytest.mark.parametrize("name", ["s.yaml", "s.json"])
+def test_a_file_may_begin_with_a_byte_order_mark(name, tmp_path):
+    assert load_spec(_file(tmp_path, name, b'\xef\xbb\xbf{"seed": 3}')).seed == 3
+
+
+@pytest.mark.parametrize("key", [-1, -7, 3, 2.5, None, ("a",)])
+@pytest.mark.parametrize("place", ["spec", "trace", "phase", "method", "below"])
+def test_a_key_that_is_no_text(key, place):
+    wrong = {key: 1}
+    body = {
+        "spec": wrong,
+        "trace": {"trace": wrong},
+        "phase": {"phase": wrong},
+        "method": {"methods": [{"method": "soft_thinking", **wrong}]},
+        "below": {"methods": [{"method": "soft_thinking", "cold_stop": wrong}]},
+    }[place]
+    with pytest.raises(SpecError, match=r"the key .*; allowed: a text as a field's name"):
+        parse_spec(body)
 
 
 def test_a_missing_file_is_an_os_error(tmp_path):

@@ -146,8 +146,8 @@ def _read(path: str) -> Any:
     if len(content) > MAX_SPEC_BYTES:
         raise SpecError.of("policy", path, f"a file of at most {MAX_SPEC_BYTES} bytes")
     try:
-        return load_yaml(content.decode("utf-8"))
-    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
+        return load_yaml(content.decode("utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SpecError.of("policy", path, f"YAML in UTF-8 ({error})") from None
 
 
@@ -165,7 +165,7 @@ def read_routing(policy: str, threshold: str = "") -> RoutingSpec:
     elif policy.lstrip().startswith("{"):
         try:
             data = json.loads(policy)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SpecError.of("policy", policy, f"JSON ({error})") from None
     spec = parse_routing(data)
     if not threshold:

@@ -109,7 +109,7 @@ def shorten(value: object) -> str:
     """``repr`` of a value, cut so that an error stays readable."""
     try:
         text = _REPR.repr(value)
-    except ValueError:  # Python does not write integers of more than 4300 digits
+    except Exception:  # no integers of more than 4300 digits; a value may be of any class
         text = f"{type(value).__name__} that is too long to show"
     return cut(text)
 
@@ -187,7 +187,8 @@ def _descend(
     if isinstance(step, int):
         options = [node, *(_resolve(schema, option) for option in node.get("anyOf", ()))]
         pairs = next((option["prefixItems"] for option in options if "prefixItems" in option), ())
-        if step < len(pairs):
+        # A key that is a number is a step, too.
+        if 0 <= step < len(pairs):
             return pairs[step], True
         return next((option["items"] for option in options if "items" in option), {}), True
     if "properties" in node and step in node["properties"]:

@@ -65,15 +65,15 @@ def load_spec(path: str | Path) -> DecodingSpec:
     if path.suffix not in (".yaml", ".yml", ".json"):
         raise SpecError.of("file", path.name, "a name that ends in .yaml, .yml or .json")
     try:
-        text = _read(path).decode("utf-8")
+        # Some editors put a mark in front.
+        text = _read(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SpecError.of("file", str(error), "text in UTF-8") from None
     if path.suffix == ".json":
         return parse_spec(_parse_json(text))
     try:
         data = load_yaml(text)
-    except (YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
-        # PyYAML lets through what its constructors raise, e.g. on the date 2026-13-45.
+    except YAMLError as error:
         raise SpecError.of("file", " ".join(str(error).split()), "YAML") from None
     if isinstance(data, str):
         raise SpecError.of("file", data, "a mapping with the fields of a spec")

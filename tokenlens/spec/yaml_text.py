@@ -61,7 +61,12 @@ def load_yaml(text: str) -> Any:
     Raises
     ------
     yaml.YAMLError
-        It is none, a key stands twice, or merge keys bring in more than they may. ValueError and
-        the like where a value cannot be made, e.g. of the date 2026-13-45.
+        It is none, a key stands twice, merge keys bring in more than they may, or a value cannot
+        be made, e.g. of the date 2026-13-45.
     """
-    return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except yaml.YAMLError:
+        raise
+    except Exception as error:  # PyYAML lets through whatever its constructors raise
+        raise yaml.YAMLError(str(error)) from None

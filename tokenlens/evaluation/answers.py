@@ -4,6 +4,7 @@ Knows no task and no tokenizer, and computes nothing: whether an answer is right
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -135,21 +136,57 @@ def boxes(text: str) -> list[tuple[int, int, str]]:
     return found
 
 
-BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+BRACES = re.compile(r"\\(?:boxed|f(?:rame)?box)\s*\{|\\.|[{}]", re.DOTALL)
 BETWEEN = re.compile(r"[\s$.&]*(?:,|;|\band\b|\bor\b|\\text\{\s*(?:and|or)\s*\})[\s$,&]*")
 """What stands between boxes that are one answer of several values."""
 
 _DRESS = r"[\s*_`\"'$:=#]|\\\(|\\\[|\\(?:quad|,|;|!| )"
-_IS = r"(?:is|are|was|equals|be|becomes)\b|[:=]"
+_ANSWER = (
+    r"(?:(?<![A-Za-z])answer\b|\b(?:respuesta|réponse|antwort|risposta|resposta|ответ)\b|答案|答え|정답|正解)"
+    r"[\"']?(?:\s+(?:correct[ae]?|corretta|correta|finale?))?"
+    r"(?:\s*\([^()\n]{0,40}\))?(?:\s+(?:to|of|for)\b[^.\n]{0,80}?)?"
+)
+_WOULD = (
+    r"(?:(?:will|would|must|should|could|might|may|has to|seems to|appears to|turns out to)\s+)?"
+)
+_IS = (
+    r"(?:(?:is|are|was|equals|be|becomes|es|est|ist)\b(?!n't)|è\s|é\s|[:=]>?|[→⇒]|->|应为|應為|是|为|為"
+    r"|は|은|는)"
+)
+_SURELY = (
+    r"(?:(?:indeed|therefore|thus|hence|then|clearly|simply|exactly|just|actually|definitely"
+    r"|certainly|obviously|precisely|probably|approximately|(?:most )?likely|given by)\b"
+    r"[\s,:*_]*){0,3}"
+)
+# A line of its own above the answer, or "Answer - " before it.
+_HEADING = (
+    r"(?:^|\n)[ \t#>*_`-]*(?:(?:the|my|final|correct)\s+){0,2}answer"
+    r"(?:[ \t*_`]*\n|[ \t*_`]*[-–—][ \t]+|[ \t*_`]+(?=[-+−]?\d|\\|\$))"
+)
 PHRASE = re.compile(
-    r"(?:\banswer\b(?:\s*\([^()\n]{0,40}\))?(?:\s+(?:to|of|for)\b[^.\n]{0,80}?)?"
-    rf"[\s*_`]*(?:(?:will|would|must|should)\s+)?(?:{_IS})|\#\#\#\#)(?:{_DRESS})*"
-    # A value: a number, LaTeX, or a name that equals one.
-    r"(?P<value>(?:[A-Za-z]\s*=\s*)?(?:[-+−±]\s*)?(?:[$€£]\s*)?"
-    r"(?:\.?\d|\\[A-Za-z]|[(\[{√π])[^\n]*)",
+    rf"(?:{_ANSWER}[\s*_`]*{_WOULD}{_IS}|{_HEADING}|(?<!\#)\#{{4}}(?!\#|\s*\d+[.)]\s))(?:{_DRESS})*[\s,]*{_SURELY}"
+    rf"(?:{_DRESS})*"
+    # A value: a number, LaTeX, or an expression that begins with a name. What comes behind it on
+    # its line may hold a later phrase.
+    r"(?=(?P<value>(?:[A-Za-z]\s*=\s*)?(?:[-+]\s*|(?:negative|minus)\s+)?(?:\\?[$€£¥]\s*)?"
+    r"(?:[-+]\s*)?(?:\.?\d|\\[A-Za-z]|[(\[{]|[A-Za-z]\s*(?:\^|[-+*/]\s*[\dA-Za-z]\b))[^\n]*))",
     re.IGNORECASE,
 )
-BARE = re.compile(rf"(?:{_DRESS})*([-+−]?\d[\d,./]*)(?:{_DRESS}|\.|\\\)|\\\])*")
+BARE = re.compile(
+    rf"(?:{_DRESS})*(?:[A-Za-z]\s*=\s*)?"
+    r"([-+]?\s*(?:\\[dt]?frac\s*(?:\d|\{\d+\})\s*(?:\d|\{\d+\})|\.?\d(?:[\d,./]|\{,\})*))"
+    rf"(?:{_DRESS}|\.|\\\)|\\\])*"
+)
+FALSE_OF = re.compile(
+    r"\b(?:wrong|incorrect|false|bad|no)\s+(?:final\s+)?$|\bwrong to say\b[^.\n]*$", re.IGNORECASE
+)
+TAKEN_BACK = re.compile(
+    r"[^.,;(\n?]{0,24}?\b(?:is|are|was)(?:\s+not\b|n't\b|\s+(?:wrong|incorrect|false)\b)",
+    re.IGNORECASE,
+)
+NUMBER = re.compile(
+    r"(-?)\s*(?:\\?[$€£¥])?\s*(-?(?:\d[\d,]*(?:\.\d+)?|\.\d+))(?!,?\s*-?\d|,?\s*(?:and|or)\b)(?=\s*(?:[(°,;]|[A-Za-z]{2}|$)|\s+[A-Za-z])"
+)
 
 
 def math_answer(text: str) -> str | None:
@@ -169,64 +206,159 @@ def math_answer(text: str) -> str | None:
             group.insert(0, one)
         contents = list(dict.fromkeys(plain(content) for _, _, content in group))
         return ", ".join(f"\\boxed{{{content}}}" for content in contents)
-    phrases = list(PHRASE.finditer(text))
+    phrases = [one for one in PHRASE.finditer(text) if _stands(text, one)]
     if phrases:
-        value = re.split(r"\$|\\\)|\\\]|[*_`]{2}|\.(?=\s|$)|,\s+(?=[a-z])", phrases[-1]["value"])[0]
-        value = plain(value.rstrip("*_` "))
-        return f"${value}$" if "\\" in value else value
+        return _value(phrases[-1]["value"])
     bare = BARE.fullmatch(text)
-    return bare[1] if bare else None
+    return None if bare is None else _value(bare[1])
+
+
+def _stands(text: str, phrase: "re.Match[str]") -> bool:
+    """Whether a phrase is said of the answer: it is no wrong one, and not taken back."""
+    before = text[max(0, phrase.start() - 40) : phrase.start()]
+    return not FALSE_OF.search(before) and not TAKEN_BACK.match(phrase["value"])
+
+
+def _value(value: str) -> str:
+    """What a phrase gives, as the parser reads it."""
+    value = re.sub(r"^(?:negative|minus)\s+", "-", value, flags=re.IGNORECASE)
+    value = re.sub(r"^([-+]?)\s*\\?[$€£¥]\s*", r"\1", value)
+    value = re.split(r"\$|\\\)|\\\]|[*_`]{2}|[\"。<]|[.?!](?=\s|$)|,\s+(?=[a-z])", value)[0]
+    value = plain(value.rstrip("*_`, "))
+    number = NUMBER.match(value)
+    if number is not None:
+        # What follows is a unit, or goes on about it.
+        return number[1] + number[2]
+    # An outcome without spaces in words is an expression.
+    return f"${value}$" if "\\" in value or not re.search(r"[A-Za-z]{3}", value) else value
 
 
 def plain(latex: str) -> str:
     """An expression without spacing, units with powers and a full stop, which parsers trip over."""
     latex = re.sub(r"(?<=\d)(?:\\[,!;: ]|\{,\}|\\ )(?=\d{3}(?!\d))", "", latex)
     latex = re.sub(
+        r"^\s*[-+]?\d{1,3}(?: \d{3})+\s*$", lambda found: found[0].replace(" ", ""), latex
+    )
+    latex = re.sub(rf"\\{COLOURS}\s*\{{\w+\}}", "", latex).replace("{-}", "-")
+    latex = re.sub(
+        r"^\s*(?:\\text\s*\{)?\s*(?:the\s+)?(?:final\s+)?answer\s*(?:is|[:=])\s*\}?",
+        "",
+        latex,
+        flags=re.IGNORECASE,
+    )
+    latex = latex.strip().strip("*")
+    latex = re.sub(
         r"(?<=[\d}])\s*~?\s*\\(?:text|mathrm)\{[^{}]*\}\s*\^\s*(?:\{\d\}|\d)$", "", latex
     )
     return latex.strip().rstrip(".").strip()
 
 
-def tidy(text: str) -> str:
-    """Full-width characters as the usual ones, and no long runs of dress or blanks."""
-    text = "".join(chr(ord(c) - 0xFEE0) if "！" <= c <= "～" else c for c in text)
-    # Patterns below try every way to share a run; with short ones that costs nothing.
-    return re.sub(r"([\s*_`$#({\[])\1{2,}", r"\1\1", text)
-
-
-_WRAP = (
-    r"(?:[\s*_`\"'$(\[{]|\\\(|\\\[|\\left\s*|\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathsf|mathit|bf|rm|"
-    r"boldsymbol|bm|underline|emph)\s*\{?|\\[,;! ]){0,8}"
+COLOURS = r"(?:text)?color(?:box)?"
+QUOTES = str.maketrans(
+    dict.fromkeys("“”„‟«»‹›‘‚‛’", '"') | {"’": "'"} | dict.fromkeys("−﹣‑‒", "-")
 )
+# Characters without width; pictures; what is struck out; elements of HTML that only dress.
+UNSEEN = re.compile(r"[\u00ad\u200b-\u200f\u2060-\u2064\ufeff\ufe0e\ufe0f]")
+PICTURES = re.compile(
+    r"[\u2600-\u27bf\U0001f000-\U0001f0ff\U0001f200-\U0001faff]|~~[^~\n]{1,80}~~"
+    r"|</?(?:b|i|u|em|strong|code|mark|span|p|br|div|center)\b[^<>\n]{0,80}>",
+    re.IGNORECASE,
+)
+
+
+def tidy(text: str) -> str:
+    """The usual characters for others of their meaning, and no long runs of dress or blanks."""
+    text = "".join(map(_usual, UNSEEN.sub("", text))).translate(QUOTES)
+    text = PICTURES.sub(" ", text)
+    text = re.sub(r"√\s*(?:\(([^()\n]{1,80})\)|(\d+|\w))", r"\\sqrt{\1\2}", text)
+    text = re.sub(r"<(?:final_?)?answer>", "\nanswer: ", text, flags=re.IGNORECASE)
+    text = re.sub(r"</(?:final_?)?answer>", "\n", text, flags=re.IGNORECASE)
+    text = re.sub(r"(?<=[^\w)])[–—](?=\d)", "-", text)
+    # LaTeX takes one character without braces.
+    text = re.sub(
+        r"\\(?:boxed|f(?:rame)?box)\s*(?:(?<=\s)|(?=\d))([-+]?\d[\d,./]*(?<=\d)|[A-J]\b)",
+        r"\\boxed{\1}",
+        text,
+    )
+    # Patterns below try every way to share a run; with short ones that costs nothing.
+    return re.sub(r"([\s*_`$({\[])\1{2,}", r"\1\1", re.sub("#{5,}", "#####", text))
+
+
+def _usual(c: str) -> str:
+    if c < "\x80":
+        return c
+    if "！" <= c <= "～":
+        return chr(ord(c) - 0xFEE0)
+    if c in "\xa0\u2009\u202f\u2007":
+        return " "
+    known = {
+        "π": "\\pi ",
+        "∞": "\\infty ",
+        "⁄": "/",
+        "÷": "/",
+        "×": "\\times ",
+        "·": "\\cdot ",
+        "°": "^\\circ",
+    }
+    if c in known:
+        return known[c]
+    # Letters and digits in bold, in circles and the like; fractions.
+    if (
+        "\U0001d400" <= c <= "\U0001d7ff"
+        or "\u2474" <= c <= "\u24ea"
+        or "\U0001f110" <= c <= "\U0001f149"
+    ):
+        return unicodedata.normalize("NFKC", c)
+    if c in "¼½¾" or "⅐" <= c <= "⅞":
+        over, under = unicodedata.normalize("NFKC", c).split("⁄")
+        return f"\\frac{{{over}}}{{{under}}}"
+    return c
+
+
+_FONT = (
+    r"\\(?:(?:text)?color(?:box)?\s*\{\w+\}|left|text[a-z]*|math[a-z]+|[mh]box|operatorname\*?|bf|rm|it|sf|tt|boldsymbol|bm|underline|emph"
+    r"|huge|large|normalsize|displaystyle|textstyle)"
+)
+_WRAP = rf"(?:[\s*_`\"'$(\[{{<]|\\\(|\\\[|{_FONT}\s*\{{?|\\[,;! ]){{0,8}}"
 # Behind the letter comes its dress, an end of the sentence, or a word that goes on about it: the
 # article of "a quark" and the pronoun of "I think" are no letters.
 _AFTER = (
-    r"(?=\s*(?:$|[)\]}*_`\"'$.:,;!?\n|]|\\|[-–—]|because\b|since\b|as\b|and\b|for\b|which\b|with\b"
-    r"|due\b|is\b|option\b|so\b|[(=]))"
+    r"(?=\s*(?:$|[)\]}*_`\"'$.:,;!?\n|<>]|[。、）】」぀-ヿ一-鿿가-힯]|\\|[-–—](?!\w)|because\b|since\b|as\b|and\b"
+    r"|for\b|which\b|with\b|due\b|is\b|option\b|so\b|but\b|rather than\b|instead of\b|(?:must|should) be\b|[(=]))"
 )
-_ALONE = r"(?![^\W_]|[’'/&+])(?!\s*[,/&]\s*[A-J]\b|\s+(?:and|or)\s+[A-J]\b)"
+_ALONE = (
+    r"(?![0-9A-Za-zÀ-ɏͰ-ӿ₀-₉⁰-⁹]|[’'](?=\w)|[/&+])(?!\s*[,/&]\s*[A-J]\b|\s+(?:and|or)\s+[A-J]\b)"
+)
 _LETTER = rf"{_WRAP}(?P<letter>[A-J]){_ALONE}{_AFTER}"
-_NAMED = r"(?:(?:option|choice|letter|answer)\b[\s:*_]*)?"
-_SAYS = (
-    r"(?:\s*(?:letter|choice|option))?[\s*_`]*(?:(?:must|should|would|will)\s+)?"
-    r"(?:(?:is|be|are|equals)\b|[:=]|是|为|為)"
-)
+_LINE_END = r"(?=[\s)\]}*_`\"'$.!]*(?:$|\n))"
+_NAMED = r"(?:(?:(?:answer\s+)?(?:option|choice|letter|answer)\b|选项|選項)[\s:*_]*)?"
+_SAYS = rf"(?:\s*(?:letter|choice|option))?[\s*_`]*{_WOULD}{_IS}"
 LETTER_PHRASES = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        rf"(?:\banswer\b(?:\s*\([^()\n]{{0,40}}\))?(?:\s+(?:to|of|for)\b[^.\n]{{0,80}}?)?"
-        rf"|\b(?:correct|right|best|final|chosen|selected)\s+(?:option|choice|letter|answer)\b"
-        rf"|\b(?:option|choice)(?=\s*(?:is|:)\s)|答案|正确选项|正確選項)"
-        rf"{_SAYS}[\s:*_`]*(?:(?:indeed|therefore|thus|clearly|simply|most likely)[\s,:]+)?"
+        rf"(?:{_ANSWER}|\b(?:correct|right|best|closest|final|chosen|selected)\s+(?:option|choice|letter|answer|match)\b"
+        rf"|[\"']?\b(?:option|choice|letter|selection|selected|conclusion)\b[\"']?(?=\s*(?:is\b|:)\s*)|正确选项|正確選項)"
+        rf"{_SAYS}[\s:*_`,]*{_SURELY}"
         rf"(?:the\s+)?{_WRAP}{_NAMED}{_LETTER}",
-        rf"\b(?:choose|select|pick|chose|selected|picked|go with|going with)\s+(?:the\s+)?"
+        r"(?:\b(?:choose|select|pick|chose|selected|picked|go(?:ing)? with|go for)\s+(?:the\s+)?"
+        rf"|(?:答案|故|应|應|因此|所以|我)[,\s]*(?:选择|選擇|选|選)\s*:?\s*|(?:^|\n)\s*(?:选择|选)\s*:?\s*)"
         rf"{_WRAP}{_NAMED}{_LETTER}",
         rf"(?:\b(?:option|choice|answer|statement)\s+|(?<![\w])){_LETTER}[)\]}}*_`\"'$\s.]*(?:[^.\n]{{0,60}}?\s)?"
-        r"is\s+(?:therefore\s+|thus\s+|indeed\s+|clearly\s+)?"
-        r"(?:the\s+)?(?:only\s+)?(?:correct|right|best)\b",
+        r"(?:is|(?:must|should) be)\s+(?:therefore\s+|thus\s+|indeed\s+|clearly\s+)?"
+        r"(?:the\s+)?(?:only\s+)?(?:(?:correct|right|best)\b|(?:final\s+)?answer\b)",
+        rf"{_HEADING}{_WRAP}{_NAMED}{_LETTER}",
+        r"(?:^|\n)[ \t#>*_`-]*(?:(?:the|my|final|correct)\s+){0,2}(?:answer|option|choice)"
+        rf"[\s*_`]+{_WRAP}(?P<letter>(?-i:[A-J])){_ALONE}{_LINE_END}",
+        r"(?:\b(?:so|thus|hence|therefore|corresponds to|matches)\b|因此|所以)[,:\s*_]*"
+        rf"(?:it is\s+|it's\s+|the\s+)?{_WRAP}{_NAMED}{_WRAP}(?P<letter>(?-i:[A-J])){_ALONE}"
+        rf"{_LINE_END}",
     )
 )
-ONLY_A_LETTER = re.compile(rf"{_WRAP}([A-Ja-j])[\s)\]}}*_`\"'$.\\]*")
+ONLY_A_LETTER = re.compile(
+    rf"{_WRAP}{_NAMED}{_WRAP}(?P<letter>[A-J])[\s)\]}}*_`\"'$.\\]*", re.IGNORECASE
+)
+OPENS_WITH_ONE = re.compile(rf"{_WRAP}(?P<letter>[A-J])[\s*_]*[).:\]](?!\w)[^\n]*")
+ANOTHER = re.compile(r"\b[A-J][).:\]](?!\w)")
 IN_A_BOX = re.compile(
     rf"{_WRAP}(?:(?:option|choice|answer)\b[\s:]*)?{_WRAP}(?P<letter>[A-J]){_ALONE}"
     r"(?=\s*(?:$|[)\]}*_`\"'$.:,;|=(-]|\\|[–—]))",
@@ -238,28 +370,44 @@ def letter_of(text: str) -> str | None:
     """The letter that a text chooses, A to J in upper case; None where it chooses none.
 
     The last box that holds a letter, in whatever dress and whatever follows it; else the last of
-    the usual phrases; else the text itself where it is nothing but a letter.
+    the usual phrases; else the last line where that, and no line before it, is nothing but a
+    letter; else the letter that a text of one line begins with.
     """
     text = tidy(text)
     for _, _, content in reversed(boxes(text)):
-        if found := IN_A_BOX.match(content):
+        bare = re.sub(rf"{_FONT}|[{{}}$]", " ", content, flags=re.IGNORECASE)
+        if found := IN_A_BOX.match(bare):
             return found["letter"].upper()
+        if (said := _said(bare)) is not None:
+            return said
+    if (said := _said(text)) is not None:
+        return said
+    lines = [line for line in text.split("\n") if re.search(r"\w", line)]
+    alone = [(i, one) for i, line in enumerate(lines) if (one := ONLY_A_LETTER.fullmatch(line))]
+    if len(alone) == 1 and alone[0][0] == len(lines) - 1:
+        return alone[0][1]["letter"].upper()
+    opens = OPENS_WITH_ONE.fullmatch(text.strip())
+    if opens is not None and len(ANOTHER.findall(text)) < 2:
+        return opens["letter"].upper()
+    return None
+
+
+def _said(text: str) -> str | None:
     phrases = [
         (one.start("letter"), one["letter"])
         for pattern in LETTER_PHRASES
         for one in pattern.finditer(text)
         if not _negated(text, one)
     ]
-    if phrases:
-        return max(phrases)[1].upper()
-    only = ONLY_A_LETTER.fullmatch(text)
-    return only[1].upper() if only else None
+    return max(phrases)[1].upper() if phrases else None
 
 
 def _negated(text: str, phrase: "re.Match[str]") -> bool:
-    """Whether a phrase says no: "is not the right one", "I would not choose"."""
+    """Whether a phrase says no: "is not the right one", "I would not choose", "the wrong one"."""
     before = text[max(0, phrase.start() - 24) : phrase.start()]
     return bool(
         re.search(r"\b(?:not|never)\b|n't\b", phrase[0], re.IGNORECASE)
         or re.search(r"(?:\bnot|\bnever|n't|\bcannot)\s*$", before, re.IGNORECASE)
+        or FALSE_OF.search(before)
+        or TAKEN_BACK.match(text[phrase.end("letter") :])
     )

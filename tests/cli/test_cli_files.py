@@ -127,6 +127,18 @@ def test_the_page_that_view_chooses_is_not_its_input(tokenlens, file):
     assert page.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "/"])
+def test_a_folder_without_a_name_is_refused_as_others_are(tokenlens, name):
+    refused(tokenlens("trace", "view", name), "got a folder")
+
+
+def test_a_full_disk_is_told_once():
+    with open("/dev/full", "w") as full:
+        done = shell("presets", stdout=full, stderr=subprocess.PIPE, capture_output=False)
+    refused(done, "No space left")
+    assert done.stderr.count("error:") == 1
+
+
 def test_a_spec_is_not_overwritten_by_what_is_made_from_it(tokenlens, tmp_path):
     spec = tmp_path / "s.json"
     spec.write_text('{"methods": [{"method": "tip"}]}')

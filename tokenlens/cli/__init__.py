@@ -15,6 +15,7 @@ def main() -> NoReturn:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     code: object = 0
+    told = ""
     try:
         app()
     except SystemExit as ended:
@@ -23,13 +24,13 @@ def main() -> NoReturn:
         code = 130
     except OSError as error:
         complain(error)
-        code = 2
+        code, told = 2, str(error)
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
         code = BROKEN_PIPE if isinstance(error, BrokenPipeError) else 2
-        if code == 2:
+        if code == 2 and str(error) != told:
             complain(error)
         # What is left cannot be written; the interpreter must not try again on its way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

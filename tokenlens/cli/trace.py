@@ -160,8 +160,9 @@ def view(
     """Write one HTML page that shows the traces, and perhaps serve it on this machine."""
     from tokenlens.trace.viewer import page
 
-    target = out or file.with_suffix(".html")
     with sentences():
+        # A folder, "." for instance, may have no name that could be another one.
+        target = out or file.parent / (file.stem + ".html")
         refuse_inputs(target, [one for one in (file, other) if one is not None], "--out")
     found = [load_with_fault(one) for one in (file, other) if one is not None]
     recordings = [one for records, _ in found for one in records]

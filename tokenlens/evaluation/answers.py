@@ -324,7 +324,8 @@ _WRAP = rf"(?:[\s*_`\"'$(\[{{<]|\\\(|\\\[|{_FONT}\s*\{{?|\\[,;! ]){{0,8}}"
 # article of "a quark" and the pronoun of "I think" are no letters.
 _AFTER = (
     r"(?=\s*(?:$|[)\]}*_`\"'$.:,;!?\n|<>]|[。、）】」぀-ヿ一-鿿가-힯]|\\|[-–—](?!\w)|because\b|since\b|as\b|and\b"
-    r"|for\b|which\b|with\b|due\b|is\b|option\b|so\b|but\b|rather than\b|instead of\b|(?:must|should) be\b|[(=]))"
+    r"|for\b|which\b|with\b|due\b|is\b|option\b|so\b|but\b|rather than\b|instead of\b"
+    r"|(?:must|should) be\b|[(=]))"
 )
 _ALONE = (
     r"(?![0-9A-Za-zÀ-ɏͰ-ӿ₀-₉⁰-⁹]|[’'](?=\w)|[/&+])(?!\s*[,/&]\s*[A-J]\b|\s+(?:and|or)\s+[A-J]\b)"

@@ -8,12 +8,15 @@ from tokenlens import DecodingSpec, SpecError, parse_spec
 from tokenlens.core import Phase, bind
 from tokenlens.methods.base import FORCE_LENGTH, PHASE, THINKING_TOKENS
 from tokenlens.spec import (
+    S1,
+    AlphaOne,
     AnswerNow,
     ColdStop,
     GumbelNoise,
     NoThinking,
     PhaseConfig,
     SoftThinking,
+    ThinkingBudget,
     TraceConfig,
 )
 
@@ -174,6 +177,30 @@ def test_what_stands_behind_a_marker_in_its_token_is_answer():
 
 def visible(solo, row, steps):
     return [int(solo.run(row).token) for _ in range(steps)]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        AnswerNow(after=1),
+        SoftThinking(top_k=8, max_entries=8, cold_stop=ColdStop(entropy_threshold=1.0, patience=2)),
+        AlphaOne(
+            alpha=1.0, average_thinking=1, text="a", words=("a",), forms="bare", step_ends=("\n",)
+        ),
+        ThinkingBudget(budget=1),
+        S1(ignore_end=0, max_thinking=1, text="a"),
+    ],
+    ids=lambda method: method.method,
+)
+@pytest.mark.parametrize(("first", "rest"), [(7, [1, 2]), (0, [1, 2]), (5, [0, 1, 2])])
+def test_an_end_that_the_model_has_begun_is_completed(method, first, rest):
+    phase = PhaseConfig(think_start="(", think_end="</>")
+    solo = Solo(method, prompt=[6], phase=phase, tokenizer=Merging(), eos=())
+    written = visible(solo, peaked(first, 30.0), 1)
+    # "a" is what ends thinking where a word does.
+    written += visible(solo, peaked(5, 30.0), len(rest))
+    assert written == [first, *rest]
+    assert solo.column(PHASE) == Phase.ANSWER
 
 
 def test_no_thinking_forces_the_whole_end_marker_at_once():

@@ -46,6 +46,7 @@ from tokenlens.methods.base import (
 )
 from tokenlens.methods.endings import comes_up
 from tokenlens.methods.logits import BAN, MAX_SET_IDS, MAX_WORD_IDS, add, contains, counted
+from tokenlens.methods.markers import written_end
 from tokenlens.spec import SpecError
 from tokenlens.spec.budgets import AlphaOne
 from tokenlens.spec.registry import AnyMethod
@@ -127,7 +128,7 @@ class AlphaOneMethod(Method):
         fast = rows[self.on] & rows.thinking & (rows[FORCE_LENGTH] == 0)
         fast = fast & (count >= rows[MOMENT])
         ends = comes_up(logits, rows[IDS], fast, rows[TEMPERATURE], rows)
-        start_forcing(rows, ends, rows[END_IDS], rows[END_LENGTH])
+        start_forcing(rows, ends, rows[END_IDS], rows[END_LENGTH], written_end(rows))
         bias = torch.where(fast, BAN, 0.0)
         rows.note(self.name, bias)
         return add(logits, rows[IDS], bias)

@@ -7,6 +7,8 @@ text is the end marker, or a text of the user's.
 
 from collections.abc import Collection, Mapping
 
+import torch
+
 from tokenlens.methods.base import (
     FORCES,
     MAX_FORCED_TOKENS,
@@ -18,6 +20,7 @@ from tokenlens.methods.base import (
     Value,
     start_forcing,
 )
+from tokenlens.methods.markers import LONG_MARKERS, written_end
 from tokenlens.spec import AnswerNow
 from tokenlens.spec.registry import AnyMethod
 
@@ -31,13 +34,21 @@ class EndThinkingMethod(Method):
         self.length = Field(f"{name}.length", "int")
         self.done = Field(f"{name}.done", "bool", False)
         self.ends = Field(f"{name}.ends", "bool", True)
-        super().__init__(name, self.after, self.text, self.length, self.done, self.ends)
+        self.as_end = Field(f"{name}.as_end", "bool", False)  # the text is the end marker
+        fields = self.after, self.text, self.length, self.done, self.ends, self.as_end
+        super().__init__(name, *fields)
 
     def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
         text = admission.forced_texts.get(self.name, admission.end_ids)
         after = config.after if isinstance(config, AnswerNow) else 0
         ends = admission.ends_thinking(text)
-        return {self.after: after, self.text: text, self.length: len(text), self.ends: ends}
+        return {
+            self.after: after,
+            self.text: text,
+            self.length: len(text),
+            self.ends: ends,
+            self.as_end: text == admission.end_ids,
+        }
 
     def traits(self, config: AnyMethod) -> Collection[str]:
         return (FORCES,)
@@ -45,6 +56,10 @@ class EndThinkingMethod(Method):
     def control(self, rows: Rows) -> None:
         thought = rows[THINKING_TOKENS] >= rows[self.after]
         due = rows[self.on] & rows.thinking & thought & ~rows[self.done]
-        start_forcing(rows, due, rows[self.text], rows[self.length])
+        at = rows.constant(0)
+        if LONG_MARKERS in rows.traits:
+            # An end that the model has just begun is completed.
+            at = torch.where(rows[self.as_end], written_end(rows), at)
+        start_forcing(rows, due, rows[self.text], rows[self.length], at)
         # Once: a text of the user's need not hold the end marker.
         rows.choose(self.done, due & ~rows[self.ends], True)

@@ -58,6 +58,7 @@ from tokenlens.methods.base import (
     start_forcing,
 )
 from tokenlens.methods.logits import BAN
+from tokenlens.methods.markers import written_end
 from tokenlens.spec import ConceptTokens, LatentGrpo, SpecError
 from tokenlens.spec.registry import AnyMethod
 
@@ -218,7 +219,8 @@ class SoftThinkingMethod(Method):
         counting = thinking | (answering & rows[ABORT_ANSWER])
         rows.choose(COUNTER, counting, torch.where(fires_now, 0, counter))
         rows.add(COLD_STOPS, fires_now)
-        start_forcing(rows, fires_now, rows[END_IDS], rows[END_LENGTH])
+        # The end that the model writes is certain, too: it is completed, not begun once more.
+        start_forcing(rows, fires_now, rows[END_IDS], rows[END_LENGTH], written_end(rows))
         proposal.force(rows[ABORTED], rows[EOS_IDS][:, 0])
         rows.choose(ABORTED, answering & rows[ABORT_ANSWER] & fires, True)
 

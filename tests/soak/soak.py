@@ -45,7 +45,7 @@ PATIENCE = 240
 """Seconds after which a request is lost."""
 DRAIN = 30
 """Seconds in which gauges must come to zero."""
-GROWTH_MIB = 64
+GROWTH_MIB = 24
 """That all processes may grow by in the other parts."""
 ENDED_WELL = {"stop", "length"}
 
@@ -150,7 +150,8 @@ async def ask_all(server: Server, requests: list[Sent], clients: int) -> list[An
         while waiting:
             answers.append(await ask(client, waiting.popleft()))
 
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=clients)
+    # A connection each: one that is kept may be closed by the server while a request is on its way.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     async with httpx.AsyncClient(
         base_url=server.address, timeout=PATIENCE, limits=limits, trust_env=False
     ) as client:

@@ -21,6 +21,9 @@ def surroundings():
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONWARNINGS": "ignore",
+        # oneDNN keeps a kernel for each of the last 1024 shapes it met: a worker of either engine
+        # grows by some 200 MiB with the sizes of its batches, with tokenlens or without.
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16",
     }
 
 

@@ -13,7 +13,8 @@ from tokenlens.serving.arguments import (
 )
 from tokenlens.serving.settings import Settings
 from tokenlens.serving.traces import Recorder
-from tokenlens.spec import SpecError, parse_spec, preset
+from tokenlens.spec import METHOD_CONFIGS, SpecError, parse_spec, preset
+from tokenlens.spec.registry import LATENT_METHODS
 
 
 def test_flat_fields():
@@ -85,6 +86,26 @@ def test_settings_bound_requests():
         Settings.of({"tokenlens": {"history_mib": 0}})
     with pytest.raises(SpecError, match="histroy_mib"):
         Settings.of({"tokenlens": {"histroy_mib": 1}})
+
+
+def test_the_owner_s_bound_is_on_all_that_an_engine_keeps_of_a_concept_token():
+    # What is fed would lose its last entries without a word.
+    settings = Settings(max_entries=4)
+    settings.check(parse_spec({"methods": [{"method": "cot2", "draws": 4}]}))
+    with pytest.raises(SpecError, match=r"methods\[0\].draws: got 16; allowed: at most 4 on"):
+        settings.check(parse_spec({"methods": [{"method": "cot2", "draws": 16}]}))
+    bound = {
+        name: config.model_fields
+        for name, config in METHOD_CONFIGS.items()
+        if name in LATENT_METHODS and {"max_entries", "draws"}.isdisjoint(config.model_fields)
+    }
+    # These feed one vector, which servers refuse.
+    assert set(bound) == {"coconut", "latent_mas"}
+
+
+def test_keys_of_python_s_own_kinds_are_none_of_ours():
+    assert spec_of({1: 2, "tokenlens": "tiny-soft"}) == preset("tiny-soft")
+    assert spec_of({1: 2, "tokenlens_preset": "tiny-soft"}) == preset("tiny-soft")
 
 
 def test_a_recorder_keeps_the_newest_totals_and_bounds_its_steps():

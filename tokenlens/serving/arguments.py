@@ -71,7 +71,7 @@ _PARSED: Bounded[DecodingSpec] = Bounded(256, 8 << 20)
 def _key_of(arguments: Mapping[str, Any]) -> str | None:
     """What a client wrote as one text, ``None`` where it holds more than JSON has."""
     whole = arguments.get(KEY)
-    flat = {key: value for key, value in arguments.items() if key.startswith(PREFIX)}
+    flat = _flat(arguments)
     if isinstance(whole, str) and not flat:
         return whole
     try:
@@ -80,9 +80,14 @@ def _key_of(arguments: Mapping[str, Any]) -> str | None:
         return None
 
 
+def _flat(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    # Where arguments come from Python they may have keys of any kind.
+    return {k: v for k, v in arguments.items() if isinstance(k, str) and k.startswith(PREFIX)}
+
+
 def _spec_of(arguments: Mapping[str, Any]) -> DecodingSpec:
     whole = arguments.get(KEY)
-    flat = {key: value for key, value in arguments.items() if key.startswith(PREFIX)}
+    flat = _flat(arguments)
     if not flat:
         return _parse(whole)
     if whole is not None and PREFIX + "preset" in flat:

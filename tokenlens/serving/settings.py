@@ -79,10 +79,12 @@ class Settings(StrictModel):
                 )
             # The anchors of a blend are the last entries of the widest concept token.
             blends = any(getattr(config, blend, None) for blend in ("first", "enter", "leave"))
-            entries = MAX_ENTRIES if blends else getattr(config, "max_entries", 0)
+            # A mean of drawn tokens has an entry for each draw.
+            field = "draws" if hasattr(config, "draws") else "max_entries"
+            entries = MAX_ENTRIES if blends else getattr(config, field, 0)
             if entries > self.max_entries:
                 raise SpecError.of(
-                    f"methods[{index}].max_entries",
+                    f"methods[{index}].{field}",
                     entries,
                     f"at most {self.max_entries} on this server",
                 )

@@ -5,6 +5,7 @@ forward pass would be fed has to be what was decided, whatever happened in betwe
 """
 
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -182,6 +183,21 @@ def test_a_request_that_cannot_be_admitted_holds_nothing(monkeypatch):
     batch.admit("b", request, [4, 1], 2)
     batch.finish(["a", "b", "c"])
     assert (batch.slots_in_use, batch.store.pages_in_use) == (0, 0)
+
+
+def test_equal_noise_is_noticed_without_keeping_prompts():
+    batch = make(max_slots=4)
+    drawing = {**SPEC, "seed": 3}
+    request = bind(parse_spec(drawing), tokenizer=None, vocab_size=VOCAB)
+    other = bind(parse_spec({**drawing, "seed": 4}), tokenizer=None, vocab_size=VOCAB)
+    long = [3, 1] * 5000
+    batch.admit("a", request, long, len(long))
+    batch.admit("b", other, long, len(long))
+    batch.admit("c", request, [*long, 3], len(long) + 1)
+    assert not any(live.same_noise for live in batch.live.values())
+    assert max(sys.getsizeof(live.noise[1]) for live in batch.live.values()) < 100
+    batch.admit("d", request, long, len(long))
+    assert {name for name, live in batch.live.items() if live.same_noise} == {"a", "d"}
 
 
 def test_a_request_that_lost_its_history_is_reported():

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenlens.serving import admission, structure
-from tokenlens.serving.places import CONTENT, Places, check_place, ours
+from tokenlens.serving.places import CONTENT, QUICK, Places, check_place, ours
 from tokenlens.spec import SpecError
 
 NAMES = st.sampled_from(["extra_body", "custom_params", "vllm_xargs", "metadata", "x", "0"])
@@ -121,6 +122,22 @@ def test_a_body_is_passed_on_as_it_came_or_refused(pieces):
     assert server.ask("/elsewhere", json.dumps(right).encode(), pieces)[0] == 400
     assert server.refused == 3
     assert server.ask("/generate", json.dumps(wrong).encode(), pieces, "GET")[0] == 200
+
+
+def test_a_large_body_is_looked_at_off_the_event_loop(monkeypatch):
+    threads = []
+    look = Places._problem
+
+    def problem(self, path, body):
+        threads.append(threading.current_thread())
+        return look(self, path, body)
+
+    monkeypatch.setattr(Places, "_problem", problem)
+    server = Server()
+    large = json.dumps({"x": ["y"] * QUICK, "tokenlens": 1}).encode()
+    assert server.ask("/generate", large)[0] == 400
+    assert server.ask("/generate", b'{"tokenlens": 1}')[0] == 400
+    assert [thread is threading.main_thread() for thread in threads] == [False, True]
 
 
 def test_an_error_about_a_place_is_short():

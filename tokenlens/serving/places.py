@@ -6,9 +6,11 @@ nobody would be told; so whatever has our name is looked for in the whole body o
 
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from functools import partial
 from typing import Any
 
 from tokenlens.serving.arguments import KEY, PREFIX
+from tokenlens.serving.off_loop import off_loop
 from tokenlens.spec.errors import MAX_FIELD, SpecError
 
 CONTENT = frozenset(
@@ -25,6 +27,9 @@ CONTENT = frozenset(
 MAX_DEPTH = 32
 BODY = 64 << 20
 """Bytes of a body that are looked at; an engine's own bound is far below."""
+
+QUICK = 1 << 18
+"""Bytes of a body that is looked at in a few milliseconds."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -119,7 +124,9 @@ class Places:
             messages.append(message)
             body += message.get("body", b"")
             more = bool(message.get("more_body", False))
-        problem = self._problem(scope["path"], body)
+        find = partial(self._problem, scope["path"], body)
+        # The event loop has other clients than one with a body of megabytes.
+        problem = find() if len(body) <= QUICK else await off_loop(find)
         if problem is not None:
             self._refused()
             await _answer(send, problem)

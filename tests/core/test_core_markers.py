@@ -1,6 +1,7 @@
 """Markers on real vocabularies: after every token the phase is the one that the text has."""
 
 import random
+import time
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from tokenlens.core import Core, Phase, bind, marker_table
 from tokenlens.core import automaton as automata
 from tokenlens.core.automaton import Ends, Tokens, of_texts
 from tokenlens.methods.base import PHASE
+from tokenlens.methods.markers import EFFECT, STATE_SHIFT
 from tokenlens.spec.texts import texts_of
 from tokenlens.spec.turns import Turns, turns_of
 
@@ -170,6 +172,46 @@ def test_a_forced_end_ends_thinking_in_every_surrounding(tokenizer, after):
             edited = core.step(torch.zeros(len(slots), len(tokenizer)), slots)
             core.commit(edited.argmax(1), slots)
         assert core.table.column(PHASE)[slots].tolist() == [Phase.ANSWER] * len(slots)
+
+
+def piece(random):
+    """A short text of few letters, which is often a part of another one."""
+    return bytes(random.choice(b"ab <") for _ in range(random.randint(1, 6)))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_each_token_does_is_what_its_bytes_do(seed):
+    r = random.Random(seed)
+    texts = [b"", b" " * 300, *{piece(r) for _ in range(200)}]
+    start, end = piece(r), piece(r) + b"!"
+    patterns = {tuple(start): 1, tuple(end): 2}
+    made = of_texts(patterns, Tokens(texts), Ends({}, {}))
+    trie = automata.Trie(patterns)
+    place = {symbol: 1 + index for index, symbol in enumerate(trie.symbols)}
+    for token, text in enumerate(texts):
+        for state in range(len(trie.paths)):
+            node, effect = state, 0
+            for symbol in text:
+                column = place.get(symbol, 0)
+                node, effect = trie.delta[node, column], trie.out[node, column] or effect
+            entry = int(made.moves[state, made.classes[token]])
+            assert (entry >> STATE_SHIFT, entry & EFFECT) == (node, effect), (text, state)
+
+
+@pytest.mark.parametrize(("start", "end"), [(" ", "  "), (" " * 60, "\n" * 64), ("e", "a")])
+def test_markers_that_stand_in_most_tokens_are_made_quickly(start, end):
+    # One of these took 70 to 160 ms with a large vocabulary, between two steps of a worker.
+    r = random.Random(0)
+    words = {b" " * n + str(r.random()).encode() + b"ea" for n in range(1, 4) for _ in range(30000)}
+    runs = {letter * n for letter in (b" ", b"\n", b" \n", b"\n ") for n in range(1, 250)}
+    tokens = Tokens([*words, *runs])
+    patterns = {tuple(start.encode()): 1, tuple(end.encode()): 2}
+    spent = []
+    for _ in range(3):
+        begin = time.thread_time()
+        of_texts(patterns, tokens, Ends({}, {}))
+        spent.append(time.thread_time() - begin)
+    assert min(spent) < 0.1, spent
 
 
 def test_what_clients_write_does_not_grow_the_device_s_memory(monkeypatch):

@@ -54,6 +54,26 @@ def test_special_tokens_are_not_added():
     assert words(Greedy("<s>", "</think>"), resolve(Greedy("<s>", "</think>"))) == [["</think>"]]
 
 
+def test_added_tokens_are_listed_once():
+    # A library makes the list anew each time, which took milliseconds a marker's token.
+    class Listed(Greedy):
+        asked = 0
+
+        def get_added_vocab(self):
+            self.asked += 1
+            return {"</think>": 1}
+
+        def __len__(self):
+            return len(self.pieces)
+
+    tokenizer = Listed("</think>", *LETTERS)
+    assert [stands_alone(tokenizer, token) for token in (1, 2, 1)] == [True, False, True]
+    assert tokenizer.asked == 1
+    tokenizer.pieces.append("more")
+    assert stands_alone(tokenizer, 1)
+    assert tokenizer.asked == 2
+
+
 @pytest.mark.parametrize("field", ["phase.think_start", "phase.think_end"])
 def test_a_missing_default_marker_names_its_field(field):
     with pytest.raises(SpecError, match=rf"{field}.*</think>.*not a token of this tokenizer"):

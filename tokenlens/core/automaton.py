@@ -18,6 +18,9 @@ from tokenlens.methods.markers import AT, AT_SHIFT, EFFECT, HOT, STATE_SHIFT
 
 Ints = NDArray[np.int64]
 
+MAX_BYTES = (1 << 15) - 1
+"""Longer tokens count as this long where a short one is looked for."""
+
 
 class Trie:
     """The automaton over symbols, bytes or token ids.
@@ -70,12 +73,13 @@ class Tokens:
 
     def __init__(self, texts: Sequence[bytes]) -> None:
         self.texts = list(texts)
-        lengths = np.fromiter(map(len, self.texts), np.int64, len(self.texts))
+        # [vocab]
+        self.lengths: Ints = np.fromiter(map(len, self.texts), np.int64, len(self.texts))
         # [bytes of all tokens] each
         self._bytes = np.frombuffer(b"".join(self.texts), np.uint8)
-        self._owner = np.repeat(np.arange(len(self.texts)), lengths)
-        self._stop: Ints = np.cumsum(lengths)
-        self._start: Ints = self._stop - lengths
+        self._owner = np.repeat(np.arange(len(self.texts)), self.lengths)
+        self._stop: Ints = np.cumsum(self.lengths)
+        self._start: Ints = self._stop - self.lengths
         self._order: Ints = np.array(
             sorted(range(len(self.texts)), key=self.texts.__getitem__), dtype=np.int64
         )
@@ -213,20 +217,11 @@ def of_texts(patterns: Mapping[tuple[int, ...], int], tokens: Tokens, ends: Ends
     trie = Trie(patterns)
     alike = _alike(patterns, tokens, trie)
     touched = np.flatnonzero(alike)
-    _, first, found = np.unique(alike[touched], return_index=True, return_inverse=True)
+    first, found = _classes(alike[touched], tokens.lengths[touched])
     classes = np.zeros(len(tokens.texts), dtype=np.int16)
-    classes[touched] = 1 + found.reshape(-1)
+    classes[touched] = 1 + found
     # One token of each class tells what all of them do.
-    place: Ints = np.zeros(256, dtype=np.int64)
-    place[trie.symbols] = np.arange(1, 1 + len(trie.symbols))
-    nodes, effects = np.zeros((2, len(trie.paths), 1 + len(first)), dtype=np.int64)
-    for column, token in enumerate(touched[first].tolist(), start=1):
-        at = np.arange(len(trie.paths))
-        for symbol in tokens.texts[token]:
-            done = trie.out[at, place[symbol]]
-            effects[:, column] = np.where(done > 0, done, effects[:, column])
-            at = trie.delta[at, place[symbol]]
-        nodes[:, column] = at
+    nodes, effects = _walk(trie, [tokens.texts[i] for i in touched[first].tolist()])
     # A token without any text changes nothing at all.
     if b"" in tokens.texts:
         classes[tokens.equal_to(b"")] = nodes.shape[1]
@@ -236,11 +231,71 @@ def of_texts(patterns: Mapping[tuple[int, ...], int], tokens: Tokens, ends: Ends
     return Automaton(classes, _moves(nodes, effects, begun, at), early)
 
 
+def _classes(numbers: Ints, lengths: Ints) -> tuple[Ints, Ints]:
+    """A shortest token of each class, and each token's class: equal numbers are one.
+
+    In time that grows with the tokens: a marker of one blank is about most of a vocabulary.
+    """
+    place: Ints = np.full(int(numbers.max(initial=0)) + 1, -1, dtype=np.int64)
+    # Of several assignments the last one stays.
+    longest_first = np.argsort(-np.minimum(lengths, MAX_BYTES).astype(np.int16), kind="stable")
+    place[numbers[longest_first]] = longest_first
+    used = np.flatnonzero(place >= 0)
+    first = place[used]
+    place[used] = np.arange(len(used))
+    return first, place[numbers]
+
+
+def _ranked(numbers: Ints) -> tuple[Ints, Ints]:
+    """The different numbers in order, and for each number which one it is. None is negative."""
+    most = int(numbers.max(initial=0))
+    if most > 8 * len(numbers):
+        found, inverse = np.unique(numbers, return_inverse=True)
+        return found, inverse.reshape(-1)
+    # Sorting a whole vocabulary takes longer than counting.
+    place: Ints = np.zeros(most + 1, dtype=np.int64)
+    place[numbers] = 1
+    found = np.flatnonzero(place)
+    place[found] = np.arange(len(found))
+    return found, place[numbers]
+
+
+def _walk(trie: Trie, texts: Sequence[bytes]) -> tuple[Ints, Ints]:
+    """What texts do from every node, ``[nodes, 1 + len(texts)]`` each; column 0 is untouched.
+
+    Returns
+    -------
+    nodes, effects
+        The node afterwards, and what was completed last.
+    """
+    symbols: Ints = np.zeros(256, dtype=np.int64)
+    symbols[trie.symbols] = np.arange(1, 1 + len(trie.symbols))
+    nodes, effects = np.zeros((2, 1 + len(texts), len(trie.paths)), dtype=np.int64)
+    # All texts at once, byte by byte: the longest ones first, so that those left are in front.
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+    lengths = np.array([len(texts[i]) for i in order], dtype=np.int64)
+    longest = int(lengths.max(initial=0))
+    letters = np.frombuffer(
+        b"".join(texts[i].ljust(longest, b"\0") for i in order), np.uint8
+    ).reshape(len(order), longest)
+    at: Ints = np.tile(np.arange(len(trie.paths)), (len(order), 1))
+    last = np.zeros_like(at)
+    for offset in range(longest):
+        left = int((lengths > offset).sum())
+        here, column = at[:left], symbols[letters[:left, offset]][:, None]
+        done = trie.out[here, column]
+        np.copyto(last[:left], done, where=done > 0)
+        at[:left] = trie.delta[here, column]
+    place = np.array(order, dtype=np.int64) + 1
+    nodes[place], effects[place] = at, last
+    return np.ascontiguousarray(nodes.T), np.ascontiguousarray(effects.T)
+
+
 def both(first: Automaton, second: Automaton) -> Automaton:
     """Two automata side by side: each state is one of each."""
     size, width = len(second.moves), second.moves.shape[1]
     pairs = first.classes.astype(np.int64) * width + second.classes
-    kinds, classes = np.unique(np.concatenate([[0], pairs]), return_inverse=True)
+    kinds, classes = _ranked(np.concatenate([np.zeros(1, dtype=np.int64), pairs]))
     a, b = first.moves[:, kinds // width][:, None], second.moves[:, kinds % width][None]
     node = (a >> STATE_SHIFT).astype(np.int64) * size + (b >> STATE_SHIFT)
     at = np.maximum(a & AT, b & AT)
@@ -281,8 +336,7 @@ def _alike(patterns: Mapping[tuple[int, ...], int], tokens: Tokens, trie: Trie) 
     numbers = (node * (EFFECT + 1) + effect) * (1 + int(stop.max(initial=0))) + stop
     count = int(numbers.max(initial=0)) + 1
     for group in _groups(patterns, tokens):
-        _, new = np.unique(numbers[group], return_inverse=True)
-        numbers[group] = count + new.reshape(-1)
+        numbers[group] = count + _ranked(numbers[group])[1]
         count += len(group)
     return numbers
 

@@ -3,6 +3,7 @@
 Knows no tokenizer library: anything with ``encode`` and ``decode`` will do.
 """
 
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -106,12 +107,32 @@ def resolve_marker(
 
 def stands_alone(tokenizer: Tokenizer, token: int) -> bool:
     """Whether a token is never part of a longer one, and its text never written otherwise."""
+    size = getattr(tokenizer, "__len__", None)
+    count = None if size is None else int(size())
+    try:
+        known = _ALONE.get(tokenizer)
+        if known is None or known[0] != count:
+            known = _ALONE[tokenizer] = count, _standing_alone(tokenizer)
+    except TypeError:  # not hashable, or without weak references
+        known = count, _standing_alone(tokenizer)
+    return token in known[1]
+
+
+# Libraries make their list of added tokens anew whenever they are asked.
+_ALONE: "weakref.WeakKeyDictionary[Tokenizer, tuple[int | None, frozenset[int]]]" = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _standing_alone(tokenizer: Tokenizer) -> frozenset[int]:
     added = getattr(tokenizer, "added_tokens_decoder", None)
     if isinstance(added, Mapping):
         # One that is a whole word only is written with other tokens inside a word.
-        return token in added and not getattr(added[token], "single_word", False)
+        return frozenset(
+            token for token, named in added.items() if not getattr(named, "single_word", False)
+        )
     vocabulary: dict[str, int] = getattr(tokenizer, "get_added_vocab", dict)()
-    return token in vocabulary.values()
+    return frozenset(vocabulary.values())
 
 
 def _squeeze(text: str) -> str:

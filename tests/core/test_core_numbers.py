@@ -9,7 +9,7 @@ from random import Random
 import numeric_specs as numeric
 import pytest
 import torch
-from core_solo import EOS, Letters
+from core_solo import END, EOS, Letters
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -227,3 +227,36 @@ def test_the_random_specs_reach_every_method():
     for name in METHOD_CONFIGS:
         names = [name] if name not in NEEDS_LATENT else ["soft_thinking", name]
         assert any(admitted(numeric.spec(random, names)) for _ in range(12)), name
+
+
+NOISY = [{"method": "soft_thinking"}, {"method": "soft_grpo_noise"}]
+
+
+@pytest.mark.parametrize("methods", [NOISY, [{"method": "cot2", "scale_logits": False}]])
+@pytest.mark.parametrize("kind", [*GOOD, *BAD])
+def test_what_is_recorded_behind_the_end_of_thinking_is_finite(methods, kind):
+    spec = {"methods": methods, "seed": 1, **numeric.FIXED}
+    core = Core(max_slots=1, vocab_size=VOCAB)
+    core.add(0, admitted(spec), numeric.PROMPT)
+    generator, slots = torch.Generator().manual_seed(0), torch.tensor([0])
+    for token in (7, END, 7):
+        core.step(logits_of(kind, generator)[None], slots)
+        step = core.commit(torch.tensor([token]), slots)
+    assert not step.latent
+    assert step.log_probability == 0
+    for name, column in step._asdict().items():
+        assert column.isfinite().all(), name
+
+
+def test_logits_at_the_low_end_draw_no_padding():
+    spec = {"methods": [{"method": "cot2", "scale_logits": False}], "seed": 1, **numeric.FIXED}
+    core = Core(max_slots=1, vocab_size=VOCAB)
+    core.add(0, admitted(spec), numeric.PROMPT)
+    row = torch.full((1, 4 * VOCAB), torch.finfo(torch.float32).min)
+    row[:, :VOCAB:2] = -torch.inf
+    for _ in range(8):
+        core.step(row, torch.tensor([0]))
+        step = core.commit(torch.tensor([7]), torch.tensor([0]))
+        drawn = step.ids[step.weights > 0]
+        assert (drawn < VOCAB).all()
+        assert (drawn % 2 == 1).all()

@@ -392,7 +392,7 @@ class Core:
             logits = torch.where((usable & valid)[:, None], logits, stock, out=ours)
             valid = valid & (usable >= rows[soundness.EDITS])
         if SCORES in self._live_traits:
-            rows.choose(LOG_PROBABILITY, ~valid, 0.0)
+            rows.choose(LOG_PROBABILITY, ~(active & valid), 0.0)
         if FORCES in self._live_traits:
             _continue_forcing(rows, proposal)
         intent = Intent(

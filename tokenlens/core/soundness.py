@@ -62,10 +62,12 @@ def keep_sound(rows: Rows, proposal: Proposal, active: Tensor, base: Tensor | No
     for values in beside:
         # Adds 0, or NaN.
         total = total + (values - values)
-    fine = (total == total.clamp(0.5, 1.5)) >= active
+    sound = total == total.clamp(0.5, 1.5)
+    fine = sound >= active
     proposal.latent = proposal.latent & fine
     proposal.forced = proposal.forced & fine
-    proposal.weights = torch.where(fine[:, None], proposal.weights, 0.0)
+    # Noise on nothing may be no number, and is recorded where nothing is fed, too.
+    proposal.weights = torch.where(sound[:, None], proposal.weights, 0.0)
     if proposal.scores is not None:
-        proposal.scores = torch.where(fine[:, None], proposal.scores, 0.0)
+        proposal.scores = torch.where(sound[:, None], proposal.scores, 0.0)
     return fine

@@ -219,7 +219,9 @@ class Cot2Method(Method):
         if rows.holes is not None:
             real = real.index_fill(0, rows.holes, False)
         z = torch.where(real, logits.float() * rows[INVERSE_TEMPERATURE][:, None], -torch.inf)
-        log_p = torch.log_softmax(z.nan_to_num(nan=-torch.inf, posinf=torch.inf), dim=1)
+        log_p = torch.log_softmax(
+            z.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf), dim=1
+        )
         cumulated = log_p.exp().cumsum(dim=1)
         index = torch.arange(MAX_DRAWS, device=logits.device)
         place = philox.offset(rows[POSITION][:, None], index, philox.SAMPLE)
@@ -231,6 +233,8 @@ class Cot2Method(Method):
         rows[DRAWN] = torch.where(rows[self.on][:, None], drawn, rows[DRAWN])
         kept = index < rows[DRAWS][:, None]
         log_probability = torch.where(kept, log_p.gather(1, drawn), 0.0).sum(dim=1)
+        # Elsewhere nothing is drawn that counts.
+        log_probability = torch.where(rows.thinking, log_probability, 0.0)
         rows.choose(LOG_PROBABILITY, rows[self.on], log_probability)
         return logits
 

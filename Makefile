@@ -24,7 +24,7 @@ $(shell mkdir -p "$(CURDIR)/.home")
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo machine test test-main test-hf4 test-vllm test-routing test-sglang check docs format bench tiny-reasoner install clean
+.PHONY: help demo machine test test-fast test-main test-hf4 test-vllm test-routing test-sglang check docs format bench tiny-reasoner install clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -82,10 +82,15 @@ demo: $(VENV)/.ready ## two problems solved on the tiny reasoner, discrete and w
 
 # The parts are independent of each other. Side by side (-j2) they gain little: each starts servers
 # of several processes.
-test: machine test-hf4 test-vllm test-routing test-sglang test-main ## every test that runs on this machine's processor
+FAST_TESTS := tests/spec tests/methods tests/core tests/serving tests/test_repository.py
+
+test: machine test-hf4 test-vllm test-routing test-sglang test-main ## every test that runs on a CPU
 
 machine: # what the tests need of it: installed where that can be done, else said
 	@.ci/machine
+
+test-fast: $(VENV)/.ready ## two minutes while you work: no engine, no server, no browser
+	$(PY) -m pytest $(FAST_TESTS)
 
 test-main: machine $(VENV)/.ready ## everything that needs no environment of its own
 	$(PY) tests/support/real_vocabularies.py

@@ -4,7 +4,7 @@ Stages: ``weights`` (logits to concept weights), ``mixture`` (concept weights to
 ``step`` (both). Every row holds the 20, 50 and 80 % quantiles of one implementation and of its
 ratio to ours, taken round by round: the implementations take turns, so that a busy machine slows
 all of them. On a device, each is captured in a graph and replayed with a flushed L2 cache, beside
-the floor of an empty kernel and the bandwidth of a copy. Without one, the processor's table is
+the floor of an empty kernel and the bandwidth of a copy. Without one, the CPU's table is
 made, and the device's figures stay marked as not measured.
 
     python benchmarks/kernels.py --output benchmarks/results/kernels_cpu.csv
@@ -271,7 +271,7 @@ def least_bytes(stage: str, shape: Shape, logits: Tensor, table: Tensor) -> int:
 
 
 class Stopwatch:
-    """Times calls: by events around graph replays on a device, by the clock on a processor."""
+    """Times calls: by events around graph replays on a device, by the clock on a CPU."""
 
     def __init__(self, device: str) -> None:
         self.device = device

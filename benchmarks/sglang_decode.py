@@ -1,12 +1,12 @@
 """Decode speed of stock SGLang, of SGLang with tokenlens loaded but unused, and all rows latent.
 
-Runs on a processor with a random model. Before any time is printed, the tokens are checked: unused
+Runs on a CPU with a random model. Before any time is printed, the tokens are checked: unused
 gives what stock gives, and an unmixed soft spec (``top1`` at temperature 0) gives what greedy
 gives.
 
 What is compared takes turns, so that all meet the same machine; the difference is taken within a
 round. ``stock again`` is a second stock engine: the noise of the comparison, to which belongs where
-an engine's weights lie in memory. On a processor SGLang needs stand-ins for its kernels:
+an engine's weights lie in memory. On a CPU SGLang needs stand-ins for its kernels:
 ``PYTHONPATH=tests/sglang/shim`` and ``SGLANG_USE_CPU_ENGINE=1``.
 """
 

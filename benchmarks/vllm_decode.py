@@ -1,6 +1,6 @@
 """Decode speed of stock vLLM, of vLLM with tokenlens loaded but unused, and with every row latent.
 
-Runs on a processor in one process, with a random model whose step takes 20 ms or more. Before any
+Runs on a CPU in one process, with a random model whose step takes 20 ms or more. Before any
 time is printed, the tokens are checked: unused gives what stock gives, and an unmixed soft spec
 (``top1`` at temperature 0) gives what greedy gives.
 

@@ -1,6 +1,6 @@
 """Soft thinking inside stock vLLM, offline: name the class, give each request its spec.
 
-    python examples/vllm_offline.py                      # the tiny reasoner, on a processor
+    python examples/vllm_offline.py                      # the tiny reasoner, on a CPU
     python examples/vllm_offline.py Qwen/Qwen3-0.6B qwen3-soft
 
 Requests with different specs, and with none, share a batch.

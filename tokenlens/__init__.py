@@ -1,7 +1,7 @@
 """tokenlens: decoding methods for reasoning models, inside the engines that people already run.
 
-Importing this package imports pydantic and nothing heavier. The engines live in their own rooms
-(``tokenlens.hf``, later ``tokenlens.vllm`` and ``tokenlens.sglang``) and import torch themselves.
+Importing this package imports pydantic and nothing heavier. The engines have packages of their own
+(``tokenlens.hf``, ``tokenlens.vllm``, ``tokenlens.sglang``), which import torch themselves.
 """
 
 from tokenlens.spec import DecodingSpec, SpecError, load_spec, parse_spec, preset

@@ -1,7 +1,7 @@
 """The tensor operations that latent decoding needs at every step, one op a folder.
 
 Each folder holds ``naive.py`` (the truth: plain torch, slow, obviously right), ``cpu.py`` (fast on
-a processor) and ``triton.py`` (for CUDA and ROCm devices, imported only when a device tensor
+a CPU) and ``triton.py`` (for CUDA and ROCm devices, imported only when a device tensor
 comes). The public functions check shapes and dtypes and then call one opaque torch op in the
 namespace ``tokenlens``, so a compiled graph sees a single node whatever the device.
 

@@ -35,7 +35,7 @@ def register(
 def on_processor(tensor: Tensor) -> bool:
     """Whether an op may leave out torch's dispatcher, which takes longer than many a small one.
 
-    So it is for the plain tensors of a processor while nothing traces.
+    So it is for the plain tensors of a CPU while nothing traces.
     """
     return (
         tensor.is_cpu

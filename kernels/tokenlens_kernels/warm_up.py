@@ -30,7 +30,7 @@ def warm_up(
     widths: Sequence[int] = (16,),
     dense: bool = False,
 ) -> None:
-    """Run every op once at small batch sizes; on a processor this does nothing.
+    """Run every op once at small batch sizes; on a CPU this does nothing.
 
     Kernels are specialised on dtypes, on whether the logits' row stride and the hidden size are
     multiples of 16, and on the powers of two above the width and the vocabulary. Batch sizes,

@@ -40,7 +40,7 @@ def compiled(graphs):
 
 def settings_for(backend):
     config = CompileConfig(backend=backend, fullgraph=False, mode=None)
-    # The way of transformers' own tests to compile on a processor.
+    # The way of transformers' own tests to compile on a CPU.
     config._compile_all_devices = True
     return {"cache_implementation": "static", "compile_config": config}
 

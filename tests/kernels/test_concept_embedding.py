@@ -1,4 +1,4 @@
-"""``concept_embedding`` on the processor against its naive version."""
+"""``concept_embedding`` on the CPU against its naive version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``concept_mixture`` on the processor against its naive version."""
+"""``concept_mixture`` on the CPU against its naive version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dense_mixture`` on the processor against its naive version."""
+"""``dense_mixture`` on the CPU against its naive version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The processor's own noise, against the one that every other backend draws."""
+"""The CPU's own noise, against the one that every other backend draws."""
 
 from typing import Any
 

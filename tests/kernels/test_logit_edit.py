@@ -1,4 +1,4 @@
-"""``logit_edit`` on the processor against its naive version."""
+"""``logit_edit`` on the CPU against its naive version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``signals_topk`` on the processor against its naive version, and both against facts."""
+"""``signals_topk`` on the CPU against its naive version, and both against facts."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The published profiles give the numbers of the authors' code, through the core's own steps.
 
-The records were made by running the reference functions alone, in float32 on a processor.
+The records were made by running the reference functions alone, in float32 on a CPU.
 """
 
 import json

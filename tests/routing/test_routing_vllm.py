@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif(not VLLM_PYTHON.exists(), reason="make .venv-vllm first"),
 ]
 
-# A crowd on a processor takes its time, and nothing here may hang on how much.
+# A crowd on a CPU takes its time, and nothing here may hang on how much.
 PATIENCE = (
     "--setting", "read_timeout=600", "--setting", "connect_timeout=60", "--setting", "cooldown=1",
     "--setting", "backoff=0.05", "--setting", "request_timeout=3600",

@@ -1,4 +1,4 @@
-"""Specs as extra arguments of a request, the owner's bounds, and what the front end keeps."""
+"""Specs as extra arguments of a request, the operator's bounds, and what the front end keeps."""
 
 import pytest
 

@@ -18,7 +18,7 @@ needs_sglang = pytest.mark.skipif(versions.installed() is None, reason="SGLang i
 
 
 def environment(**extra):
-    """The environment of a process that runs SGLang on a processor."""
+    """The environment of a process that runs SGLang on a CPU."""
     path = [str(HERE / "shim"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **os.environ,

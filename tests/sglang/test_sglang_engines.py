@@ -1,4 +1,4 @@
-"""Real engines on a processor against Hugging Face: ids, retractions, the radix cache, features."""
+"""Real engines on a CPU against Hugging Face: ids, retractions, the radix cache, features."""
 
 import pytest
 from sglang_jobs import REASONERS

@@ -26,7 +26,7 @@ SOFT = {"tokenlens": "tiny-soft"}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """The base address of a running server; its owner has set bounds."""
+    """The base address of a running server; its operator has set bounds."""
     port = free_port()
     log = tmp_path_factory.mktemp("server") / "log"
     # The example's own command: with the flag, and 32 entries at most.

@@ -17,7 +17,7 @@ VLLM_ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
-"""Of processes that run vLLM on a processor."""
+"""Of processes that run vLLM on a CPU."""
 
 
 class Process:

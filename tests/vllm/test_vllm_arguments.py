@@ -64,7 +64,7 @@ def test_engines_that_cannot_host_specs(monkeypatch, changes, word):
     """With stand-ins for vLLM's configuration.
 
     Most are refused by real starts as well, in ``test_vllm_admission.py``. Not these: on a
-    processor vLLM switches dual batch overlap off by itself, and its first runner refuses context
+    CPU vLLM switches dual batch overlap off by itself, and its first runner refuses context
     parallelism, sharded sampling, replay and sampling masks before we are asked; encoder-decoder,
     diffusion and multimodal models need checkpoints with processors of their own.
     """

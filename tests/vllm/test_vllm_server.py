@@ -36,7 +36,7 @@ def surroundings():
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """The base address of a running server; its owner has set bounds."""
+    """The base address of a running server; its operator has set bounds."""
     port = free_port()
     log = tmp_path_factory.mktemp("server") / "log"
     command = [
@@ -138,7 +138,7 @@ def test_completions_and_full_traces(client):
         extra_body={"vllm_xargs": {**SOFT, "tokenlens_trace.level": "full"}},
     )
     trace = trace_of(response)
-    # The owner's bound is 20 steps; the rest is counted.
+    # The operator's bound is 20 steps; the rest is counted.
     assert len(trace["steps"]) == min(20, trace["counts"]["tokens"])
     assert trace["dropped_steps"] == trace["counts"]["tokens"] - len(trace["steps"])
     # The prompt has opened the thinking.

@@ -126,7 +126,7 @@ class Rig:
             topk_topp_sampler.apply_top_k_top_p_triton = topk_topp_sampler.apply_top_k_top_p_pytorch
 
         if not torch.cuda.is_available():
-            # Asynchronous scheduling asks for streams and events; on a processor they are nothing.
+            # Asynchronous scheduling asks for streams and events; on a CPU they are nothing.
             stream = SimpleNamespace(wait_stream=lambda *_: None, synchronize=lambda: None)
             torch.cuda.Stream = lambda *_, **__: stream
             torch.cuda.current_stream = lambda *_: stream

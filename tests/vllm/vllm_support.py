@@ -19,7 +19,7 @@ needs_vllm = pytest.mark.skipif(versions.installed() is None, reason="vLLM is no
 
 
 def environment(second_runner=False):
-    """The environment of a process that runs vLLM on a processor."""
+    """The environment of a process that runs vLLM on a CPU."""
     values = {
         **os.environ,
         **VLLM_ENVIRONMENT,

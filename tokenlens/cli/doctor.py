@@ -64,4 +64,4 @@ def accelerator() -> str:
         return "torch is not installed"
     if torch.cuda.is_available():
         return torch.cuda.get_device_name(0)
-    return f"none: {torch.get_num_threads()} threads of the processor"
+    return f"none: {torch.get_num_threads()} threads of the CPU"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 TOP = 20
-"""Entries that every backend gives, and the most that vLLM gives unless its owner allows more."""
+"""Entries that every backend gives, and the most that vLLM gives unless it is told to give more."""
 
 CONCEPT_TEMPERATURE, CONCEPT_TOP_P = 0.6, 0.95
 """Of Soft Thinking's concept tokens (arXiv 2505.15778)."""

@@ -146,7 +146,7 @@ def find_input_embedding(
     embedding, head
         The engine's classes of input embeddings, and of output embeddings, which may be the same.
     instead
-        How the engine's owner names the methods that it allows, for the errors.
+        How the operator names the methods that it allows, for the errors.
 
     Raises
     ------

@@ -26,7 +26,7 @@ class StepReport:
     rows
         Rows that report, with their requests.
     max_steps
-        The owner's bound on the steps of a full trace.
+        The operator's bound on the steps of a full trace.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the owner of a server allows, and how much memory tokenlens may take. Knows no engine.
+"""What the operator allows, and how much memory tokenlens may take. Knows no engine.
 
 Given to vLLM as ``additional_config={"tokenlens": {...}}`` or, on the command line,
 ``--additional-config '{"tokenlens": {"allow": ["soft_thinking"]}}'``; to SGLang by flags that begin
@@ -69,7 +69,7 @@ class Settings(StrictModel):
         Raises
         ------
         SpecError
-            Names the field and the owner's bound.
+            Names the field and the operator's bound.
         """
         for index, config in enumerate(spec.methods):
             if self.allow is not None and config.method not in self.allow:

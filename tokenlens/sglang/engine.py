@@ -12,7 +12,7 @@ def engine(tokenlens: Settings | Mapping[str, Any] | None = None, **kwargs: Any)
     Parameters
     ----------
     tokenlens
-        What its owner allows: :class:`tokenlens.sglang.Settings` or a mapping with its fields.
+        What its operator allows: :class:`tokenlens.sglang.Settings` or a mapping with its fields.
     **kwargs
         ``sglang.Engine``'s own.
 

@@ -1,7 +1,7 @@
-"""Whether this process's engine runs with tokenlens, and what its owner allows.
+"""Whether this process's engine runs with tokenlens, and what its operator allows.
 
 The switch is an environment variable, because SGLang's processes inherit nothing else that a plugin
-may set; its value is the owner's settings.
+may set; its value is the operator's settings.
 """
 
 import json
@@ -21,7 +21,7 @@ GROUP, PLUGIN = "sglang.srt.plugins", "tokenlens"
 
 
 def settings() -> Settings | None:
-    """What the owner allows; ``None`` where tokenlens is off.
+    """What the operator allows; ``None`` where tokenlens is off.
 
     Raises
     ------

@@ -18,7 +18,7 @@ def check_engine(vllm_config: Any) -> Settings:
     Returns
     -------
     Settings
-        What its owner allows.
+        What its operator allows.
 
     Raises
     ------
@@ -187,7 +187,7 @@ def names_tokenlens(entry: Any) -> bool:
 
 
 def asked_for(vllm_config: Any) -> bool:
-    """Whether the engine's owner named our class."""
+    """Whether the operator named our class."""
     model = getattr(vllm_config, "model_config", None)
     return any(names_tokenlens(entry) for entry in getattr(model, "logits_processors", None) or ())
 

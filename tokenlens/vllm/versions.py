@@ -39,7 +39,7 @@ def supported() -> str:
 
 
 def overridden() -> bool:
-    """Whether the owner goes on with any version."""
+    """Whether the operator goes on with any version."""
     return os.environ.get(OVERRIDE) == "1"
 
 

@@ -1,4 +1,4 @@
-"""``concept_embedding`` on a processor: a lookup, then mixtures written over the latent rows.
+"""``concept_embedding`` on a CPU: a lookup, then mixtures written over the latent rows.
 
 Reading the mask on the host is free here, and only here: this file never sees device tensors.
 """

@@ -1,4 +1,4 @@
-"""``concept_mixture`` on a processor: ``embedding_bag`` over the live entries only.
+"""``concept_mixture`` on a CPU: ``embedding_bag`` over the live entries only.
 
 Reading values on the host is free here, and only here: this file never sees device tensors.
 """

@@ -1,4 +1,4 @@
-"""``dense_mixture`` on a processor: the vocabulary in chunks, each through one matrix product.
+"""``dense_mixture`` on a CPU: the vocabulary in chunks, each through one matrix product.
 
 Reading ``active`` on the host is free here, and only here: this file never sees device tensors.
 """

@@ -1,4 +1,4 @@
-"""``logit_edit`` on a processor: one gather, one sum and one scatter over all live entries.
+"""``logit_edit`` on a CPU: one gather, one sum and one scatter over all live entries.
 
 Reading the masks on the host is free here, and only here: this file never sees device tensors.
 """

@@ -101,7 +101,7 @@ def signals_topk(
         ``width`` most probable entries is cut, and the rest is renormalised.
     statistics : bool
         False where nobody reads ``logsumexp``, ``entropy`` and ``max_probability``: they may come
-        back as 0 (the ``logsumexp`` of an invalid row is NaN all the same). A processor then skips
+        back as 0 (the ``logsumexp`` of an invalid row is NaN all the same). A CPU then skips
         the passes over the vocabulary that they need; everything else keeps its bits.
 
     Returns

@@ -1,4 +1,4 @@
-"""``signals_topk`` on a processor: every logit is read once and exponentiated at most once.
+"""``signals_topk`` on a CPU: every logit is read once and exponentiated at most once.
 
 The vocabulary is cut into tiles. The sums are taken per tile and then over the tiles, so a row's
 result does not depend on how many rows come with it; the tiles with the largest maxima contain the

@@ -1,4 +1,4 @@
-"""Filters, cut and noise on the few entries that each row has left, for a processor.
+"""Filters, cut and noise on the few entries that each row has left, for a CPU.
 
 The same arithmetic as in ``naive.py``, in numpy: on arrays this small a call costs more than its
 work, and numpy's calls are the cheaper ones. Sums over entries are taken from first to last, so

@@ -11,7 +11,7 @@ _version = metadata.version
 
 
 def _version_of(distribution_name: str) -> str:
-    """A distribution's version; vLLM's also where a build for a processor has another name."""
+    """A distribution's version; vLLM's also where a build for a CPU has another name."""
     found = versions.installed() if distribution_name == "vllm" else None
     return found or _version(distribution_name)
 

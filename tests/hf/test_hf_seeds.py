@@ -1,12 +1,22 @@
 """Whose noise a row has: its spec's seed, else one of torch's, another for every row."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
 import pytest
 import torch
 from hf_subjects import PROMPTS, START, new_tokens
 
 from tokenlens.hf import generate_kwargs, traces
+from tokenlens.hf.seeds import torch_seed
+from tokenlens.spec.seeds import seed_of_sample
 
 SOFT_GRPO = {"method": "soft_grpo_noise", "temperature": 1.0}
+
+
+class Run:
+    """Stands for a call that is under way."""
 
 
 SAMPLED = {"do_sample": True, "top_k": 1}
@@ -61,6 +71,41 @@ def test_torchs_seed_repeats_a_call(subject, sampling):
         calls.append([noises(run(subject, PROMPTS, spec, **sampling)[0]) for _ in range(2)])
     assert calls[0] == calls[1] != calls[2]
     assert calls[0][0] != calls[0][1]
+
+
+def test_calls_of_several_threads_are_different_samples(subject):
+    # They find torch's generator where it is until one of them has drawn.
+    together, seeds = threading.Barrier(4), []
+
+    def call():
+        together.wait()
+        found, _ = run(subject, PROMPTS[:1], spec_of(subject), do_sample=True)
+        seeds.append(found[0].spec.seed)
+
+    for _ in range(3):
+        threads = [threading.Thread(target=call) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(set(seeds)) == 12
+
+
+def test_seeds_of_calls_under_way_differ_and_later_calls_repeat_them():
+    torch.manual_seed(1)
+    under_way = [Run(), Run(), Run()]
+    with ExitStack() as stack:
+        threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in under_way]
+
+        def asked(thread, call):
+            return thread.submit(torch_seed, torch.device("cpu"), True, call).result()
+
+        first, *others = map(asked, threads, under_way)
+        # Nor is one the seed of another row of the first.
+        rows = {seed_of_sample(first, row) for row in range(8)}
+        assert len({*rows, *others}) == 10
+        under_way.clear()
+        assert asked(threads[1], Run()) == first
 
 
 def test_a_trace_repeats_its_row(subject):

@@ -16,7 +16,7 @@ from transformers import (
 from tokenlens.core import Request, bind
 from tokenlens.core.request import possible_ends
 from tokenlens.core.tape import Tape
-from tokenlens.hf.calls import calling
+from tokenlens.hf.calls import Call, calling
 from tokenlens.hf.criterion import CommitTokens, Seen
 from tokenlens.hf.refusals import (
     OUTSIDE,
@@ -96,7 +96,7 @@ class Runs(LogitsProcessorList):
         run = Run(
             call,
             call.arguments.get("self", self._model),
-            lambda rows, device: self._rows(requests, rows, device, call.arguments),
+            lambda rows, device: self._rows(requests, rows, device, call),
             self._vocab_size(),
             self._begin,
             holes=holes(self._tokenizer, self._vocab_size()),
@@ -171,14 +171,14 @@ class Runs(LogitsProcessorList):
         requests: Sequence[Request],
         num_rows: int,
         device: torch.device,
-        arguments: Mapping[str, Any],
+        call: Call,
     ) -> list[Request]:
         """A request for each row: ``num_return_sequences`` repeats rows, each with its own seed.
 
         A seed that the spec gives is for all rows with this spec, and the samples of a prompt have
         theirs from it. Where it is open, every row of the call has another.
         """
-        config = arguments.get("generation_config")
+        config = call.arguments.get("generation_config")
         samples = getattr(config, "num_return_sequences", None) or 1
         prompts = num_rows // samples
         if len(requests) not in (1, prompts):
@@ -190,7 +190,7 @@ class Runs(LogitsProcessorList):
         rows = [chosen[row // samples] for row in range(num_rows)]
         seed = 0
         if any(is_open(one.spec) for one in rows):
-            seed = torch_seed(device, bool(getattr(config, "do_sample", False)))
+            seed = torch_seed(device, bool(getattr(config, "do_sample", False)), call)
         return [
             one.seeded(with_seed(one.spec, seed, row))
             if is_open(one.spec)

@@ -24,6 +24,11 @@ def said(body):
         ([{"method": "soft-thinking"}], "say {method: soft_thinking}"),
         ([{"method": "SoftThinking"}], "say {method: soft_thinking}"),
         (["tip", "nowait"], "say {method: nowait}"),
+        ([{"name": SOFT}], "say {method: soft_thinking, ...}"),
+        ([{"type": "soft-thinking", "top_k": 3}], "say {method: soft_thinking, ...}"),
+        ([{SOFT: {"top_k": 3}}], "say {method: soft_thinking, ...}"),
+        ([{"method": "swir"}], "say {method: swi_reasoning}"),
+        (["budget_forcing"], "say {method: s1}"),
     ],
 )
 def test_methods_are_mappings_in_a_list(methods, hint):
@@ -36,7 +41,8 @@ def test_methods_are_mappings_in_a_list(methods, hint):
 )
 def test_numbers_that_came_as_texts(text, hint):
     assert hint in said({"methods": [{"method": SOFT, "temperature": text}]})
-    assert "say" not in said({"methods": [{"method": SOFT, "temperature": "warm"}]})
+    for text in ("warm", "inf", "-inf", "nan", "1e400"):
+        assert "say" not in said({"methods": [{"method": SOFT, "temperature": text}]})
 
 
 def test_yaml_s_numbers_from_a_file(tmp_path):
@@ -47,6 +53,14 @@ def test_yaml_s_numbers_from_a_file(tmp_path):
     path.write_text("methods: [{method: nowait, words: [no, wait]}]")
     with pytest.raises(SpecError, match=r"words\[0\]: got False; allowed: put it in quotes"):
         load_spec(path)
+    for level in ("off", "on"):
+        path.write_text(f"trace: {{level: {level}}}")
+        with pytest.raises(SpecError, match=r"trace\.level: got .*; allowed: put it in quotes"):
+            load_spec(path)
+    for level, right in (("off", "'off'"), ("full", "full"), ("on", "full"), ("'off'", "'off'")):
+        path.write_text(f"trace: {level}")
+        with pytest.raises(SpecError, match=rf"trace: got .*; allowed: say {{level: {right}}}"):
+            load_spec(path)
 
 
 @pytest.mark.parametrize("flag", FLAGS)
@@ -71,6 +85,10 @@ def test_what_the_flags_are_said_to_be_is_there():
         ({"methods": [{"method": SOFT, "temprature": 1}]}, "say temperature"),
         ({"methods": [{"method": SOFT, "top-k": 1}]}, "say top_k"),
         ({"tracing": {}}, "say trace"),
+        ({"temperature": 0.6}, "say methods: [{method: ..., temperature: ...}]"),
+        ({"top-k": 5}, "say methods: [{method: ..., top_k: ...}]"),
+        ({"think_end": "</think>"}, "say phase: {think_end: ...}"),
+        ({"methods": [{"method": SOFT, "think_end": "</think>"}]}, "say phase: {think_end: ...}"),
     ],
 )
 def test_near_misses(body, hint):

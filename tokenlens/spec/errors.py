@@ -9,7 +9,13 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from tokenlens.spec.hints import field_hint, method_hint, number_hint, text_hint
+from tokenlens.spec.hints import (
+    field_hint,
+    method_hint,
+    number_hint,
+    text_hint,
+    unnamed_hint,
+)
 
 MAX_SHOWN = 80
 """Characters of a wrong value that an error repeats."""
@@ -25,6 +31,9 @@ MAX_PROBLEMS = 10
 
 MAX_MESSAGE = 6000
 """Characters of a whole message."""
+
+_LEVELS = (True, False, "off", "summary", "full")
+"""What people write for a trace that is no more than its level."""
 
 _METHOD = re.compile(r"methods(\[\d+\])?")
 
@@ -132,7 +141,8 @@ def _translate(schema: Mapping[str, Any], line: Mapping[str, Any]) -> SpecProble
         known = sorted({name for model in models for name in model})
         # Below an optional model the schema does not lead to an unknown field.
         field += "" if shown else f".{path[-1]}"
-        hint = field_hint(str(path[-1]), known, _methods(schema))
+        inner = _inner(schema) if len(path) == 1 else ()
+        hint = field_hint(str(path[-1]), known, _methods(schema), inner)
         allowed = _hinted(f"one of {', '.join(known)}", hint)
         return SpecProblem(field, f"the unknown field {shorten(path[-1])}", allowed)
     if kind == "invalid_key":
@@ -146,7 +156,9 @@ def _translate(schema: Mapping[str, Any], line: Mapping[str, Any]) -> SpecProble
             sorted(discriminator.get("mapping", {}))
         )
         name = str(context.get("discriminator", "'method'")).strip("'")
-        hint = method_hint(context.get("tag"), _methods(schema))
+        hint = method_hint(context.get("tag"), _methods(schema)) or unnamed_hint(
+            line["input"], _methods(schema)
+        )
         return SpecProblem(f"{field}.{name}", got, _hinted(f"one of {tags}", hint))
     if kind == "not_allowed":
         return SpecProblem(field, shorten(line["input"]), context["allowed"])
@@ -156,7 +168,10 @@ def _translate(schema: Mapping[str, Any], line: Mapping[str, Any]) -> SpecProble
         hint = f"{hint.replace('{', '[{', 1)}]" if field == "methods" and hint else hint
     elif field == "methods" and isinstance(value, Mapping):
         hint = "a mapping has its place inside of the list: [{method: ...}]"
-    elif kind == "string_type":
+    elif field == "trace" and isinstance(value, (bool, str)) and value in _LEVELS:
+        level = repr("off") if value in (False, "off") else "full" if value is True else value
+        hint = f"say {{level: {level}}}"
+    elif kind in ("string_type", "literal_error"):
         hint = text_hint(value)
     else:
         hint = number_hint(value) if kind in ("int_type", "float_type") else ""
@@ -165,6 +180,15 @@ def _translate(schema: Mapping[str, Any], line: Mapping[str, Any]) -> SpecProble
 
 def _hinted(allowed: str, hint: str) -> str:
     return f"{hint}; {allowed}" if hint else allowed
+
+
+def _inner(schema: Mapping[str, Any]) -> set[str]:
+    """The fields of all methods."""
+    items = schema.get("properties", {}).get("methods", {}).get("items", {})
+    configs = items.get("discriminator", {}).get("mapping", {}).values()
+    return {
+        name for config in configs for name in _resolve(schema, {"$ref": config})["properties"]
+    } - {"method"}
 
 
 def _methods(schema: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """What to write instead of what people write first: flags of the papers' programs, YAML's traps."""
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 
 _COLD = "cold_stop of soft_thinking"
@@ -41,6 +42,12 @@ FLAGS = {
     "beta_0": "keep in a blend (first, enter, leave) of swi_reasoning",
     "entropy_threshold": f"entropy_threshold in {_COLD}, or enter in a gate",
     "confidence_threshold": "enter in gate of think_router",
+    "contrastive_weight": "push of selar",
+    "math_ids": "exempt in gate: math",
+    # of the spec itself, one level too high or too low
+    "think_start": "phase: {think_start: ...}",
+    "think_end": "phase: {think_end: ...}",
+    "trace_level": "trace: {level: ...}",
     # logit methods
     "amplitude_base": "amplitude",
     "thinking_token_budget": "{method: thinking_budget, budget: ...} in methods",
@@ -55,13 +62,35 @@ FLAGS = {
 """Names in the papers' programs, and where the same stands in a spec."""
 
 
+METHODS = {
+    "soft": "soft_thinking",
+    "swir": "swi_reasoning",
+    "budget": "thinking_budget",
+    "budget_forcing": "s1",
+    "think_budget": "thinking_budget",
+}
+"""Short names of methods, and ours."""
+
+
 def normal(name: str) -> str:
     """A flag's name without its dashes."""
     return name.strip().lstrip("-").replace("-", "_").lower()
 
 
-def field_hint(name: str, known: Collection[str], methods: Collection[str]) -> str:
-    """What to write for an unknown field, empty if nothing comes to mind."""
+def field_hint(
+    name: str, known: Collection[str], methods: Collection[str], inner: Collection[str] = ()
+) -> str:
+    """What to write for an unknown field, empty if nothing comes to mind.
+
+    Parameters
+    ----------
+    known
+        The fields that there are at its place.
+    methods
+        The names of all methods.
+    inner
+        The fields of all methods, where the unknown one stands beside them.
+    """
     if len(name) > 64:
         return ""
     name = normal(name)
@@ -71,8 +100,21 @@ def field_hint(name: str, known: Collection[str], methods: Collection[str]) -> s
         return f"say {FLAGS[name]}"
     if name in methods:
         return f"say methods: [{{method: {name}}}]"
+    if name in inner:
+        return f"say methods: [{{method: ..., {name}: ...}}], inside of the method that it is for"
     near = get_close_matches(name, known, n=1)
     return f"say {near[0]}" if near else ""
+
+
+def unnamed_hint(value: object, methods: Collection[str]) -> str:
+    """What to write for a method whose name stands where none is looked for."""
+    if not isinstance(value, Mapping):
+        return ""
+    named = [value.get(key) for key in ("name", "type", "kind", "id")]
+    for name in (*named, *(list(value) if len(value) == 1 else ())):
+        if isinstance(name, str) and normal(name) in methods:
+            return f"say {{method: {normal(name)}, ...}}, with its fields beside the name"
+    return ""
 
 
 def method_hint(name: object, methods: Collection[str]) -> str:
@@ -80,7 +122,8 @@ def method_hint(name: object, methods: Collection[str]) -> str:
     if not isinstance(name, str) or len(name) > 64:
         return ""
     near = get_close_matches(normal(name), methods, n=1)
-    return f"say {{method: {near[0]}}}" if near else ""
+    found = METHODS.get(normal(name)) or (near[0] if near else "")
+    return f"say {{method: {found}}}" if found else ""
 
 
 def number_hint(text: object) -> str:
@@ -90,6 +133,8 @@ def number_hint(text: object) -> str:
     try:
         number = float(text)
     except ValueError:
+        return ""
+    if not math.isfinite(number):
         return ""
     plain = repr(int(number)) if number.is_integer() else repr(number)
     if "e" in text.lower():

@@ -44,7 +44,7 @@ def expected(subject):
 # A decoding loop of one's own.
 
 
-@pytest.mark.parametrize("how", ["called", "iterated", "rebuilt", "indexed"])
+@pytest.mark.parametrize("how", ["called", "iterated", "rebuilt", "indexed", "nested"])
 def test_a_hand_written_loop_is_told_what_to_do(subject, how):
     processors = soft_kwargs(subject)["logits_processor"]
     steps = {
@@ -52,6 +52,7 @@ def test_a_hand_written_loop_is_told_what_to_do(subject, how):
         "iterated": lambda ids, scores: [one(ids, scores) for one in processors],
         "rebuilt": LogitsProcessorList(list(processors)),
         "indexed": processors[-1],
+        "nested": LogitsProcessorList([Forbid(3), processors]),
     }
     ids = torch.tensor(PROMPTS[:1])
     with torch.no_grad():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hf_reference import Recipe
 from hf_subjects import PROMPTS, STEPS, Subject, batch, new_tokens
-from transformers import LogitsProcessor, StoppingCriteria
+from transformers import LogitsProcessor, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from tokenlens.hf import generate_kwargs, traces
@@ -95,6 +95,36 @@ def assert_clean(subject):
 def assert_plain(output, plain):
     assert torch.equal(output.sequences, plain.sequences)
     assert all(torch.equal(a, b) for a, b in zip(output.logits, plain.logits))
+
+
+@pytest.mark.parametrize("call", [1, 4])
+@pytest.mark.parametrize("how", ["appended", "rebuilt"])
+def test_a_criterion_behind_ours_leaves_nothing_while_its_exception_is_kept(subject, how, call):
+    kwargs = generate_kwargs(subject.model, None, subject.spec())
+    raising = RaisingCriterion(At(call, PlannedError))
+    if how == "appended":
+        kwargs["stopping_criteria"].append(raising)
+    else:
+        kwargs["stopping_criteria"] = StoppingCriteriaList([*kwargs["stopping_criteria"], raising])
+    with pytest.raises(PlannedError) as kept:
+        subject.generate(**kwargs)
+    assert_clean(subject)
+    del kept
+
+
+def test_a_streamer_s_end_leaves_nothing_while_its_exception_is_kept(subject):
+    class Ends(BaseStreamer):
+        def put(self, value):
+            pass
+
+        def end(self):
+            raise PlannedError
+
+    kwargs = generate_kwargs(subject.model, None, subject.spec())
+    with pytest.raises(PlannedError) as kept:
+        subject.generate(PROMPTS[:1], streamer=Ends(), **kwargs)
+    assert_clean(subject)
+    del kept
 
 
 def test_nothing_is_left_after_return(subject):

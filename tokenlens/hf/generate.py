@@ -1,5 +1,6 @@
 """Keyword arguments that carry a spec into ``generate()``, and the traces that come back."""
 
+import inspect
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -115,6 +116,10 @@ class Runs(LogitsProcessorList):
         # generate() calls a list of its own.
         raise ProtocolError(OUTSIDE)
 
+    # A list that this one was put into as if it were a processor looks for arguments to pass on,
+    # and complains of those in our signature before it calls.
+    __call__.__signature__ = inspect.signature(Outside.__call__)  # type: ignore[attr-defined]
+
     def __add__(self, others: Any) -> "Runs":
         return self._with([*self.others, *others])
 
@@ -148,10 +153,16 @@ class Runs(LogitsProcessorList):
         self.seen.tape = _LAST.tape = tape
 
     def _is_told(self, arguments: Mapping[str, Any]) -> bool:
-        """Whether our criterion is the last of the call's, and so shows the sampled tokens."""
+        """Whether our criterion, made the last one, shows the sampled tokens."""
         criteria = arguments.get("stopping_criteria")
-        last = criteria[-1] if isinstance(criteria, list) and criteria else None
-        return isinstance(last, CommitTokens) and last.seen is self.seen
+        if not isinstance(criteria, list):
+            return False
+        ours = [one for one in criteria if isinstance(one, CommitTokens) and one.seen is self.seen]
+        if ours and criteria[-1] is not ours[-1]:
+            # Any order stops at the same step; what raises behind ours would find the model ready
+            # for the next one.
+            criteria[:] = [*(one for one in criteria if one not in ours), *ours]
+        return bool(ours)
 
     def _vocab_size(self) -> int:
         width = int(self._model.config.get_text_config().vocab_size)  # type: ignore[operator, union-attr]

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 from transformers import LogitsProcessor
 
 from tokenlens.core import Core, Request
@@ -205,7 +206,8 @@ class Run(LogitsProcessor):
         """
         if self._stage is not Stage.DECIDED:
             return
-        if self._committed and not (self._streams and follow(self._await_next)):
+        is_last = self._streams and self._ends(stopped)
+        if self._committed and not is_last and not (self._streams and follow(self._await_next)):
             self._await_next()
         if not self._continues(input_ids):
             return
@@ -219,6 +221,16 @@ class Run(LogitsProcessor):
             self._going = self._going & ~stopped.to(self._slots.device)
 
     # Their parts.
+
+    def _ends(self, stopped: Tensor | None) -> bool:
+        """Whether no step follows, so that a streamer's end() finds the model as it was.
+
+        Asked for with a streamer only, for which every step waits for its tokens anyway. With
+        several processes the loop may go on for another one's sake.
+        """
+        if stopped is None or (dist.is_available() and dist.is_initialized()):
+            return False
+        return not bool((self._going & ~stopped.to(self._going.device)).any())
 
     def is_innermost(self) -> bool:
         """Whether the innermost ``generate()`` call of the calling thread is this run's."""

@@ -15,10 +15,11 @@ LOOP, CHECK = 4, "stop_check"
 
 
 class Followed:
-    """A streamer, and what is done once it has taken a step's tokens."""
+    """A streamer, and what is done, once, when it has taken a step's tokens."""
 
-    def __init__(self, streamer: Any, then: Callable[[], None]) -> None:
-        self._streamer, self._then = streamer, then
+    def __init__(self, streamer: Any) -> None:
+        self._streamer = streamer
+        self.then: Callable[[], None] | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._streamer, name)
@@ -26,7 +27,9 @@ class Followed:
     def put(self, value: Any) -> None:
         """Hand tokens on."""
         self._streamer.put(value)
-        self._then()
+        then, self.then = self.then, None
+        if then is not None:
+            then()
 
 
 def follow(then: Callable[[], None]) -> bool:
@@ -43,5 +46,6 @@ def follow(then: Callable[[], None]) -> bool:
     if type(check).__name__ != "StopCheck" or getattr(check, "streamer", None) is None:
         return False
     if not isinstance(check.streamer, Followed):
-        check.streamer = Followed(check.streamer, then)
+        check.streamer = Followed(check.streamer)
+    check.streamer.then = then
     return True

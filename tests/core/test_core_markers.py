@@ -179,6 +179,12 @@ def piece(random):
     return bytes(random.choice(b"ab <") for _ in range(random.randint(1, 6)))
 
 
+def test_the_text_of_tokens_is_joined_with_its_stops():
+    tokens = Tokens([b"a", b"", b"bcd"])
+    assert tokens.joined([2, 1, -1, 0, 3, 2]) == (b"bcdabcd", [3, 3, 3, 4, 4, 7])
+    assert tokens.joined([]) == (b"", [])
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_what_each_token_does_is_what_its_bytes_do(seed):
     r = random.Random(seed)

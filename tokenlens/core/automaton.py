@@ -85,6 +85,16 @@ class Tokens:
         )
         self._sorted = [self.texts[i] for i in self._order.tolist()]
 
+    def joined(self, ids: Sequence[int]) -> tuple[bytes, list[int]]:
+        """The text of some tokens, and where each stops in it; ids of no token have no text."""
+        numbers: Ints = np.asarray(ids, dtype=np.int64)
+        known = (numbers >= 0) & (numbers < len(self.texts))
+        numbers = numbers[known]
+        text = b"".join(map(self.texts.__getitem__, numbers.tolist()))
+        lengths: Ints = np.zeros(len(known), dtype=np.int64)
+        lengths[known] = self.lengths[numbers]
+        return text, np.cumsum(lengths).tolist()
+
     def starting_with(self, text: bytes) -> Ints:
         """Ids of the tokens that begin with a text."""
         first = bisect_left(self._sorted, text)

@@ -101,11 +101,10 @@ class Markers:
         entry = 0
         if self.automaton is not None:
             entry = self.automaton.run(prompt[-TAIL:])[0]
-        text, stops = b"", []
+        text = b""
+        stops: list[int] = []
         if self.tokens is not None:
-            known = self.tokens.texts
-            pieces = [known[i] if 0 <= i < len(known) else b"" for i in prompt]
-            text, stops = b"".join(pieces), list(accumulate(map(len, pieces)))
+            text, stops = self.tokens.joined(prompt)
         started, ended = (
             max((_last(marker, prompt, text, stops) for marker in markers), default=NOWHERE)
             for markers in (self.starts, self.ends)

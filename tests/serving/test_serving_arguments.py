@@ -103,6 +103,20 @@ def test_the_owner_s_bound_is_on_all_that_an_engine_keeps_of_a_concept_token():
     assert set(bound) == {"coconut", "latent_mas"}
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"tokenlens": {"methods": [{"method": "soft_thinking", "x": ["y"] * 70_000}]}},
+        {f"tokenlens_soft_thinking.x{index}": 1 for index in range(10_000)},
+        {"tokenlens_soft_thinking.top_k": "y" * 70_000},
+    ],
+)
+def test_megabytes_are_refused_before_anything_is_made_of_them(arguments, monkeypatch):
+    monkeypatch.setattr("tokenlens.serving.arguments.json.dumps", lambda *_, **__: 1 / 0)
+    with pytest.raises(SpecError, match="spec: got a larger one; allowed: at most 65536 bytes"):
+        spec_of(arguments)
+
+
 def test_keys_of_python_s_own_kinds_are_none_of_ours():
     assert spec_of({1: 2, "tokenlens": "tiny-soft"}) == preset("tiny-soft")
     assert spec_of({1: 2, "tokenlens_preset": "tiny-soft"}) == preset("tiny-soft")

@@ -20,6 +20,7 @@ from typing import Any
 from tokenlens.spec import METHOD_CONFIGS, DecodingSpec, SpecError, parse_spec
 from tokenlens.spec.bounded import Bounded
 from tokenlens.spec.errors import shorten
+from tokenlens.spec.load import check_size
 from tokenlens.spec.seeds import find_seed, is_open, with_seed
 
 KEY = "tokenlens"
@@ -55,6 +56,10 @@ def spec_of(arguments: Mapping[str, Any] | None) -> DecodingSpec | None:
     """
     if not arguments or not asks(arguments):
         return None
+    # Before anything is made of it: a body may hold megabytes.
+    for given in (arguments.get(KEY), _flat(arguments)):
+        if isinstance(given, Mapping):
+            check_size(given)
     key = _key_of(arguments)
     spec = None if key is None else _PARSED.get(key)
     if spec is None:

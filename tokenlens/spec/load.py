@@ -40,7 +40,7 @@ def parse_spec(data: "DecodingSpec | Mapping[str, Any] | str") -> DecodingSpec:
         data = _parse_json(data)
     if not isinstance(data, Mapping):
         raise SpecError.of("spec", data, "a mapping, a JSON object, or the name of a preset")
-    _check_size(data)
+    check_size(data)
     values = dict(data)
     if "preset" in values:
         name = values.pop("preset")
@@ -117,7 +117,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _check_size(data: Mapping[str, Any]) -> None:
+def check_size(data: Mapping[str, Any]) -> None:
     """Hold a mapping to the bounds that a text has: a client may send either.
 
     A few lines of YAML can stand for billions of values, so it stops where the bound is.

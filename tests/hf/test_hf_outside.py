@@ -11,7 +11,13 @@ from hf_reference import Recipe
 from hf_subjects import PROMPTS, STEPS, Subject, batch, new_tokens
 from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
-from tokenlens.hf import ProtocolError, UnsupportedError, generate_kwargs, traces
+from tokenlens.hf import (
+    ProtocolError,
+    UnsupportedError,
+    generate_kwargs,
+    routed_generate_kwargs,
+    traces,
+)
 from tokenlens.spec import SpecError
 
 pytestmark = [
@@ -322,7 +328,34 @@ def test_a_processor_in_place_of_its_tokenizer():
     assert outputs[0] == outputs[1]
 
 
-@pytest.mark.parametrize("ends", [-1, [-1], [95, -1], [95, 95, 500], [95] * 20])
+class Beside:
+    """A processor around something, under the name that processors have for it."""
+
+    def __init__(self, **parts):
+        self.__dict__.update(parts)
+
+
+def test_what_is_no_tokenizer_is_refused_by_its_name(subject):
+    from tokenizers import Tokenizer, models
+
+    fast = Tokenizer(models.BPE())
+    spec = subject.spec(None)
+    for given, said in (
+        ("some/model", "a str"),
+        (Beside(image_processor=1), "a Beside"),
+        (Beside(tokenizer=None), "a Beside"),
+        (Beside(tokenizer="some/model"), "a Beside"),
+        (transformers.PreTrainedTokenizerFast, "the class "),
+        (subject.model, "a "),
+        (fast, r"a Tokenizer; allowed: PreTrainedTokenizerFast\(tokenizer_object=...\)"),
+    ):
+        for make in (generate_kwargs, routed_generate_kwargs):
+            arguments = (subject.model, given, spec) if make is generate_kwargs else (None, given)
+            with pytest.raises(UnsupportedError, match=f"tokenizer: got {said}"):
+                make(*arguments)
+
+
+@pytest.mark.parametrize("ends", [-1, [-1], [95, -1], [95, 95, 500], [95] * 20, [[95]]])
 def test_ids_that_end_nothing_may_be_named_as_ends(subject, ends):
     kwargs = soft_kwargs(subject)
     output = subject.generate(**kwargs, eos_token_id=ends)

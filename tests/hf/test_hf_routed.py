@@ -46,6 +46,22 @@ def test_one_model_alone_token_for_token(threshold, role):
     ] * 3
 
 
+class Processor:
+    """As AutoProcessor gives it."""
+
+    tokenizer = property(lambda self: tokenizer())
+
+
+@pytest.mark.parametrize("ends", [-1, (2, 0), [2, -1]])
+def test_a_processor_and_ends_of_text_in_any_form(ends):
+    settings = {"do_sample": False, "max_new_tokens": 12, "eos_token_id": ends}
+    found = []
+    for given in (tokenizer(), Processor()):
+        kwargs = routed_generate_kwargs(model("small"), given, policy(0.4))
+        found.append(model("large").generate(**batch(1), **kwargs, **settings).tolist())
+    assert found[0] == found[1]
+
+
 def test_the_streamer_comes_through_the_factory_and_is_ended():
     streamer = TextIteratorStreamer(tokenizer(), skip_prompt=True, timeout=60)
     kwargs = routed_generate_kwargs(model("small"), tokenizer(), policy(0.4), streamer=streamer)

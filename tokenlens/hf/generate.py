@@ -19,6 +19,7 @@ from tokenlens.core.request import possible_ends
 from tokenlens.core.tape import Tape
 from tokenlens.hf.calls import Call, calling
 from tokenlens.hf.criterion import CommitTokens, Seen
+from tokenlens.hf.given import ids_of, tokenizer_of
 from tokenlens.hf.refusals import (
     OUTSIDE,
     ProtocolError,
@@ -171,7 +172,7 @@ class Runs(LogitsProcessorList):
     def _bind(self, arguments: Mapping[str, Any]) -> list[Request]:
         config = arguments.get("generation_config") or self._model.generation_config
         vocab_size = self._vocab_size()
-        eos_ids = possible_ends(_ids(getattr(config, "eos_token_id", None)), vocab_size)
+        eos_ids = possible_ends(ids_of(getattr(config, "eos_token_id", None)), vocab_size)
         return [
             bind(spec, tokenizer=self._tokenizer, vocab_size=vocab_size, eos_ids=eos_ids)
             for spec in self._specs
@@ -282,11 +283,6 @@ def generate_kwargs(
     }
 
 
-def tokenizer_of(given: Any) -> Any:
-    """The tokenizer of what may be a processor, which has it beside an image or audio processor."""
-    return given if hasattr(given, "encode") else getattr(given, "tokenizer", given)
-
-
 def traces(kwargs: Mapping[str, Any] | None = None) -> list[Trace | None]:
     """Traces of the last ``generate()`` call, one for each row.
 
@@ -312,11 +308,3 @@ def traces(kwargs: Mapping[str, Any] | None = None) -> list[Trace | None]:
             " these arguments without looking at them)"
         )
     return list(tape.traces())
-
-
-def _ids(value: Any) -> tuple[int, ...]:
-    if value is None:
-        return ()
-    if isinstance(value, Tensor):
-        value = value.tolist()
-    return tuple(int(i) for i in (value if isinstance(value, (list, tuple)) else [value]))

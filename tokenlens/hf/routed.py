@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from tokenlens.hf.given import ids_of, tokenizer_of
 from tokenlens.hf.refusals import UnsupportedError
 from tokenlens.routing.hf import HFBackend
 from tokenlens.routing.router import Routed, Router
@@ -47,8 +48,8 @@ class RoutedGenerate:
             )
         if self._streamer is not None and len(input_ids) > 1:
             raise UnsupportedError(f"streamer: got {len(input_ids)} rows; allowed: one")
-        eos = config.eos_token_id
-        eos_ids = [] if eos is None else eos if isinstance(eos, list) else [int(eos)]
+        # -1 is a way to say "none".
+        eos_ids = [token for token in ids_of(config.eos_token_id) if token >= 0]
         words = Vocabulary(self._tokenizer, eos_ids)
         mask = kwargs.get("attention_mask")
         rows = [
@@ -148,6 +149,7 @@ def routed_generate_kwargs(
     >>> kwargs["custom_generate"].traces[0].large_step_share  # doctest: +SKIP
     """
     spec = parse_routing(policy)
+    tokenizer = tokenizer_of(tokenizer)
     return {"custom_generate": RoutedGenerate(small, tokenizer, spec, streamer, max_sessions)}
 
 

@@ -56,6 +56,12 @@ def test_a_deep_body_ends():
     for _ in range(5000):
         body = {"x": body}
     check_place(body, None)
+    # Lists have no place, and no depth: one of them inside of another ended in a RecursionError.
+    listed = {"tokenlens": 1}
+    for _ in range(5000):
+        listed = [listed]
+    with pytest.raises(SpecError, match="x.tokenlens"):
+        check_place({"x": listed}, None)
 
 
 class Server:

@@ -25,6 +25,7 @@ CONTENT = frozenset(
 """Fields whose content is the client's own, at any depth: names in there are no fields of ours."""
 
 MAX_DEPTH = 32
+NESTED = (dict, list, tuple, Mapping)
 BODY = 64 << 20
 """Bytes of a body that are looked at; an engine's own bound is far below."""
 
@@ -43,18 +44,18 @@ def ours(name: object) -> bool:
 
 def mentions(body: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Where fields of ours are in a body, and what is there; entries of lists have no place."""
-    if len(path) > MAX_DEPTH:
-        return
-    if isinstance(body, Mapping):
-        for name, value in body.items():
-            if ours(name):
-                yield (*path, name), value
-            elif name not in CONTENT:
-                yield from mentions(value, (*path, str(name)))
-    elif isinstance(body, (list, tuple)):
-        for value in body:
-            if isinstance(value, (Mapping, list, tuple)):
-                yield from mentions(value, path)
+    # Not by recursion: a body may hold a million of mappings, and others wait meanwhile.
+    below = [(body, path)]
+    while below:
+        node, path = below.pop()
+        if isinstance(node, Mapping):
+            for name, value in node.items():
+                if ours(name):
+                    yield (*path, name), value
+                elif isinstance(value, NESTED) and name not in CONTENT and len(path) < MAX_DEPTH:
+                    below.append((value, (*path, str(name))))
+        elif isinstance(node, (list, tuple)):
+            below += [(value, path) for value in node if isinstance(value, NESTED)]
 
 
 def check_place(body: Any, place: tuple[str, ...] | None, inside: str = "") -> None:

@@ -36,6 +36,21 @@ def test_no_field_vanishes(model, base):
         parse(model, {**base, name: None})
 
 
+def test_what_clients_send_for_nothing_is_nothing():
+    parts = [{"type": "text", "text": "x", "annotations": None}]
+    body = parse(ChatRequest, {
+        "messages": [{"role": "user", "content": parts}], "add_special_tokens": False,
+        "stream_options": {"include_usage": None}, "detokenize": True, "dry_multiplier": 0.0,
+    })  # fmt: skip
+    assert body.messages[0].plain() == {"role": "user", "content": "x"}
+    assert not body.stream_options.include_usage
+    with pytest.raises(RequestError, match="add_special_tokens"):
+        parse(ChatRequest, {**CHAT, "add_special_tokens": True})
+    many = {f"x{i}": None for i in range(17)}
+    with pytest.raises(RequestError, match=r"messages\.0\.content\.0\.x0"):
+        parse(ChatRequest, {"messages": [{"role": "user", "content": [{**parts[0], **many}]}]})
+
+
 def test_numbers_and_switches_are_not_confused():
     for name, value in (("n", True), ("presence_penalty", False), ("ignore_eos", 0)):
         with pytest.raises(RequestError, match=name):

@@ -343,6 +343,21 @@ def test_keys_that_would_let_everybody_or_nobody_in(wrong, tmp_path, monkeypatch
         Access().api_keys()
 
 
+def test_a_file_of_keys_ends(tmp_path):
+    with pytest.raises(SpecError, match="api_key_file"):
+        Access((), "/dev/zero").api_keys()
+    (tmp_path / "keys").write_bytes(b"\xef\xbb\xbffirst\r\nsecond\r\n")
+    assert Access((), str(tmp_path / "keys")).api_keys() == ("first", "second")
+
+
+def test_names_of_the_server_are_names():
+    allowed = ServerSettings(allowed_hosts=["router.example", "b\u00fccher.example", "::1", "*"])
+    assert allowed.allowed_hosts[1] == "xn--bcher-kva.example"
+    for wrong in ("router.example:80", "https://router.example", "a/b", "a, b", "*.example"):
+        with pytest.raises(ValueError, match="without scheme, port and path"):
+            ServerSettings(allowed_hosts=[wrong])
+
+
 def any_value(generator, depth=0):
     """A JSON value of any kind, weighted towards ends of ranges."""
     if depth < 3 and generator.random() < 0.3:

@@ -14,7 +14,7 @@ from tokenlens.routing.prompts import Prompts, Reader
 from tokenlens.routing.protocol import ChatRequest, CompletionRequest, parse
 from tokenlens.routing.server import make_app
 from tokenlens.routing.service import ServerSettings
-from tokenlens.routing.templates import ChatTemplate
+from tokenlens.routing.templates import ChatTemplate, check_messages
 from tokenlens.spec import SpecError
 
 NESTED = "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}"
@@ -90,6 +90,14 @@ def test_both_models_templates_have_to_read_it():
     other = chatty(template=TEMPLATE.replace("effort == 'high'", "false"))
     with pytest.raises(SpecError, match=r"effort.*only the small model"):
         prompts(others=other).check(chat(chat_template_kwargs={"effort": "high"}))
+
+
+def test_the_call_that_a_tool_answers_is_the_api_s_own():
+    call = {"content": "5", "tool_call_id": "a"}
+    templates = {"small": ChatTemplate(vocabulary())}
+    check_messages([{"role": "tool", **call}], templates)
+    with pytest.raises(SpecError, match="tool_call_id"):
+        check_messages([{"role": "user", **call}], templates)
 
 
 def test_fields_of_messages_that_no_template_reads_are_named():

@@ -49,7 +49,13 @@ class Access:
                 # Set and empty is a secret that did not arrive: not a server for everybody.
                 raise SpecError.of(ENVIRONMENT, listed, "keys, or not set at all")
         if self.key_file:
-            lines = Path(self.key_file).read_text(encoding="utf-8").splitlines()
+            # A pipe may be where a secret comes from; what has no end is not.
+            with Path(self.key_file).open("rb") as file:
+                content = file.read(MAX_SPEC_BYTES + 1)
+            if len(content) > MAX_SPEC_BYTES:
+                allowed = f"a file of at most {MAX_SPEC_BYTES} bytes"
+                raise SpecError.of("api_key_file", self.key_file, allowed)
+            lines = content.decode("utf-8-sig").splitlines()
             in_file = [line.strip() for line in lines if line.strip() and line[0] != "#"]
             if not in_file:
                 raise SpecError.of("api_key_file", self.key_file, "a file with a key in a line")

@@ -33,11 +33,13 @@ DEFAULTS: dict[str, tuple[Any, ...]] = {
     "skip_special_tokens": (True,), "spaces_between_special_tokens": (True,),
     "add_generation_prompt": (True,), "continue_final_message": (False,), "documents": ([],),
     "priority": (0,), "return_token_ids": (False,), "return_tokens_as_token_ids": (False,),
-    "return_hidden_states": (False,), "include_reasoning": (True,),
+    "return_hidden_states": (False,), "return_cached_tokens_details": (False,),
+    "detokenize": (True,), "include_reasoning": (True,),
     "separate_reasoning": (True,), "stream_reasoning": (True,),
     # llama.cpp
     "cache_prompt": (True, False), "n_probs": (0,), "typical_p": (1,), "mirostat": (0,),
-    "repeat_penalty": (1,), "grammar": ("",),
+    "repeat_penalty": (1,), "grammar": ("",), "typ_p": (1,), "dynatemp_range": (0,),
+    "xtc_probability": (0,), "dry_multiplier": (0,), "timings_per_token": (False,),
 }  # fmt: skip
 """Fields that are not carried out, with the values that ask for nothing."""
 
@@ -64,7 +66,9 @@ def refused(body: Mapping[str, Any], honoured: Mapping[str, Any], *, chat: bool)
         Where ``logprobs`` is a switch; for completions, 0 asks for those of the text itself.
     """
     problems: list[str] = []
-    defaults = DEFAULTS | ({"logprobs": (False,)} if chat else {"logprobs": ()})
+    # A chat's template has written the tokens that a tokenizer puts before a text.
+    other: dict[str, tuple[Any, ...]] = {"logprobs": (False,), "add_special_tokens": (False,)}
+    defaults = DEFAULTS | (other if chat else {"logprobs": ()})
     for name, value in body.items():
         # Null is what a client's library sends for a field that nobody set.
         if value is None or name in honoured or name in HARMLESS:

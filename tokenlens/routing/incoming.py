@@ -39,7 +39,7 @@ async def json_body(request: Request, most: int, seconds: float) -> Any:
     is_utf8 = all(value in ("utf-8", "utf8") for name, _, value in named if name == "charset")
     if kind.strip() != "application/json" or not is_utf8:
         raise BodyError(415, "Content-Type: allowed: application/json, in UTF-8")
-    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+    if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
         raise BodyError(415, "Content-Encoding: allowed: identity; compressed bodies are not read")
     length = request.headers.get("content-length", "")
     too_long = BodyError(413, f"the body: allowed: at most {most} bytes")

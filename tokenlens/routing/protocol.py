@@ -22,6 +22,8 @@ from tokenlens.spec.base import StrictModel
 MAX_PROMPT_CHARACTERS = 4 << 20
 
 MAX_MESSAGES = 4096
+MAX_FIELDS = 16
+"""Of a part whose null fields are passed over."""
 MAX_PARTS = 1024
 """Text parts of one message."""
 
@@ -29,7 +31,7 @@ MAX_PARTS = 1024
 class StreamOptions(StrictModel):
     """What a stream ends with; the other options of others at the value that changes nothing."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
     include_obfuscation: Literal[False] | None = None
     continuous_usage_stats: Literal[False] | None = None
 
@@ -94,6 +96,14 @@ class TextPart(StrictModel):
 
     type: Literal["text"]
     text: Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        # What a client's library sends for a field that nobody set.
+        if isinstance(value, dict) and len(value) <= MAX_FIELDS:
+            return {name: one for name, one in value.items() if one is not None}
+        return value
 
 
 class Message(BaseModel):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import Annotated, Any, Literal
@@ -19,6 +20,7 @@ from tokenlens.routing.vocabulary import Vocabulary
 from tokenlens.spec import SpecError
 from tokenlens.spec.base import StrictModel
 
+NAME = re.compile(r"://|[/@\s,*]|^[^:]*:\d*$")
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -49,6 +51,15 @@ class ServerSettings(StrictModel):
     def _one_or_several(cls, value: Any) -> Any:
         # From a command line or a file: one text, or a list of them.
         return (value,) if isinstance(value, str) else tuple(value)
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        # As a browser sends them: one that is written otherwise would never be met.
+        for name in value:
+            if name != "*" and NAME.search(name):
+                raise ValueError(f"{name!r} is no name: allowed: one without scheme, port and path")
+        return tuple(name if name.isascii() else name.encode("idna").decode() for name in value)
 
     def body_bytes(self, context: int | None) -> int:
         """Bytes that a body may have, by what the models can read of it."""

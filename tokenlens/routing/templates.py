@@ -153,6 +153,9 @@ def check_messages(
             # Empty is what a client's library sends back of an answer that had none.
             if name in ("role", "content") or name in common or value in ([], {}, ""):
                 continue
+            if name == "tool_call_id" and message["role"] == "tool":
+                # The API wants it; where a template does not, the order says which call it is of.
+                continue
             raise SpecError.of(
                 f"messages[{index}].{name[:64]}", value,
                 "leave it out, because the chat templates of both models do not read it",

@@ -384,3 +384,19 @@ def test_a_model_compiled_in_one_graph_is_our_error(what):
             own.generate(**soft_kwargs(own), steps=4)
     finally:
         torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("place", ["generation_config", "config"])
+def test_the_model_s_own_ends_of_turns_count_whatever_the_call_stops_at(subject, place):
+    spec = subject.spec(None)
+    start = spec["phase"]["think_start"]
+    prompt = [1, *start, 95, 11]
+    settings = getattr(subject.model, place)
+    before = settings.eos_token_id
+    settings.eos_token_id = 95
+    try:
+        kwargs = generate_kwargs(subject.model, None, spec)
+        subject.generate([prompt], **kwargs, steps=3, eos_token_id=-1)
+    finally:
+        settings.eos_token_id = before
+    assert traces(kwargs)[0].counts.latent_steps == 0

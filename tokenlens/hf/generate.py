@@ -173,8 +173,20 @@ class Runs(LogitsProcessorList):
         config = arguments.get("generation_config") or self._model.generation_config
         vocab_size = self._vocab_size()
         eos_ids = possible_ends(ids_of(getattr(config, "eos_token_id", None)), vocab_size)
+        # What ends a turn does so whatever the call is to stop at.
+        own = [
+            getattr(one, "eos_token_id", None)
+            for one in (self._model.generation_config, self._model.config.get_text_config())  # type: ignore[operator, union-attr]
+        ]
+        turn_ends = possible_ends([i for ids in own for i in ids_of(ids)], vocab_size)
         return [
-            bind(spec, tokenizer=self._tokenizer, vocab_size=vocab_size, eos_ids=eos_ids)
+            bind(
+                spec,
+                tokenizer=self._tokenizer,
+                vocab_size=vocab_size,
+                eos_ids=eos_ids,
+                turn_ends=turn_ends,
+            )
             for spec in self._specs
         ]
 

@@ -60,7 +60,7 @@ def test_a_deep_body_ends():
     listed = {"tokenlens": 1}
     for _ in range(5000):
         listed = [listed]
-    with pytest.raises(SpecError, match="x.tokenlens"):
+    with pytest.raises(SpecError, match=r"x\.tokenlens"):
         check_place({"x": listed}, None)
 
 

@@ -168,6 +168,8 @@ def test_a_schema_is_made_once_however_many_errors(monkeypatch):
         ({"think_start": [5, 6], "think_end": [5, 6]}, None),
         ({"think_start": "</think>"}, None),
         ({"think_end": "<think>"}, None),
+        ({"think_end": "\n<think>\n"}, None),
+        ({"think_start": " <x>", "think_end": "<x>"}, None),
         ({"think_start": "<think>", "think_end": "ids"}, byte_level),
     ],
 )

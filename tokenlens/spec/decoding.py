@@ -27,6 +27,12 @@ Marker = (
 )
 
 
+def _differ_in_blanks(start: Any, end: Any) -> bool:
+    """Whether two texts are the same but for blanks around them."""
+    texts = isinstance(start, str) and isinstance(end, str)
+    return texts and bool(start.strip()) and start.strip() == end.strip()
+
+
 class PhaseConfig(StrictModel):
     """How a request's phases are found: the markers around thinking, as text or as token ids.
 
@@ -47,7 +53,7 @@ class PhaseConfig(StrictModel):
     def _markers_differ(self) -> "PhaseConfig":
         start = THINK_START if self.think_start is None else self.think_start
         end = THINK_END if self.think_end is None else self.think_end
-        if start == end:
+        if start == end or _differ_in_blanks(start, end):
             raise PydanticCustomError(
                 "inconsistent",
                 "got {got}; allowed: {allowed}",

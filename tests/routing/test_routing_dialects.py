@@ -1,5 +1,6 @@
 """Other people's servers: their log-probabilities, their ends of texts, their defaults."""
 
+import contextlib
 import json
 import math
 import random
@@ -136,6 +137,27 @@ def test_the_end_of_a_text_inside_the_thinking_is_the_end(last):
         for one in served:
             one.close()
     assert (found.text, found.finish_reason) == (ENDED, "stop")
+
+
+@pytest.mark.parametrize("api", ["vllm", "text"])
+def test_whatever_an_event_holds_is_a_chunk_or_an_error_of_the_backend(api):
+    made = Completions("small", "m", api)
+
+    def chunks(choice, **event):
+        event = {"choices": [{"text": "x", "token_ids": [5], **choice}], **event}
+        return made.chunks(json.dumps(event), ask(), signals=True)
+
+    (chunk,) = chunks({"finish_reason": {"type": "stop", "matched": 2}})
+    assert chunk.finish == "eos"
+    assert chunks({"finish_reason": {"type": "length", "length": 9}})[0].finish == "length"
+    assert made.chunks('{"usage": {"total_tokens": 3}}', ask(), signals=True) == []
+    values = [math.inf, math.nan, 10**400, -1, True, [], [[]], {}, {"a": {}}, "x", [math.inf]]
+    for field in ("finish_reason", "logprobs", "token_ids", "text", "stop_reason"):
+        for value in values:
+            for inner in (value, {"tokens": value, "top_logprobs": [{"a": value}]}):
+                # Any other error would be one of the router's own.
+                with contextlib.suppress(BackendError):
+                    chunks({field: inner})
 
 
 def test_what_vllm_stops_at_and_what_ends_its_texts():

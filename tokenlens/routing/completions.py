@@ -98,7 +98,8 @@ class Completions:
                 raise BackendError(
                     self._role, "failed", "it broke off with an error", detail=repr(event["error"])
                 )
-            if not event["choices"]:
+            if not (event["choices"] if event.get("usage") is None else event.get("choices")):
+                # The figures at the end come with no choice.
                 return []
             choice = event["choices"][0]
             text, reason = str(choice["text"] or ""), choice.get("finish_reason")
@@ -107,7 +108,7 @@ class Completions:
                 ids = tuple(int(i) for i in choice["token_ids"] or ())
             words, top = self._facts(event, choice, signals)
         except (
-            ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError,
+            ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError,
         ) as error:  # fmt: skip
             raise self.malformed(f"{type(error).__name__}: {error} in {data[:500]}") from None
         if self._api == "vllm":
@@ -150,11 +151,14 @@ class Completions:
         ``stop_reason``, SGLang's ``matched_stop``) is the token that ended the text, where a model
         has several.
         """
+        if isinstance(reason, dict):
+            # SGLang's own: {"type": "stop", "matched": 2}
+            reason = reason.get("type", reason)
         if reason is None or reason == "":
             return None
         if reason == "length":
             return "length"
-        if reason not in STOPPED:
+        if not isinstance(reason, str) or reason not in STOPPED:
             raise BackendError(
                 self._role, "truncated", "its answer ends for a reason that is no end of a text",
                 detail=repr(reason),

@@ -155,7 +155,7 @@ async def lead_of(
                 response.raise_for_status()
                 listed = json.loads(await reading.body(response, MAX_LISTING))
             ids = [int(i) for i in listed["tokens"]][:MAX_LEAD]
-        except (httpx.HTTPError, ValueError, KeyError, TypeError, RecursionError):
+        except (httpx.HTTPError, ValueError, LookupError, TypeError, RecursionError, OverflowError):
             return None
     plain = vocabulary.encode(text)
     starts = (at for at in range(len(ids)) if ids[at : at + len(plain)] == plain)

@@ -164,7 +164,7 @@ class HTTPBackend:
                     values = [float(e[str(i)]["logprob"]) for e, i in zip(entries, ids)]
                     if not all(math.isfinite(value) for value in values):
                         raise ValueError("a log-probability is no finite number")
-                except (KeyError, IndexError, TypeError, ValueError) as error:
+                except (LookupError, TypeError, ValueError, OverflowError) as error:
                     raise self._completions.malformed(error) from None
                 self.breaker.answered(call)
                 return values

@@ -1,6 +1,8 @@
 """What counts as an answer: after the thinking, in a box or behind a phrase, and nothing else."""
 
 import itertools
+import multiprocessing
+import os
 import random
 import threading
 import time
@@ -497,6 +499,17 @@ def test_scoring_works_in_a_thread(tmp_path):
     thread.start()
     thread.join()
     assert found == [[True, True, False]]
+
+
+def test_a_process_that_forks_while_a_thread_scores_can_score():
+    with math_score._WORKER._lock:
+        child = multiprocessing.get_context("fork").Process(
+            target=lambda: math_score.equal("5", "\\boxed{5}") or os._exit(3)
+        )
+        child.start()
+    child.join(60)
+    child.kill()
+    assert child.exitcode == 0
 
 
 def test_a_batch_that_cannot_be_scored_is_not_lost(tmp_path):

@@ -114,6 +114,12 @@ class _Worker:
         with self._lock:
             self._end()
 
+    def forked(self) -> None:
+        """A child is told: another thread of its parent's may hold the lock, for good."""
+        self._lock = Lock()
+
 
 _WORKER = _Worker()
 atexit.register(_WORKER.end)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_WORKER.forked)

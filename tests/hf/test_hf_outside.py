@@ -50,6 +50,12 @@ def expected(subject):
 # A decoding loop of one's own.
 
 
+def test_what_is_no_model_is_said(subject):
+    for wrong in (torch.nn.DataParallel(subject.model), None, "a-model"):
+        with pytest.raises(UnsupportedError, match=r"model: got .*model\.module"):
+            generate_kwargs(wrong, None, subject.spec())
+
+
 @pytest.mark.parametrize("how", ["called", "iterated", "rebuilt", "indexed", "nested"])
 def test_a_hand_written_loop_is_told_what_to_do(subject, how):
     processors = soft_kwargs(subject)["logits_processor"]

@@ -276,6 +276,11 @@ def generate_kwargs(
     >>> traces(kwargs)[0].counts.latent_steps  # doctest: +SKIP
     """
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    if not hasattr(base, "config"):
+        raise UnsupportedError(
+            f"model: got {type(base).__name__}; allowed: a causal language model of transformers."
+            " Of a wrapper (DataParallel, DistributedDataParallel) give what it wraps: model.module"
+        )
     if getattr(base.config, "is_encoder_decoder", False):
         raise UnsupportedError(
             f"model: got {type(base).__name__}, an encoder-decoder; allowed: a causal language"

@@ -61,14 +61,16 @@ def reference_traces(
 
 
 def trace_differences(reference: Reference, other: dict[str, Any]) -> list[str]:
-    """Every place at which a trace is not the reference's; its engine's name is another.
+    """Every place at which a trace is not the reference's.
+
+    Its engine's name is another, and so is who else was live, which says whether noise was shared.
 
     Returns
     -------
     list of str
         ``steps[3].entries[0][1]: 0.5 and 0.7``; empty if they are equal.
     """
-    skip = {"engine": None}
+    skip = {"engine": None, "same_noise": None}
     places = _distances({**reference.trace, **skip}, {**other, **skip}, "")
     # Written so that a NaN is too far away.
     return [place for place, apart in places if not apart <= reference.tolerance]

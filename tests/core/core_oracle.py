@@ -147,7 +147,8 @@ class Oracle:
         for index, (after, text, was_done) in enumerate(self.enders):
             if self.phase == THINKING and self.thinking_tokens >= after and not was_done:
                 if forcing is None:
-                    forcing, at = list(text if text is not None else self.ends[0]), 0
+                    forcing = list(text if text is not None else self.ends[0])
+                    at = self._begun() if forcing == list(self.ends[0]) else 0
                 # A text that ends thinking ends it whenever it is opened.
                 done[index] = text is not None and not self._ends_thinking(text)
         facts = self._facts(row)
@@ -164,7 +165,7 @@ class Oracle:
                 counter = new
                 if fires and top not in self.eos and forcing is None:
                     counter, cold_stops = 0, cold_stops + 1
-                    forcing, at = list(self.ends[0]), 0
+                    forcing, at = list(self.ends[0]), self._begun()
             elif answering:
                 if self.soft.greedy_answer:
                     forced, recorded = True, top
@@ -184,6 +185,14 @@ class Oracle:
             "forcing": forcing, "at": at, "done": done, "counter": counter,
             "cold_stops": cold_stops, "aborted": aborted,
         }  # fmt: skip
+
+    def _begun(self):
+        """How many tokens of the end marker the newest tokens are: it is completed from there."""
+        end = list(self.ends[0])
+        for length in range(len(end) - 1, 0, -1):
+            if self.history[-length:] == end[:length]:
+                return length
+        return 0
 
     def _facts(self, row):
         masked, soft = (), self.soft

@@ -1,7 +1,6 @@
 """Markers on real vocabularies: after every token the phase is the one that the text has."""
 
 import random
-import time
 from dataclasses import replace
 
 import pytest
@@ -202,22 +201,6 @@ def test_what_each_token_does_is_what_its_bytes_do(seed):
                 node, effect = trie.delta[node, column], trie.out[node, column] or effect
             entry = int(made.moves[state, made.classes[token]])
             assert (entry >> STATE_SHIFT, entry & EFFECT) == (node, effect), (text, state)
-
-
-@pytest.mark.parametrize(("start", "end"), [(" ", "  "), (" " * 60, "\n" * 64), ("e", "a")])
-def test_markers_that_stand_in_most_tokens_are_made_quickly(start, end):
-    # One of these took 70 to 160 ms with a large vocabulary, between two steps of a worker.
-    r = random.Random(0)
-    words = {b" " * n + str(r.random()).encode() + b"ea" for n in range(1, 4) for _ in range(30000)}
-    runs = {letter * n for letter in (b" ", b"\n", b" \n", b"\n ") for n in range(1, 250)}
-    tokens = Tokens([*words, *runs])
-    patterns = {tuple(start.encode()): 1, tuple(end.encode()): 2}
-    spent = []
-    for _ in range(3):
-        begin = time.thread_time()
-        of_texts(patterns, tokens, Ends({}, {}))
-        spent.append(time.thread_time() - begin)
-    assert min(spent) < 0.1, spent
 
 
 def test_what_clients_write_does_not_grow_the_device_s_memory(monkeypatch):

@@ -290,7 +290,9 @@ def in_another_process(model, kwargs, queue):
     queue.put((output[:, len(PROMPTS[0]) :].tolist(), found))
 
 
-def test_kwargs_go_to_another_process(subject):
+def test_kwargs_go_to_another_process():
+    # transformers 5 leaves hooks that cannot be pickled on a model that gave hidden states.
+    subject = Subject("qwen3")
     kwargs = soft_kwargs(subject)
     subject.generate(**kwargs)
     context = multiprocessing.get_context("fork")

@@ -48,7 +48,7 @@ class Admission:
         try:
             spec = spec_of(asked)
             if spec is not None:
-                self.settings.check(spec)
+                refusals.check_spec(spec, self.settings)
                 self.bind.prepare(spec, StopsOf(values))
         except SpecError as error:
             metrics.count_refusal(ENGINE)

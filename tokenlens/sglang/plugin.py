@@ -139,9 +139,9 @@ def _create_tokenized_object(
     try:
         # Directly in there, and nowhere deeper.
         check_place(asked, (), "custom_params")
-    except SpecError:
+    except SpecError as error:
         metrics.count_refusal(ENGINE)
-        raise
+        raise ValueError(str(error)) from None
     if not asks(asked):
         return tokenized
     admission = vars(self).get(ADMISSION)

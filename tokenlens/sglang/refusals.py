@@ -184,6 +184,17 @@ def check_model(model_config: Any, settings: Settings) -> None:
         )
 
 
+def check_spec(spec: DecodingSpec, settings: Settings) -> None:
+    """Refuse what the operator does not allow and what the engine cannot host.
+
+    Raises
+    ------
+    SpecError
+    """
+    settings.check(spec)
+    refuse_needs(spec, "SGLang")
+
+
 def check_request(spec: DecodingSpec, request: Any, params: Any, settings: Settings) -> None:
     """Refuse a request that would be carried out wrongly.
 
@@ -199,8 +210,7 @@ def check_request(spec: DecodingSpec, request: Any, params: Any, settings: Setti
     SpecError
         Names the field and the way out.
     """
-    settings.check(spec)
-    refuse_needs(spec, "SGLang")
+    check_spec(spec, settings)
     if not spec.methods:
         return
     for name in GRAMMARS:

@@ -34,7 +34,7 @@ def _update_request_meta_info(
         return original(self, meta_info, state, customized_info, index, finish_reason)
     rest = {key: values for key, values in customized_info.items() if key != KEY}
     result = original(self, meta_info, state, rest, index, finish_reason)
-    with contained(f"a report of request {meta_info['id']} is lost"):
+    with contained(f"a report of request {meta_info.get('id')} is lost"):
         _record(self, meta_info, state, customized_info[KEY][index] or (), finish_reason)
     return result
 

@@ -23,7 +23,7 @@ from tokenlens.serving.traces import Recorder
 from tokenlens.spec import SpecError
 from tokenlens.vllm import doors
 from tokenlens.vllm.binding import Binder
-from tokenlens.vllm.refusals import asked_for, check_request
+from tokenlens.vllm.refusals import asked_for, check_request, check_spec
 from tokenlens.vllm.traces import ENGINE, FIELD
 
 ADMISSION = "_tokenlens"
@@ -50,7 +50,7 @@ class Admission:
         refuse_internal(params.extra_args)
         spec = spec_of(params.extra_args)
         if spec is not None:
-            self.settings.check(spec)
+            check_spec(spec, self.settings)
             # The ids that end this request, as vLLM will add them to a copy of its parameters
             params = params.clone()
             params.update_from_generation_config(

@@ -112,6 +112,17 @@ def _latent_facts(config: Any) -> list[tuple[bool, str]]:
     ]
 
 
+def check_spec(spec: DecodingSpec, settings: Settings) -> None:
+    """Refuse what the operator does not allow and what the engine cannot host.
+
+    Raises
+    ------
+    SpecError
+    """
+    settings.check(spec)
+    refuse_needs(spec, "vLLM")
+
+
 def check_request(
     spec: DecodingSpec, params: Any, settings: Settings, engine_request: Any = None
 ) -> None:
@@ -122,8 +133,7 @@ def check_request(
     SpecError
         Names the field and the way out.
     """
-    settings.check(spec)
-    refuse_needs(spec, "vLLM")
+    check_spec(spec, settings)
     if not spec.methods:
         return
     if _get(params, "structured_outputs") is not None:

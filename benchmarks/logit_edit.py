@@ -22,6 +22,7 @@ import torch
 
 from tokenlens import DecodingSpec
 from tokenlens.core import Core, bind
+from tokenlens.methods import METHODS
 from tokenlens.spec import CyclicReflex, PhaseConfig
 
 START, END = 151_667, 151_668
@@ -73,13 +74,13 @@ def main():
     spec = DecodingSpec(
         methods=(method,), phase=PhaseConfig(think_start=(START,), think_end=(END,))
     )
-    request = bind(spec, tokenizer=Words(), vocab_size=151_669)
-    core = Core(max_slots=rows, vocab_size=151_669)
+    request = bind(spec, methods=METHODS, tokenizer=Words(), vocab_size=151_669)
+    core = Core(methods=METHODS, max_slots=rows, vocab_size=151_669)
     outputs = []
     for slot in range(rows):
         core.add(slot, request, [START])
         outputs.append([100 + slot] * (OUTPUT + slot))
-    from tokenlens.methods.base import GENERATED, THINKING_TOKENS
+    from tokenlens.core.columns import GENERATED, THINKING_TOKENS
 
     for column in (GENERATED, THINKING_TOKENS):
         core.table.column(column)[:rows] = OUTPUT + slots

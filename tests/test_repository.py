@@ -19,13 +19,13 @@ PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("exam
 
 KNOWN = {
     "spec": set(),
-    "methods": {"spec"},
+    "methods": {"core", "spec"},
     "trace": {"spec"},
-    "core": {"methods", "spec", "trace"},
+    "core": {"spec", "trace"},
     "serving": {"core", "methods", "metrics", "spec", "trace"},
     "routing": {"metrics", "spec"},
     "hf": {"core", "methods", "routing", "spec", "trace"},
-    "vllm": {"__version__", "core", "serving", "spec", "trace"},
+    "vllm": {"__version__", "core", "methods", "serving", "spec", "trace"},
     "sglang": {"core", "methods", "serving", "spec", "trace"},
 }
 """Rooms, and what of ours they may import (docs/architecture.md)."""

@@ -10,12 +10,12 @@ import random
 from functools import cache
 
 import torch
+from built_in import Core, bind
 from core_oracle import Oracle, Pool
 from core_solo import Letters
 from tokenlens_kernels import signals_topk
 
 from tokenlens import parse_spec
-from tokenlens.core import Core, bind
 
 SLOTS = 3
 TICKS = 6

@@ -1,9 +1,9 @@
 """One request in a core of its own, driven by hand; shared by the tests of the core."""
 
 import torch
+from built_in import Core, bind
 
 from tokenlens import DecodingSpec
-from tokenlens.core import Core, bind
 from tokenlens.spec import PhaseConfig
 
 # Token ids of the toy vocabulary.

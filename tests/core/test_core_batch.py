@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from built_in import Core, bind
 from core_schedules import row_keyed_signals
 from core_solo import MARKERS, START, Solo
 from tokenlens_kernels import philox, signals_topk
 
 from tokenlens import DecodingSpec
-from tokenlens.core import Core, bind
 from tokenlens.spec import DirichletNoise, GumbelNoise, RandomRoute, SoftThinking
 
 VOCAB = 300  # more than one tile
@@ -129,7 +129,7 @@ def test_a_samples_seed_is_philox_of_the_requests():
 
 
 def fed_with_column(seed):
-    from tokenlens.methods.base import SEED
+    from tokenlens.core.columns import SEED
 
     solo = Solo(SoftThinking(), GumbelNoise(), vocab=VOCAB)
     solo.core.table.ints[0, solo.core.table.columns[SEED].start] = seed

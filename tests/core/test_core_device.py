@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from built_in import Core, bind
 from core_solo import EOS, MARKERS, START, Letters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tokenlens
 from tokenlens import DecodingSpec
-from tokenlens.core import Core, bind
 from tokenlens.spec import parse_spec
 
 VOCAB = 40

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from built_in import Core, bind
 from tokenlens_kernels import signals_topk
 
-from tokenlens.core import Core, bind
 from tokenlens.spec import parse_spec
 
 HOLES, SIZE, START, END = (3, 7), 12, 1, 2

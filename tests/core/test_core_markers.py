@@ -5,15 +5,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from built_in import Core, bind
 from core_solo import Letters
 from real_vocabularies import NAMES, load
 
 from tokenlens import SpecError, parse_spec
-from tokenlens.core import Core, Phase, bind, marker_table
+from tokenlens.core import Phase, marker_table
 from tokenlens.core import automaton as automata
 from tokenlens.core.automaton import Ends, Tokens, of_texts
-from tokenlens.methods.base import PHASE
-from tokenlens.methods.markers import EFFECT, STATE_SHIFT
+from tokenlens.core.columns import PHASE
+from tokenlens.core.marker_columns import EFFECT, STATE_SHIFT
 from tokenlens.spec.texts import texts_of
 from tokenlens.spec.turns import Turns, turns_of
 

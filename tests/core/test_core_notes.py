@@ -2,12 +2,11 @@
 
 import pytest
 import torch
+from built_in import Core, bind
 from core_solo import EOS, MARKERS, START, Letters
 
-from tokenlens.core import Core, bind
-from tokenlens.core.tape import Tape, said
-from tokenlens.methods.base import Rows
-from tokenlens.methods.registry import NOTES
+from tokenlens.core.recorder import Recorder, edits_and_switch
+from tokenlens.core.rows import Rows
 from tokenlens.spec import parse_spec
 
 VOCAB = 40
@@ -31,7 +30,7 @@ def decode(*specs, level="full", steps=STEPS, seed=0):
     core = Core(max_slots=len(specs), vocab_size=VOCAB)
     for slot, request in enumerate(requests):
         core.add(slot, request, [7, START])
-    made, slots = Tape(core, requests, "test"), torch.arange(len(specs))
+    made, slots = Recorder(core, requests, "test"), torch.arange(len(specs))
     generator = torch.Generator().manual_seed(seed)
     before, after = [], []
     for _ in range(steps):
@@ -143,30 +142,33 @@ def test_a_slot_s_last_request_says_nothing_of_its_next():
     core.step(torch.randn(2, VOCAB, generator=torch.Generator().manual_seed(0)), slots)
     # In another order: filed by slot.
     notes = core.commit(torch.tensor([9, 9]), torch.tensor([1, 0])).notes.tolist()
-    assert said(notes[0])[0] is not None
-    assert said(notes[1]) == (None, None)
+    assert edits_and_switch(notes[0], core.records)[0] is not None
+    assert edits_and_switch(notes[1], core.records) == (None, None)
 
 
 @pytest.mark.parametrize("level", ["off", "summary"])
-def test_without_a_full_trace_nothing_is_noted(level, monkeypatch):
-    monkeypatch.setattr("tokenlens.core.pipeline._noted", pytest.fail)
+def test_without_a_full_trace_nothing_is_recorded(level, monkeypatch):
+    monkeypatch.setattr("tokenlens.core.pipeline._recorded", pytest.fail)
     seen = []
-    original = Rows.note
+    original = Rows.record
     monkeypatch.setattr(
-        Rows, "note", lambda *args: (original(*args), seen.append(args[0].notes))[0]
+        Rows, "record", lambda *args: (original(*args), seen.append(args[0].records))[0]
     )
     specs = [[{"method": name, **BIASES[name]}] for name in BIASES]
     _, _, _, core = decode(*specs, level=level)
     assert seen
     assert not any(seen)
-    assert core._notes.numel() == 0
+    assert core._records.numel() == 0
 
 
-def test_said():
-    notes = dict.fromkeys(NOTES, 0.0)
-    assert said(list(notes.values())) == (None, None)
-    assert said(list((notes | {"tip": -3.0, "switch": -1.0}).values())) == (
+def test_edits_and_switch():
+    records = dict.fromkeys(Core(max_slots=1, vocab_size=4).records, 0.0)
+    assert edits_and_switch(list(records.values()), records) == (None, None)
+    assert edits_and_switch(list((records | {"tip": -3.0, "switch": -1.0}).values()), records) == (
         {"tip": -3.0},
         "to_discrete",
     )
-    assert said(list((notes | {"switch": 1.0}).values())) == (None, "to_latent")
+    assert edits_and_switch(list((records | {"switch": 1.0}).values()), records) == (
+        None,
+        "to_latent",
+    )

@@ -9,16 +9,16 @@ from random import Random
 import numeric_specs as numeric
 import pytest
 import torch
+from built_in import Core, bind
 from core_solo import END, EOS, Letters
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tokenlens import DecodingSpec, SpecError
-from tokenlens.core import Core, bind
-from tokenlens.core.feed import gaussian
-from tokenlens.core.host import Host
+from tokenlens.core.engine_vectors import Host
+from tokenlens.core.forcing import FORCED_LOGIT
+from tokenlens.core.next_input import gaussian
 from tokenlens.core.pipeline import INVALID_STEPS
-from tokenlens.methods import base
 from tokenlens.spec import METHOD_CONFIGS, parse_spec
 from tokenlens.spec.registry import NEEDS_LATENT
 
@@ -116,7 +116,7 @@ def decode(requests, kinds, seed):
 
 
 def check_logits(core, stock, edited, fine):
-    forced = edited >= min(base.FORCED_LOGIT, edited.amax())
+    forced = edited >= min(FORCED_LOGIT, edited.amax())
     assert not edited[fine].isnan().any(), "an edit made a NaN"
     assert not (edited[fine] == torch.inf).any(), "an edit made an infinity"
     assert (edited[fine].amax(dim=1) > -torch.inf).all(), "an edit left nothing to sample"

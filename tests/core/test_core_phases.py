@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from built_in import bind
 from core_solo import END, EOS, MARKERS, START, Letters, Solo, peaked
 
 from tokenlens import DecodingSpec, SpecError, parse_spec
-from tokenlens.core import Phase, bind
-from tokenlens.methods.base import FORCE_LENGTH, PHASE, THINKING_TOKENS
+from tokenlens.core import Phase
+from tokenlens.core.columns import FORCE_LENGTH, PHASE, THINKING_TOKENS
 from tokenlens.spec import (
     S1,
     AlphaOne,

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from built_in import Core, bind
 from core_solo import END, EOS, MARKERS, START, VOCAB, Solo, peaked
 
 from tokenlens import DecodingSpec
-from tokenlens.core import Core, Phase, bind
+from tokenlens.core import Phase
+from tokenlens.core.columns import PHASE
 from tokenlens.core.pipeline import INVALID_STEPS
-from tokenlens.methods.base import PHASE
 from tokenlens.methods.soft_thinking import COUNTER
 from tokenlens.spec import (
     ColdStop,

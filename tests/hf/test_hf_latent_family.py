@@ -9,7 +9,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
-from tokenlens.core.feed import gaussian
+from tokenlens.core.next_input import gaussian
 from tokenlens.hf import generate_kwargs, traces
 from tokenlens.spec import SpecError
 

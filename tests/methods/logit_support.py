@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import torch
+from built_in import Core, bind
 
 from tokenlens import DecodingSpec
-from tokenlens.core import Core, Phase, bind
-from tokenlens.methods.base import GENERATED, PHASE, PROMPT_THINKING, THINKING_TOKENS
+from tokenlens.core import Phase
+from tokenlens.core.columns import GENERATED, PHASE, PROMPT_THINKING, THINKING_TOKENS
 from tokenlens.spec import PhaseConfig
 
 VECTORS = json.loads(

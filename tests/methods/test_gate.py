@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
+from built_in import Core, bind
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tokenlens import DecodingSpec
-from tokenlens.core import Core, Phase, bind
-from tokenlens.methods.base import PHASE
+from tokenlens.core import Phase
+from tokenlens.core.columns import PHASE
 from tokenlens.methods.gate import GateRules, GateState, gate_step
 from tokenlens.methods.gated import NEVER, SWITCHES
 from tokenlens.spec import (

@@ -8,6 +8,7 @@ import random
 
 import pytest
 import torch
+from built_in import Core, bind
 from gated_loops import (
     Router,
     gate,
@@ -21,7 +22,6 @@ from gated_loops import Switching as Settings
 from tokenlens_kernels import dense_mixture
 
 from tokenlens import DecodingSpec
-from tokenlens.core import Core, bind
 from tokenlens.methods.gate import GateRules, GateState, gate_step
 from tokenlens.methods.gated import NEVER
 from tokenlens.spec import (

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from built_in import Core, bind
 from tokenlens_kernels import philox
 
 from tokenlens import DecodingSpec
-from tokenlens.core import Core, bind
-from tokenlens.core.tape import Tape
+from tokenlens.core.recorder import Recorder
 from tokenlens.methods.rollout_scores import (
     cot2_log_probability,
     gaussian_log_probability,
@@ -199,7 +199,7 @@ METHODS = {
 def rollouts_of(methods, tmp_path, steps=6, vocab=40):
     """A file of three requests, and the logits that they saw, in its order."""
     core, request = core_of(*methods, vocab=vocab)
-    tape = Tape(core, [request] * 3, "hf")
+    recorder = Recorder(core, [request] * 3, "hf")
     slots = torch.arange(3)
     generator = torch.Generator().manual_seed(4)
     seen = []
@@ -207,9 +207,9 @@ def rollouts_of(methods, tmp_path, steps=6, vocab=40):
         logits = 3 * torch.randn(3, vocab, generator=generator)
         logits[:, 5] = -30
         seen.append(logits)
-        tape.append(core.commit(core.step(logits, slots).argmax(1), slots))
+        recorder.append(core.commit(core.step(logits, slots).argmax(1), slots))
     path = tmp_path / "rollouts.safetensors"
-    save_rollouts(path, tape.traces(), [[4]] * 3)
+    save_rollouts(path, recorder.traces(), [[4]] * 3)
     return load_rollouts(path), torch.stack(seen, dim=1).flatten(0, 1)
 
 
@@ -339,9 +339,9 @@ def test_gaussian_log_probability():
 
 def test_a_trace_without_all_its_steps_is_no_rollout(tmp_path):
     core, request = core_of(SOFT, rows=1)
-    tape = Tape(core, [request], "hf")
-    tape.append(decided(core, LOGITS[:1]))
-    trace = tape.traces()[0]
+    recorder = Recorder(core, [request], "hf")
+    recorder.append(decided(core, LOGITS[:1]))
+    trace = recorder.traces()[0]
     with pytest.raises(ValueError, match=r"traces\[0\]: got 0 steps of 1"):
         save_rollouts(tmp_path / "x", [trace.model_copy(update={"steps": ()})], [[4]])
     with pytest.raises(ValueError, match="prompts"):

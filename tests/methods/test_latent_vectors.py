@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from built_in import Core, bind
 from tokenlens_kernels import concept_mixture, dense_mixture
 
 from tokenlens import DecodingSpec
-from tokenlens.core import Core, bind
 from tokenlens.methods.gated import SWITCHES
 from tokenlens.spec import (
     Blend,

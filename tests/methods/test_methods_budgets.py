@@ -6,8 +6,8 @@ import pytest
 import torch
 from logit_support import END, PIECES, START, VOCAB, Bench, Phase
 
+from tokenlens.core.columns import PHASE
 from tokenlens.methods import alpha_one
-from tokenlens.methods.base import PHASE
 from tokenlens.methods.s1 import LEFT
 from tokenlens.spec import (
     S1,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from logit_support import END, VOCAB, Bench
 
-from tokenlens.methods.base import Method
+from tokenlens.core.method import Method
 from tokenlens.methods.registry import METHODS
 from tokenlens.spec import (
     S1,

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from built_in import Core, bind
 
 from tokenlens import DecodingSpec
-from tokenlens.core import Core, bind
 from tokenlens.spec import DirichletNoise, GumbelNoise, PhaseConfig, RandomRoute, SoftThinking
 
 VOCAB = 9
@@ -27,7 +27,7 @@ def draws(*methods, num=DRAWS, weights=WEIGHTS, seed=0):
     core = Core(max_slots=num, vocab_size=VOCAB)
     core.add(0, request, [7])
     # Admitting thousands of requests one by one is slow; they differ in a column alone.
-    from tokenlens.methods.base import POSITION
+    from tokenlens.core.columns import POSITION
 
     core.table.ints[:num] = core.table.ints[0]
     core.table.floats[:num] = core.table.floats[0]

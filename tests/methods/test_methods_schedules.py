@@ -6,8 +6,8 @@ import pytest
 import torch
 from logit_support import END, PIECES, START, VECTORS, VOCAB, Bench, Phase, Pieces
 
+from tokenlens.core.columns import PHASE
 from tokenlens.methods import waves
-from tokenlens.methods.base import PHASE
 from tokenlens.spec import CyclicReflex, SpecError, StaticWindow, Vocabulary, parse_spec, schedules
 
 DELTAS = VECTORS["cyclicreflex_delta(A,C,shift,n_output_tokens)->delta"]

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from built_in import Core, bind
 from tokenlens_kernels import concept_mixture
 from tokenlens_kernels.signals_topk import entries
 
 from tokenlens import DecodingSpec
-from tokenlens.core import Core, Phase, bind
-from tokenlens.methods.base import PHASE
+from tokenlens.core import Phase
+from tokenlens.core.columns import PHASE
 from tokenlens.methods.soft_thinking import ABORTED, COUNTER
 from tokenlens.spec import ColdStop, GumbelNoise, PhaseConfig, SoftThinking
 

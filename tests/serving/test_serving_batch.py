@@ -10,8 +10,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from built_in import Core, bind
 
-from tokenlens.core import Core, Phase, bind
+from tokenlens.core import Phase
 from tokenlens.serving.batch import REWIND_STEPS, Batch
 from tokenlens.serving.embedding import Calls
 from tokenlens.serving.store import PAGE, ConceptStore, entry_bytes

@@ -3,8 +3,8 @@
 import pytest
 import test_serving_batch as account
 import torch
+from built_in import bind
 
-from tokenlens.core import bind
 from tokenlens.methods.top1 import Top1Method
 from tokenlens.serving.faults import BROKEN
 from tokenlens.serving.report import report_of

@@ -4,10 +4,10 @@ import json
 import math
 
 import pytest
+from built_in import bind
 from pydantic import ValidationError
 
 from tokenlens import DecodingSpec, SpecError, load_spec, parse_spec
-from tokenlens.core import bind
 
 SOFT = {"method": "soft_thinking"}
 

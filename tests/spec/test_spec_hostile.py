@@ -5,12 +5,12 @@ import os
 import threading
 
 import pytest
+from built_in import bind
 from built_tokenizers import byte_level, size_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenlens import SpecError, load_spec, parse_spec
-from tokenlens.core import bind
 from tokenlens.serving.arguments import spec_of
 from tokenlens.spec import METHOD_CONFIGS, DecodingSpec, encode_text, errors, preset
 from tokenlens.spec.errors import MAX_MESSAGE, MAX_PROBLEMS, MAX_SHOWN, SpecProblem

@@ -38,15 +38,15 @@ class Rig:
         live = None if self.room is None else self.room.batch.live.get(req_id)
         if live is None or not live.latent or live.slot < 0:
             return False
-        from tokenlens.methods.base import PHASE, Phase
+        from tokenlens.core.columns import PHASE, Phase
 
         return int(self.room.batch.core.table.column(PHASE)[live.slot]) == Phase.THINKING
 
     def _plant(self):
         """Exceptions by a request's seed (13: not admitted, 14: not decided), and a bad number."""
         from tokenlens.core import Core
+        from tokenlens.core.columns import SEED
         from tokenlens.methods import rollout_noise
-        from tokenlens.methods.base import SEED
         from tokenlens.methods.top1 import Top1Method
 
         add, gate, admit = Core.add, Top1Method.gate, rollout_noise.SoftGrpoNoiseMethod.admit

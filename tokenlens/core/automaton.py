@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenlens.methods.base import Phase
-from tokenlens.methods.markers import AT, AT_SHIFT, EFFECT, HOT, STATE_SHIFT
+from tokenlens.core.columns import Phase
+from tokenlens.core.marker_columns import AT, AT_SHIFT, EFFECT, HOT, STATE_SHIFT
 
 Ints = NDArray[np.int64]
 
@@ -148,7 +148,7 @@ class Automaton:
         ``[vocab]`` int16: each token's class; 0 is that of the tokens that no marker is about.
     moves
         ``[states, num_classes]`` int32: the next state, shifted by ``STATE_SHIFT``, and what the
-        token does (see :mod:`tokenlens.methods.markers`).
+        token does (see :mod:`tokenlens.core.marker_columns`).
     early
         States in which no end of thinking has begun, at the beginning of a token of one.
     """

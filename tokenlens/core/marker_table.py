@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from tokenlens.core.automaton import Automaton
-from tokenlens.methods.base import Field, Value
-from tokenlens.methods.markers import AT, CLASSES, EFFECT, HOT, STATE, STATE_SHIFT
+from tokenlens.core.columns import Field, Value
+from tokenlens.core.marker_columns import AT, CLASSES, EFFECT, HOT, STATE, STATE_SHIFT
 from tokenlens.spec import SpecError
 
 MAX_MOVES = 1 << 16

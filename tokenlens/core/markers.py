@@ -12,8 +12,8 @@ from functools import cached_property, lru_cache
 from itertools import accumulate
 
 from tokenlens.core.automaton import Automaton, Ends, Tokens, both, of_ids, of_texts
+from tokenlens.core.columns import Phase
 from tokenlens.core.marker_table import MAX_MOVES
-from tokenlens.methods.base import Phase
 from tokenlens.spec import SpecError, Tokenizer
 from tokenlens.spec.bounded import Bounded
 from tokenlens.spec.markers import Marker, stands_alone

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from tokenlens.methods.base import EOS_IDS, Field, Rows, Value
-from tokenlens.methods.markers import CLASSES, EFFECT, LONG_MARKERS, STATE, transitions
+from tokenlens.core.columns import EOS_IDS, Field, Value
+from tokenlens.core.marker_columns import CLASSES, EFFECT, LONG_MARKERS, STATE, transitions
+from tokenlens.core.rows import Rows
 
 MAX_MARKS = 8
 """The most markers of one token each that a request can have."""

@@ -14,15 +14,8 @@ import torch
 from tokenlens_kernels import signals_topk
 from torch import Tensor
 
-from tokenlens.core import phases, soundness
-from tokenlens.core.feed import FeedPlan
-from tokenlens.core.host import Host, base_vectors
-from tokenlens.core.intents import Intent, Intents
-from tokenlens.core.marker_table import MarkerTable
-from tokenlens.core.past import Parked, Past, copy_of, paste
-from tokenlens.core.request import Request
-from tokenlens.core.slots import SlotTable
-from tokenlens.methods.base import (
+from tokenlens.core import engine_vectors, phases, soundness
+from tokenlens.core.columns import (
     ANYWHERE,
     BASE,
     BASE_WEIGHT,
@@ -34,10 +27,8 @@ from tokenlens.methods.base import (
     FORCE_AT,
     FORCE_IDS,
     FORCE_LENGTH,
-    FORCED_LOGIT,
     FORCES,
     GENERATED,
-    HOOKS,
     INVERSE_TEMPERATURE,
     LATENT_TRAIT,
     LOG_PROBABILITY,
@@ -59,16 +50,20 @@ from tokenlens.methods.base import (
     TOP_K,
     TOP_P,
     TRACED,
-    Ask,
     Field,
-    Method,
-    Proposal,
-    Rows,
-    Signals,
-    overrides,
 )
-from tokenlens.methods.markers import STATE
-from tokenlens.methods.registry import METHODS, NOTES
+from tokenlens.core.engine_vectors import Host, base_vectors
+from tokenlens.core.forcing import FORCED_LOGIT
+from tokenlens.core.marker_columns import STATE
+from tokenlens.core.marker_table import MarkerTable
+from tokenlens.core.method import HOOKS, Method, overrides
+from tokenlens.core.next_input import FeedPlan
+from tokenlens.core.pending import Intent, Intents
+from tokenlens.core.proposal import Proposal, SignalRequest, Signals
+from tokenlens.core.request import Request
+from tokenlens.core.rows import Rows
+from tokenlens.core.slots import SlotTable
+from tokenlens.core.snapshots import Parked, Past, copy_of, paste
 from tokenlens.spec import SpecError, refuse_needs
 from tokenlens.spec import base as spec_base
 
@@ -85,6 +80,7 @@ COMMON_FIELDS: Final = (
     *(GOING, LATENT_STEPS, FORCED_STEPS, INVALID_STEPS),
     *(ANYWHERE, DENSE, BASE_WEIGHT, NOISE_SCALE, LOG_PROBABILITY, soundness.EDITS),
     *phases.FIELDS,
+    *engine_vectors.FIELDS,
 )
 
 
@@ -115,7 +111,7 @@ class Step(NamedTuple):
     log_probability: Tensor
     # [num_rows, width] float32, or [num_rows, 0] where no live request has any
     scores: Tensor
-    # [num_rows, len(NOTES)] float32, or [num_rows, 0] where no live request has a full trace
+    # [num_rows, len(records)] float32, or [num_rows, 0] where no live request has a full trace
     notes: Tensor
 
 
@@ -124,6 +120,8 @@ class Core:
 
     Parameters
     ----------
+    methods
+        The methods that requests may have, in the order in which their hooks run.
     max_slots
         Requests that can be live at once.
     vocab_size
@@ -149,6 +147,7 @@ class Core:
     def __init__(
         self,
         *,
+        methods: Sequence[Method],
         max_slots: int,
         vocab_size: int,
         device: torch.device | str = "cpu",
@@ -161,10 +160,17 @@ class Core:
     ) -> None:
         self.device = torch.device(device)
         self.vocab_size = vocab_size
+        self.methods = tuple(methods)
+        # What full traces keep of a step beside its columns, by name
+        self.records = tuple(name for method in self.methods for name in method.records)
+        # Columns that methods count in, by the name that traces and metrics give them
+        self.counters = {
+            name: column for method in self.methods for name, column in method.counters.items()
+        }
         self._holes = torch.tensor(holes, dtype=torch.int64, device=self.device) if holes else None
         self.width = min(width, vocab_size)
         self._signals = signals
-        fields = (*COMMON_FIELDS, *(column for method in METHODS for column in method.fields))
+        fields = (*COMMON_FIELDS, *(column for method in self.methods for column in method.fields))
         self.table = SlotTable(max_slots, fields, self.device)
         # What `step` intends; becomes the state when a token is committed.
         self._intents = Intents(self.table, self.width)
@@ -174,8 +180,8 @@ class Core:
         # [max_slots + 2, hidden] and [max_slots + 2, width]: of the rows that were stepped
         self._base = torch.zeros(0, device=self.device)
         self._scores = torch.zeros(0, self.width, device=self.device)
-        # [max_slots + 2, len(NOTES)]: of the rows that were stepped
-        self._notes = torch.zeros(0, len(NOTES), device=self.device)
+        # [max_slots + 2, len(records)]: of the rows that were stepped
+        self._records = torch.zeros(0, len(self.records), device=self.device)
         if host is not None:
             self.feed.extend(host.hidden_size)
             self._base = torch.zeros(max_slots + 2, host.hidden_size, device=self.device)
@@ -221,8 +227,10 @@ class Core:
             values[MAX_ENTRIES] = min(int(values[MAX_ENTRIES]), limit)  # type: ignore[arg-type]
         if SCORES in request.traits and len(self._scores) == 0:
             self._scores = torch.zeros(self.table.max_slots + 2, self.width, device=self.device)
-        if TRACED in request.traits and len(self._notes) == 0:
-            self._notes = torch.zeros(self.table.max_slots + 2, len(NOTES), device=self.device)
+        if TRACED in request.traits and len(self._records) == 0:
+            self._records = torch.zeros(
+                self.table.max_slots + 2, len(self.records), device=self.device
+            )
         if automaton is not None:
             # First what may be refused.
             self.marker_table.enter(automaton)
@@ -308,7 +316,7 @@ class Core:
         return LATENT_TRAIT in self._live_traits
 
     def _notice_live(self) -> None:
-        live = [method for method in METHODS if self._live[method.name] > 0]
+        live = [method for method in self.methods if self._live[method.name] > 0]
         self._any_method = bool(live)
         self._live_traits = frozenset(name for name, count in self._traits.items() if count > 0)
         # A step costs what its small calls cost, so it calls only the hooks that do anything.
@@ -406,8 +414,8 @@ class Core:
         if proposal.scores is not None:
             self._scores.index_copy_(0, slots, proposal.scores)
         if TRACED in self._live_traits:
-            notes = torch.where(valid[:, None], _noted(rows), 0.0)
-            self._notes.index_copy_(0, slots, notes)
+            notes = torch.where(valid[:, None], _recorded(rows, self.records), 0.0)
+            self._records.index_copy_(0, slots, notes)
         return logits, intent, highest
 
     def _with_tables(self, rows: Rows) -> Rows:
@@ -420,19 +428,19 @@ class Core:
         self, logits: Tensor, rows: Rows
     ) -> tuple[Signals, Proposal, tuple[Tensor, Tensor], Tensor]:
         """Signals, a proposal of nothing, entropy and maximum probability, and who asked."""
-        ask = Ask.of(rows)
-        for method in self._hooks["ask"]:
-            method.ask(rows, ask)
+        asked = SignalRequest.of(rows)
+        for method in self._hooks["request_signals"]:
+            method.request_signals(rows, asked)
         statistics = STATISTICS in self._live_traits
         found = self._signals(
             logits,
-            active=ask.active,
-            inverse_temperature=ask.inverse_temperature,
-            top_k=ask.top_k,
-            top_p=ask.top_p,
-            min_p=ask.min_p,
-            max_entries=ask.max_entries,
-            noise_temperature=ask.noise_temperature,
+            active=asked.active,
+            inverse_temperature=asked.inverse_temperature,
+            top_k=asked.top_k,
+            top_p=asked.top_p,
+            min_p=asked.min_p,
+            max_entries=asked.max_entries,
+            noise_temperature=asked.noise_temperature,
             seed=rows[SEED],
             position=rows[POSITION],
             vocab_size=self.vocab_size,
@@ -450,23 +458,23 @@ class Core:
             ids,
         )
         if RAW_SIGNALS in self._live_traits:
-            signals = signals._replace(**self._raw_signals(logits, ask, rows))
+            signals = signals._replace(**self._raw_signals(logits, asked, rows))
         nowhere = rows.constant(False)
         proposal = Proposal(nowhere, nowhere, rows.constant(0), weights, weight_ids)
-        return signals, proposal, (entropy, max_probability), ask.active
+        return signals, proposal, (entropy, max_probability), asked.active
 
-    def _raw_signals(self, logits: Tensor, ask: Ask, rows: Rows) -> dict[str, Tensor]:
+    def _raw_signals(self, logits: Tensor, asked: SignalRequest, rows: Rows) -> dict[str, Tensor]:
         """Entropy and maximum probability at temperature 1: a second look at the logits."""
-        one = torch.ones_like(ask.top_k)
+        one = torch.ones_like(asked.top_k)
         found = self._signals(
             logits,
-            active=ask.active,
-            inverse_temperature=torch.ones_like(ask.inverse_temperature),
+            active=asked.active,
+            inverse_temperature=torch.ones_like(asked.inverse_temperature),
             top_k=one,
-            top_p=torch.ones_like(ask.top_p),
-            min_p=torch.zeros_like(ask.min_p),
+            top_p=torch.ones_like(asked.top_p),
+            min_p=torch.zeros_like(asked.min_p),
             max_entries=one,
-            noise_temperature=torch.zeros_like(ask.noise_temperature),
+            noise_temperature=torch.zeros_like(asked.noise_temperature),
             seed=rows[SEED],
             position=rows[POSITION],
             vocab_size=self.vocab_size,
@@ -545,7 +553,7 @@ class Core:
             scores = self._scores.index_select(0, slots)
         notes = intent.weights[:, :0]
         if TRACED in self._live_traits:
-            notes = self._notes.index_select(0, slots)
+            notes = self._records.index_select(0, slots)
         self.table.scatter(slots, rows)
         return Step(
             position, before, sampled, latent, forced, intent.valid, advance,
@@ -554,10 +562,10 @@ class Core:
         )  # fmt: skip
 
 
-def _noted(rows: Rows) -> Tensor:
-    """What methods noted of the step, ``[num_rows, len(NOTES)]`` float32."""
+def _recorded(rows: Rows, names: Sequence[str]) -> Tensor:
+    """What methods recorded of the step, ``[num_rows, len(names)]`` float32."""
     nothing = torch.zeros_like(rows[INVERSE_TEMPERATURE])
-    return torch.stack([rows.notes.get(name, nothing).float() for name in NOTES], dim=1)
+    return torch.stack([rows.records.get(name, nothing).float() for name in names], dim=1)
 
 
 def _continue_forcing(rows: Rows, proposal: Proposal) -> None:

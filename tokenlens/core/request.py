@@ -6,9 +6,7 @@ from dataclasses import dataclass, replace
 from tokenlens_kernels import philox
 
 from tokenlens.core import phases, soundness
-from tokenlens.core.markers import Markers, resolve
-from tokenlens.core.slots import fits, is_float
-from tokenlens.methods.base import (
+from tokenlens.core.columns import (
     END_IDS,
     END_LENGTH,
     EOS_IDS,
@@ -20,14 +18,14 @@ from tokenlens.methods.base import (
     SEED,
     STATISTICS,
     TRACED,
-    Admission,
     Field,
     Phase,
     Value,
-    overrides,
 )
-from tokenlens.methods.markers import LONG_MARKERS, STATE
-from tokenlens.methods.registry import METHODS, Method
+from tokenlens.core.marker_columns import LONG_MARKERS, STATE
+from tokenlens.core.markers import Markers, resolve
+from tokenlens.core.method import Admission, Method, overrides
+from tokenlens.core.slots import fits, is_float
 from tokenlens.spec import (
     DecodingSpec,
     SpecError,
@@ -68,7 +66,7 @@ class Request:
     methods
         Names of the methods that are on.
     traits
-        What they need: see :meth:`tokenlens.methods.base.Method.traits`.
+        What they need: see :meth:`tokenlens.core.method.Method.traits`.
     columns
         State columns that do not depend on the prompt.
     found
@@ -160,6 +158,7 @@ def _admitted(method: Method, config: AnyMethod, admission: Admission) -> Mappin
 def bind(
     spec: DecodingSpec,
     *,
+    methods: Sequence[Method],
     tokenizer: Tokenizer | None,
     vocab_size: int,
     eos_ids: Sequence[int] = (),
@@ -171,6 +170,8 @@ def bind(
 
     Parameters
     ----------
+    methods
+        Those of the core that the request is for, in their order.
     tokenizer
         May be ``None`` where the spec gives its markers as token ids.
     vocab_size
@@ -282,7 +283,7 @@ def bind(
         traits.update((TRACED, STATISTICS))
     if markers.automaton is not None:
         traits.add(LONG_MARKERS)
-    for method in METHODS:
+    for method in methods:
         for config in spec.methods:
             if method.serves(config):
                 names.add(method.name)
@@ -290,7 +291,7 @@ def bind(
                 traits.update(method.traits(config))
         if method.name in names:
             columns[method.on] = True
-            if f"{method.name}.edit" in traits and not overrides(method, "ask"):
+            if f"{method.name}.edit" in traits and not overrides(method, "request_signals"):
                 columns[soundness.EDITS] = True
     return Request(
         spec,

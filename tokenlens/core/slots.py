@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from tokenlens.methods.base import Field, Rows, Value
+from tokenlens.core.columns import Field, Value
+from tokenlens.core.rows import Rows
 
 MAX_PLACES = 512
 """Combinations of columns that are kept: which methods meet in a batch is up to clients."""

@@ -9,15 +9,9 @@ where another request's attention multiplies it by 0 and gets a NaN. Knows no me
 import torch
 from torch import Tensor
 
-from tokenlens.methods.base import (
-    BASE,
-    BASE_WEIGHT,
-    LOG_PROBABILITY,
-    SCORES,
-    Field,
-    Proposal,
-    Rows,
-)
+from tokenlens.core.columns import BASE, BASE_WEIGHT, LOG_PROBABILITY, SCORES, Field
+from tokenlens.core.proposal import Proposal
+from tokenlens.core.rows import Rows
 
 EDITS = Field("count.edits", "bool", False, fixed=True)
 """The request has a method that edits logits without asking for signals: its unusable rows count

@@ -12,14 +12,14 @@ from tokenlens.hf.refusals import PAGED, REPLACED, ProtocolError, stopped_rows
 from tokenlens.hf.run import Run
 
 if TYPE_CHECKING:
-    from tokenlens.core.tape import Tape
+    from tokenlens.core.recorder import Recorder
 
 
 class Seen:
-    """What a list of processors and a criterion know in common: runs by thread, the last tape."""
+    """What a list of processors and a criterion share: runs by thread, the last recorder."""
 
     def __init__(self) -> None:
-        self.tape: Tape | None = None
+        self.recorder: Recorder | None = None
         # Several where a call is made inside another one with the same arguments
         self._live: dict[int, list[weakref.ref[Run]]] = {}
 

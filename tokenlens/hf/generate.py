@@ -15,8 +15,8 @@ from transformers import (
 )
 
 from tokenlens.core import Request, bind
+from tokenlens.core.recorder import Recorder
 from tokenlens.core.request import possible_ends
-from tokenlens.core.tape import Tape
 from tokenlens.hf.calls import Call, calling
 from tokenlens.hf.criterion import CommitTokens, Seen
 from tokenlens.hf.given import ids_of, tokenizer_of
@@ -29,6 +29,7 @@ from tokenlens.hf.refusals import (
 )
 from tokenlens.hf.run import Run
 from tokenlens.hf.seeds import torch_seed
+from tokenlens.methods import METHODS
 from tokenlens.spec import DecodingSpec, Tokenizer, needs_of, parse_spec
 from tokenlens.spec.registry import LATENT_METHODS
 from tokenlens.spec.seeds import is_open, with_seed
@@ -78,9 +79,9 @@ class Runs(LogitsProcessorList):
         self._bind({})
 
     @property
-    def tape(self) -> Tape | None:
-        """The tape of the last call."""
-        return self.seen.tape
+    def recorder(self) -> Recorder | None:
+        """The recorder of the last call."""
+        return self.seen.recorder
 
     @property
     def others(self) -> list[LogitsProcessor]:
@@ -150,8 +151,8 @@ class Runs(LogitsProcessorList):
         model, specs, tokenizer, prompt_ids = self._made_of
         return Runs(model, specs, tokenizer, processors, prompt_ids, self.seen)
 
-    def _begin(self, tape: Tape) -> None:
-        self.seen.tape = _LAST.tape = tape
+    def _begin(self, recorder: Recorder) -> None:
+        self.seen.recorder = _LAST.recorder = recorder
 
     def _is_told(self, arguments: Mapping[str, Any]) -> bool:
         """Whether our criterion, made the last one, shows the sampled tokens."""
@@ -182,6 +183,7 @@ class Runs(LogitsProcessorList):
         return [
             bind(
                 spec,
+                methods=METHODS,
                 tokenizer=self._tokenizer,
                 vocab_size=vocab_size,
                 eos_ids=eos_ids,
@@ -318,10 +320,12 @@ def traces(kwargs: Mapping[str, Any] | None = None) -> list[Trace | None]:
     LookupError
         No call was made.
     """
-    tape = getattr(_LAST, "tape", None) if kwargs is None else kwargs["logits_processor"].tape
-    if tape is None:
+    recorder = (
+        getattr(_LAST, "recorder", None) if kwargs is None else kwargs["logits_processor"].recorder
+    )
+    if recorder is None:
         raise LookupError(
             "no generate() call with a spec has been made; call it first (generate_batch() drops"
             " these arguments without looking at them)"
         )
-    return list(tape.traces())
+    return list(recorder.traces())

@@ -5,9 +5,9 @@ from tokenlens_kernels import dense_mixture
 from torch import Tensor, nn
 
 from tokenlens.core import FeedPlan
+from tokenlens.core.engine_vectors import alignment_matrix
 from tokenlens.hf.embedding import InputEmbedding
 from tokenlens.hf.refusals import ProtocolError
-from tokenlens.methods.hidden_feedback import alignment_matrix
 
 
 class HFHost:

@@ -17,7 +17,8 @@ from torch import distributed as dist
 from transformers import LogitsProcessor
 
 from tokenlens.core import Core, Request
-from tokenlens.core.tape import Tape
+from tokenlens.core.columns import LATENT_TRAIT
+from tokenlens.core.recorder import Recorder
 from tokenlens.hf.attachment import EMBEDDING, FORWARD, HEAD, PREPARE, attach, detach
 from tokenlens.hf.calls import Call, calls, innermost
 from tokenlens.hf.compiled import ONE_GRAPH, is_compiled, one_graph
@@ -26,7 +27,7 @@ from tokenlens.hf.host import HFHost
 from tokenlens.hf.prompts import prompts_of
 from tokenlens.hf.refusals import ProtocolError, UnsupportedError
 from tokenlens.hf.streamers import follow
-from tokenlens.methods.base import LATENT_TRAIT
+from tokenlens.methods import METHODS
 from tokenlens.spec import needs_of
 
 # Their forward pass needs the ids, or scales only embeddings that it looked up itself, so that
@@ -60,7 +61,7 @@ class Run(LogitsProcessor):
     vocab_size
         Ids up to the tokenizer's largest.
     on_begin
-        Is given the run's tape once the first logits are there.
+        Is given the run's recorder once the first logits are there.
     reads_hidden
         Some request is fed hidden states: they are looked at from the prompt on.
     holes
@@ -79,7 +80,7 @@ class Run(LogitsProcessor):
         model: nn.Module,
         requests_for: Callable[[int, torch.device], Sequence[Request]],
         vocab_size: int,
-        on_begin: Callable[[Tape], None],
+        on_begin: Callable[[Recorder], None],
         *,
         reads_hidden: bool = False,
         holes: Sequence[int] = (),
@@ -101,7 +102,7 @@ class Run(LogitsProcessor):
         # [num_rows] bool: no criterion has stopped the row
         self._going = torch.ones(0, dtype=torch.bool)
         self._core: Core | None = None
-        self._tape: Tape | None = None
+        self._recorder: Recorder | None = None
         self._embedding: InputEmbedding | None = None
         self._host: HFHost | None = None
         self._noisy = False
@@ -212,11 +213,11 @@ class Run(LogitsProcessor):
         if not self._continues(input_ids):
             return
         assert self._core is not None
-        assert self._tape is not None
+        assert self._recorder is not None
         self._length = input_ids.shape[1]
         self._stage = Stage.COMMITTED
         sampled = input_ids[:, -1].to(self._slots.device)
-        self._tape.append(self._core.commit(sampled, self._slots, self._going))
+        self._recorder.append(self._core.commit(sampled, self._slots, self._going))
         if stopped is not None:
             self._going = self._going & ~stopped.to(self._slots.device)
 
@@ -275,6 +276,7 @@ class Run(LogitsProcessor):
                 self._host.capture(self._head_input)
                 self._head_input = None
         core = Core(
+            methods=METHODS,
             max_slots=num_rows,
             vocab_size=self._vocab_size,
             holes=self._holes,
@@ -289,8 +291,8 @@ class Run(LogitsProcessor):
         self._num_rows = num_rows
         self._slots = torch.arange(num_rows, device=scores.device)
         self._going = torch.ones(num_rows, dtype=torch.bool, device=scores.device)
-        self._tape = Tape(core, requests, "hf", [ids for ids, _ in prompts])
-        self._on_begin(self._tape)
+        self._recorder = Recorder(core, requests, "hf", [ids for ids, _ in prompts])
+        self._on_begin(self._recorder)
 
     def _feed(self, core: Core, inputs: dict[str, Any], cache: Any) -> dict[str, Any]:
         assert self._embedding is not None

@@ -29,7 +29,7 @@ import torch
 from tokenlens_kernels import philox
 from torch import Tensor
 
-from tokenlens.methods.base import (
+from tokenlens.core.columns import (
     END_IDS,
     END_LENGTH,
     FORCE_LENGTH,
@@ -37,16 +37,15 @@ from tokenlens.methods.base import (
     MAX_FORCED_TOKENS,
     POSITION,
     SEED,
-    Admission,
     Field,
-    Method,
-    Rows,
     Value,
-    start_forcing,
 )
+from tokenlens.core.forcing import start_forcing
+from tokenlens.core.marker_columns import written_end
+from tokenlens.core.method import Admission, Method
+from tokenlens.core.rows import Rows
 from tokenlens.methods.endings import comes_up
 from tokenlens.methods.logits import BAN, MAX_SET_IDS, MAX_WORD_IDS, add, contains, counted
-from tokenlens.methods.markers import written_end
 from tokenlens.spec import SpecError
 from tokenlens.spec.budgets import AlphaOne
 from tokenlens.spec.registry import AnyMethod
@@ -130,7 +129,7 @@ class AlphaOneMethod(Method):
         ends = comes_up(logits, rows[IDS], fast, rows[TEMPERATURE], rows)
         start_forcing(rows, ends, rows[END_IDS], rows[END_LENGTH], written_end(rows))
         bias = torch.where(fast, BAN, 0.0)
-        rows.note(self.name, bias)
+        rows.record(self.name, bias)
         return add(logits, rows[IDS], bias)
 
     def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:

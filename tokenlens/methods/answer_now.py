@@ -9,18 +9,11 @@ from collections.abc import Collection, Mapping
 
 import torch
 
-from tokenlens.methods.base import (
-    FORCES,
-    MAX_FORCED_TOKENS,
-    THINKING_TOKENS,
-    Admission,
-    Field,
-    Method,
-    Rows,
-    Value,
-    start_forcing,
-)
-from tokenlens.methods.markers import LONG_MARKERS, written_end
+from tokenlens.core.columns import FORCES, MAX_FORCED_TOKENS, THINKING_TOKENS, Field, Value
+from tokenlens.core.forcing import start_forcing
+from tokenlens.core.marker_columns import LONG_MARKERS, written_end
+from tokenlens.core.method import Admission, Method
+from tokenlens.core.rows import Rows
 from tokenlens.spec import AnswerNow
 from tokenlens.spec.registry import AnyMethod
 

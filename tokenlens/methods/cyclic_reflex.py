@@ -27,17 +27,9 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from tokenlens.methods.base import (
-    END_IDS,
-    END_LENGTH,
-    PHASE,
-    Admission,
-    Field,
-    Method,
-    Phase,
-    Rows,
-    Value,
-)
+from tokenlens.core.columns import END_IDS, END_LENGTH, PHASE, Field, Phase, Value
+from tokenlens.core.method import Admission, Method
+from tokenlens.core.rows import Rows
 from tokenlens.methods.logits import MAX_WORD_IDS, add, counted
 from tokenlens.methods.waves import WAVES, schedule
 from tokenlens.spec.registry import AnyMethod
@@ -97,7 +89,7 @@ class ScheduleMethod(Method):
         acts = torch.where(rows[self.until_end], ~rows[self.ended], rows.thinking)
         acts = acts & rows[self.on] & in_windows(rows[self.windows], position)
         bias = torch.where(acts, bias, 0.0)
-        rows.note(self.name, bias)
+        rows.record(self.name, bias)
         return add(logits, rows[self.ids], bias)
 
     def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:

@@ -21,19 +21,10 @@ from tokenlens_kernels import philox
 from tokenlens_kernels.signals_topk.naive import cut_and_renormalise
 from torch import Tensor
 
-from tokenlens.methods.base import (
-    MAX_ENTRIES,
-    POSITION,
-    SEED,
-    Admission,
-    Ask,
-    Field,
-    Method,
-    Proposal,
-    Rows,
-    Signals,
-    Value,
-)
+from tokenlens.core.columns import MAX_ENTRIES, POSITION, SEED, Field, Value
+from tokenlens.core.method import Admission, Method
+from tokenlens.core.proposal import Proposal, SignalRequest, Signals
+from tokenlens.core.rows import Rows
 from tokenlens.spec import DirichletNoise
 from tokenlens.spec.registry import AnyMethod
 
@@ -82,9 +73,9 @@ class DirichletNoiseMethod(Method):
         assert isinstance(config, DirichletNoise)
         return {CONCENTRATION: config.concentration, FLOOR: config.probability_floor}
 
-    def ask(self, rows: Rows, ask: Ask) -> None:
+    def request_signals(self, rows: Rows, request: SignalRequest) -> None:
         # Not where only a trace looks on: that shows the model's own distribution.
-        rows[DUE] = rows[self.on] & ask.active
+        rows[DUE] = rows[self.on] & request.active
 
     def reweigh(self, rows: Rows, signals: Signals, proposal: Proposal) -> None:
         on = rows[DUE] & signals.valid & (signals.probabilities[:, 0] > 0)

@@ -10,7 +10,9 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from tokenlens.methods.base import Admission, Field, Method, Rows, Value
+from tokenlens.core.columns import Field, Value
+from tokenlens.core.method import Admission, Method
+from tokenlens.core.rows import Rows
 from tokenlens.methods.logits import entropy, retemper
 from tokenlens.spec.registry import AnyMethod
 from tokenlens.spec.samplers import Edt
@@ -60,5 +62,5 @@ class EdtMethod(Method):
         wanted = edt_temperature(nats, rows[TEMPERATURE], rows[BASE], rows[THETA])
         wanted = wanted.nan_to_num(0.0).maximum(rows[FLOOR])
         if rows.traced:
-            rows.note(self.name, torch.where(due, wanted, 0.0))
+            rows.record(self.name, torch.where(due, wanted, 0.0))
         return retemper(logits, due, wanted, rows[ENGINE], logsumexp)

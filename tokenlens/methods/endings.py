@@ -12,7 +12,8 @@ import torch
 from tokenlens_kernels import philox
 from torch import Tensor
 
-from tokenlens.methods.base import POSITION, SEED, Rows
+from tokenlens.core.columns import POSITION, SEED
+from tokenlens.core.rows import Rows
 from tokenlens.methods.logits import facts
 
 COLDEST = 1e-6

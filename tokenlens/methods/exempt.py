@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tokenlens.methods.base import Admission
+from tokenlens.core.method import Admission
 from tokenlens.spec import Blend, SpecError
 from tokenlens.spec.gate import MAX_EXEMPT, Exempt
 

@@ -25,12 +25,12 @@ SwiReasoning's entropies are rounded to the model's dtype; its math tokens are a
 
 import math
 from collections.abc import Collection, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from tokenlens.methods import switch_control
-from tokenlens.methods.base import (
+from tokenlens.core.columns import (
     ANYWHERE,
     BASE,
     BASE_WEIGHT,
@@ -51,16 +51,14 @@ from tokenlens.methods.base import (
     SWITCH,
     TOP_K,
     TOP_P,
-    Admission,
-    Ask,
     Field,
-    Method,
     Phase,
-    Proposal,
-    Rows,
-    Signals,
     Value,
 )
+from tokenlens.core.method import Admission, Method
+from tokenlens.core.proposal import Proposal, SignalRequest, Signals
+from tokenlens.core.rows import Rows
+from tokenlens.methods import switch_control
 from tokenlens.methods.exempt import anchor_ids, exempt_ids
 from tokenlens.methods.gate import GateRules, GateState, gate_step
 from tokenlens.spec import Selar, SpecError, ThinkRouter
@@ -109,6 +107,8 @@ NEVER = 1 << 40
 class GateMethod(Method):
     """The gate over the rows of a batch, and what the three methods of its own feed."""
 
+    counters: ClassVar[Mapping[str, Field]] = {"gate_switches": SWITCHES}
+
     def __init__(self) -> None:
         super().__init__(
             "gate",
@@ -118,6 +118,10 @@ class GateMethod(Method):
             *(EXEMPT, ANCHORS, *KEEP, *MOVES, LEAVES_BLENDED),
             *switch_control.FIELDS,
         )
+
+    @property
+    def records(self) -> tuple[str, ...]:
+        return (SWITCH,)
 
     def serves(self, config: AnyMethod) -> bool:
         return config.method in GATED_METHODS
@@ -171,8 +175,8 @@ class GateMethod(Method):
             found.append(QUIRKS)
         return found
 
-    def ask(self, rows: Rows, ask: Ask) -> None:
-        ask.active = ask.active | (rows[self.on] & rows[SAMPLED] & _here(rows))
+    def request_signals(self, rows: Rows, request: SignalRequest) -> None:
+        request.active = request.active | (rows[self.on] & rows[SAMPLED] & _here(rows))
 
     def propose(self, rows: Rows, signals: Signals, proposal: Proposal) -> None:
         here = rows[self.on] & signals.valid & _here(rows)
@@ -190,7 +194,7 @@ class GateMethod(Method):
         entered, left = entered & here, left & here
         rows[LEFT] = left
         if rows.traced:
-            rows.note(SWITCH, entered.float() - left.float())
+            rows.record(SWITCH, entered.float() - left.float())
         sampled = rows[SAMPLED]
         latent = (new.latent & free) | (left & rows[LEAVES_BLENDED])
         proposal.latent = torch.where(here & sampled, latent, proposal.latent)

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 
 from tokenlens_kernels.signals_topk.naive import gumbel_softmax
 
-from tokenlens.methods.base import NOISE_TEMPERATURE, Admission, Field, Method, Value
+from tokenlens.core.columns import NOISE_TEMPERATURE, Field, Value
+from tokenlens.core.method import Admission, Method
 from tokenlens.spec import GumbelNoise
 from tokenlens.spec.registry import AnyMethod
 

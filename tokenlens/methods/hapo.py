@@ -17,7 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tokenlens.methods.base import Admission, Field, Method, Rows, Value
+from tokenlens.core.columns import Field, Value
+from tokenlens.core.method import Admission, Method
+from tokenlens.core.rows import Rows
 from tokenlens.methods.logits import entropy, retemper
 from tokenlens.spec.registry import AnyMethod
 from tokenlens.spec.samplers import Hapo
@@ -114,5 +116,5 @@ class HapoMethod(Method):
         wanted = hapo_temperature(nats, *(rows[column] for column in columns))
         wanted = wanted.maximum(rows[FLOOR])
         if rows.traced:
-            rows.note(self.name, torch.where(due, wanted, 0.0))
+            rows.record(self.name, torch.where(due, wanted, 0.0))
         return retemper(logits, due, wanted, rows[ENGINE], logsumexp)

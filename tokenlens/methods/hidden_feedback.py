@@ -14,75 +14,33 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from tokenlens.methods.base import (
+from tokenlens.core.columns import (
     BASE,
     BASE_WEIGHT,
     INVERSE_TEMPERATURE,
     MAX_ENTRIES,
     THINKING_TOKENS,
-    Admission,
-    Ask,
     Field,
-    Method,
-    Proposal,
-    Rows,
-    Signals,
     Value,
 )
+from tokenlens.core.engine_vectors import HIDDEN, REALIGN, RESCALE
+from tokenlens.core.method import Admission, Method
+from tokenlens.core.proposal import Proposal, SignalRequest, Signals
+from tokenlens.core.rows import Rows
 from tokenlens.methods.exempt import one_token
 from tokenlens.spec import Coconut, LatentMas
 from tokenlens.spec.feedback import HiddenFeedback
 from tokenlens.spec.registry import AnyMethod
 
-HIDDEN = Field("hidden_feedback.hidden", "bool", False)
 STEPS = Field("hidden_feedback.steps", "int")
 PLACEHOLDER = Field("hidden_feedback.placeholder", "int", -1)
-REALIGN = Field("hidden_feedback.realign", "bool", False)
-RESCALE = Field("hidden_feedback.rescale", "bool", False)
-
-RIDGE = 1e-5
-
-
-def alignment_matrix(input_table: Tensor, output_table: Tensor) -> tuple[Tensor, Tensor]:
-    """LatentMAS's map from hidden states to embeddings, by ridge regression.
-
-    Parameters
-    ----------
-    input_table, output_table
-        ``[vocab, hidden]``: the embeddings, and the rows of the language-model head.
-
-    Returns
-    -------
-    matrix, norm
-        ``[hidden, hidden]`` float32, ``W = (Wo' Wo + 1e-5 I)^-1 Wo' Wi``, and the mean norm of the
-        embeddings.
-    """
-    inputs, outputs = input_table.float(), output_table.float()
-    square = outputs.T @ outputs
-    square = square + RIDGE * torch.eye(len(square), device=square.device)
-    return torch.linalg.solve(square, outputs.T @ inputs), inputs.norm(dim=1).mean()
-
-
-def align(hidden: Tensor, matrix: Tensor, norm: Tensor, realign: Tensor, rescale: Tensor) -> Tensor:
-    """Hidden states as inputs.
-
-    Parameters
-    ----------
-    hidden
-        ``[num_rows, hidden]`` float32.
-    realign, rescale
-        ``[num_rows]`` bool: through the matrix; to the norm. A hidden state of zero stays zero.
-    """
-    mapped = torch.where(realign[:, None], hidden @ matrix, hidden)
-    scaled = mapped * (norm / mapped.norm(dim=1, keepdim=True).clamp(min=1e-6))
-    return torch.where(rescale[:, None], scaled, mapped)
 
 
 class HiddenFeedbackMethod(Method):
     """Latent for the first steps of thinking; the vector is the engine's."""
 
     def __init__(self) -> None:
-        super().__init__("hidden_feedback", HIDDEN, STEPS, PLACEHOLDER, REALIGN, RESCALE)
+        super().__init__("hidden_feedback", STEPS, PLACEHOLDER)
 
     def serves(self, config: AnyMethod) -> bool:
         return isinstance(config, (Coconut, LatentMas))
@@ -107,8 +65,8 @@ class HiddenFeedbackMethod(Method):
     def traits(self, config: AnyMethod) -> Collection[str]:
         return (BASE, "hidden_state", *(["align"] if isinstance(config, LatentMas) else []))
 
-    def ask(self, rows: Rows, ask: Ask) -> None:
-        ask.active = ask.active | self._here(rows)
+    def request_signals(self, rows: Rows, request: SignalRequest) -> None:
+        request.active = request.active | self._here(rows)
 
     def propose(self, rows: Rows, signals: Signals, proposal: Proposal) -> None:
         latent = self._here(rows) & signals.valid

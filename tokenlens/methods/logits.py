@@ -8,13 +8,8 @@ import torch
 from tokenlens_kernels import logit_edit, signals_topk
 from torch import Tensor
 
-from tokenlens.methods.base import (
-    GENERATED,
-    INVERSE_TEMPERATURE,
-    PROMPT_THINKING,
-    THINKING_TOKENS,
-    Rows,
-)
+from tokenlens.core.columns import GENERATED, INVERSE_TEMPERATURE, PROMPT_THINKING, THINKING_TOKENS
+from tokenlens.core.rows import Rows
 
 BAN = -1e10
 """Below every logit; not -inf, so that a row in which nothing else is left stays a distribution."""

@@ -19,7 +19,9 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from tokenlens.methods.base import Admission, Field, Method, Rows, Value
+from tokenlens.core.columns import Field, Value
+from tokenlens.core.method import Admission, Method
+from tokenlens.core.rows import Rows
 from tokenlens.methods.logits import BAN, MAX_SET_IDS, add
 from tokenlens.spec.penalties import NoWait
 from tokenlens.spec.registry import AnyMethod
@@ -52,7 +54,7 @@ class NoWaitMethod(Method):
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         acts = rows[self.on] & (rows[ALWAYS] | rows.thinking)
         bias = torch.where(acts, BAN, 0.0)
-        rows.note(self.name, bias)
+        rows.record(self.name, bias)
         return add(logits, rows[IDS], bias)
 
 

@@ -9,17 +9,10 @@ from collections.abc import Mapping
 
 from tokenlens_kernels import philox
 
-from tokenlens.methods.base import (
-    POSITION,
-    SEED,
-    Admission,
-    Field,
-    Method,
-    Proposal,
-    Rows,
-    Signals,
-    Value,
-)
+from tokenlens.core.columns import POSITION, SEED, Field, Value
+from tokenlens.core.method import Admission, Method
+from tokenlens.core.proposal import Proposal, Signals
+from tokenlens.core.rows import Rows
 from tokenlens.spec import RandomRoute
 from tokenlens.spec.registry import AnyMethod
 

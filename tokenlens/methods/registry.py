@@ -1,8 +1,8 @@
 """Every method, in the order in which their hooks run. A new method adds one line here."""
 
+from tokenlens.core.method import Method
 from tokenlens.methods.alpha_one import AlphaOneMethod
 from tokenlens.methods.answer_now import EndThinkingMethod
-from tokenlens.methods.base import SWITCH, Method, overrides
 from tokenlens.methods.cyclic_reflex import ScheduleMethod
 from tokenlens.methods.dirichlet_noise import DirichletNoiseMethod
 from tokenlens.methods.edt import EdtMethod
@@ -62,8 +62,3 @@ METHODS: tuple[Method, ...] = (
     # Last: it asks only for what nobody else has asked.
     TraceMethod(),
 )
-
-NOTES = (*(method.name for method in METHODS if overrides(method, "edit")), SWITCH)
-"""What may be noted of a step: logit edits by their method's name, and a gate's switch."""
-
-__all__ = ["METHODS", "NOTES", "Method"]

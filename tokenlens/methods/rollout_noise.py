@@ -16,7 +16,7 @@ import torch
 from tokenlens_kernels import philox
 from torch import Tensor
 
-from tokenlens.methods.base import (
+from tokenlens.core.columns import (
     END_IDS,
     END_LENGTH,
     INVERSE_TEMPERATURE,
@@ -28,16 +28,13 @@ from tokenlens.methods.base import (
     SCORES,
     SEED,
     STATISTICS,
-    Admission,
-    Ask,
     Field,
-    Method,
-    Proposal,
-    Rows,
-    Signals,
     Value,
 )
-from tokenlens.methods.markers import HOT, LONG_MARKERS, transitions
+from tokenlens.core.marker_columns import HOT, LONG_MARKERS, transitions
+from tokenlens.core.method import Admission, Method
+from tokenlens.core.proposal import Proposal, SignalRequest, Signals
+from tokenlens.core.rows import Rows
 from tokenlens.spec import Cot2, LatentGrpo, SoftGrpoNoise, SoftTokens
 from tokenlens.spec.registry import AnyMethod
 from tokenlens.spec.rollouts import MAX_DRAWS
@@ -238,8 +235,8 @@ class Cot2Method(Method):
         rows.choose(LOG_PROBABILITY, rows[self.on], log_probability)
         return logits
 
-    def ask(self, rows: Rows, ask: Ask) -> None:
-        ask.active = ask.active | (rows[self.on] & rows.thinking)
+    def request_signals(self, rows: Rows, request: SignalRequest) -> None:
+        request.active = request.active | (rows[self.on] & rows.thinking)
 
     def reweigh(self, rows: Rows, signals: Signals, proposal: Proposal) -> None:
         width = proposal.weights.shape[1]

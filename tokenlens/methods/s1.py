@@ -23,21 +23,20 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from tokenlens.methods.base import (
+from tokenlens.core.columns import (
     FORCE_LENGTH,
     FORCES,
     MAX_FORCED_TOKENS,
     THINKING_TOKENS,
-    Admission,
     Field,
-    Method,
-    Rows,
     Value,
-    start_forcing,
 )
+from tokenlens.core.forcing import start_forcing
+from tokenlens.core.marker_columns import HOT, LONG_MARKERS, transitions, written_end
+from tokenlens.core.method import Admission, Method
+from tokenlens.core.rows import Rows
 from tokenlens.methods.endings import comes_up
 from tokenlens.methods.logits import BAN, MAX_SET_IDS, add
-from tokenlens.methods.markers import HOT, LONG_MARKERS, transitions, written_end
 from tokenlens.spec import SpecError
 from tokenlens.spec.budgets import S1
 from tokenlens.spec.registry import AnyMethod
@@ -110,7 +109,7 @@ class S1Method(Method):
         rows.add(LEFT, -replaced.long())
         rows.choose(WRITING, replaced, True)
         bias = torch.where(early | (free & rows[FRESH]), BAN, 0.0)
-        rows.note(self.name, bias)
+        rows.record(self.name, bias)
         return add(logits, ids, bias)
 
     def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:

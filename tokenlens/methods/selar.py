@@ -10,16 +10,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from tokenlens.methods.base import (
-    MAX_ENTRIES,
-    Admission,
-    Field,
-    Method,
-    Proposal,
-    Rows,
-    Signals,
-    Value,
-)
+from tokenlens.core.columns import MAX_ENTRIES, Field, Value
+from tokenlens.core.method import Admission, Method
+from tokenlens.core.proposal import Proposal, Signals
+from tokenlens.core.rows import Rows
 from tokenlens.spec import Selar
 from tokenlens.spec.registry import AnyMethod
 

@@ -25,11 +25,12 @@ it sums mixtures in the table's dtype, here in float32.
 
 import math
 from collections.abc import Collection, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from tokenlens.methods.base import (
+from tokenlens.core.columns import (
     BASE,
     BASE_WEIGHT,
     DENSE,
@@ -45,20 +46,16 @@ from tokenlens.methods.base import (
     STATISTICS,
     TOP_K,
     TOP_P,
-    Admission,
-    Ask,
     Field,
-    Method,
     Phase,
-    Proposal,
-    Rows,
-    Signals,
     Value,
-    is_eos,
-    start_forcing,
 )
+from tokenlens.core.forcing import start_forcing
+from tokenlens.core.marker_columns import written_end
+from tokenlens.core.method import Admission, Method
+from tokenlens.core.proposal import Proposal, SignalRequest, Signals
+from tokenlens.core.rows import Rows, is_eos
 from tokenlens.methods.logits import BAN
-from tokenlens.methods.markers import written_end
 from tokenlens.spec import ConceptTokens, LatentGrpo, SpecError
 from tokenlens.spec.registry import AnyMethod
 
@@ -102,6 +99,8 @@ def cold_stop(
 
 class SoftThinkingMethod(Method):
     """The step function of Soft Thinking over the rows of a batch."""
+
+    counters: ClassVar[Mapping[str, Field]] = {"cold_stops": COLD_STOPS}
 
     def __init__(self) -> None:
         super().__init__(
@@ -176,18 +175,18 @@ class SoftThinkingMethod(Method):
         ids = torch.where(ids < 0, ids[:, :1], ids)
         masked = forbidding & (ids[:, 0] >= 0)
         if rows.traced:
-            rows.note(self.name, torch.where(masked, BAN, 0.0))
+            rows.record(self.name, torch.where(masked, BAN, 0.0))
         ids = ids.clamp(min=0)
         values = torch.where(masked[:, None], -torch.inf, logits.gather(1, ids))
         return logits.scatter(1, ids, values)
 
-    def ask(self, rows: Rows, ask: Ask) -> None:
+    def request_signals(self, rows: Rows, request: SignalRequest) -> None:
         wants = rows.thinking
         if ANSWER in rows.traits:
             wants = wants | (
                 (rows[PHASE] == Phase.ANSWER) & (rows[GREEDY_ANSWER] | rows[ABORT_ANSWER])
             )
-        ask.active = ask.active | (rows[self.on] & wants)
+        request.active = request.active | (rows[self.on] & wants)
 
     def propose(self, rows: Rows, signals: Signals, proposal: Proposal) -> None:
         on = rows[self.on] & signals.valid

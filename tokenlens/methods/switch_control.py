@@ -32,7 +32,7 @@ import torch
 from tokenlens_kernels import philox
 from torch import Tensor
 
-from tokenlens.methods.base import (
+from tokenlens.core.columns import (
     ANYWHERE,
     END_IDS,
     END_LENGTH,
@@ -43,14 +43,13 @@ from tokenlens.methods.base import (
     POSITION,
     QUIRKS,
     SEED,
-    Admission,
     Field,
-    Proposal,
-    Rows,
-    Signals,
     Value,
-    start_forcing,
 )
+from tokenlens.core.forcing import start_forcing
+from tokenlens.core.method import Admission
+from tokenlens.core.proposal import Proposal, Signals
+from tokenlens.core.rows import Rows
 from tokenlens.spec import SpecError
 from tokenlens.spec.latent import Switching
 

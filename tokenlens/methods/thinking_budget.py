@@ -17,20 +17,13 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from tokenlens.methods.base import (
-    END_IDS,
-    FORCES,
-    MAX_FORCED_TOKENS,
-    Admission,
-    Field,
-    Method,
-    Rows,
-    Value,
-    start_forcing,
-)
+from tokenlens.core.columns import END_IDS, FORCES, MAX_FORCED_TOKENS, Field, Value
+from tokenlens.core.forcing import start_forcing
+from tokenlens.core.marker_columns import LONG_MARKERS, written_end
+from tokenlens.core.method import Admission, Method
+from tokenlens.core.rows import Rows
 from tokenlens.methods.endings import written
 from tokenlens.methods.logits import MAX_SET_IDS, add, contains, counted
-from tokenlens.methods.markers import LONG_MARKERS, written_end
 from tokenlens.spec import SpecError
 from tokenlens.spec.budgets import ThinkingBudget
 from tokenlens.spec.registry import AnyMethod
@@ -119,7 +112,7 @@ class ThinkingBudgetMethod(Method):
         acts = rows[self.on] & rows.thinking
         next_of_end = rows[END_IDS].gather(1, written_end(rows)[:, None])
         bias = torch.where(acts, bonus, 0.0)
-        rows.note(self.name, bias)
+        rows.record(self.name, bias)
         return add(logits, next_of_end, bias)
 
     def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:

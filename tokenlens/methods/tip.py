@@ -12,15 +12,9 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from tokenlens.methods.base import (
-    THINKING_TOKENS,
-    Admission,
-    Field,
-    Method,
-    Phase,
-    Rows,
-    Value,
-)
+from tokenlens.core.columns import THINKING_TOKENS, Field, Phase, Value
+from tokenlens.core.method import Admission, Method
+from tokenlens.core.rows import Rows
 from tokenlens.methods.logits import MAX_WORD_IDS, add, contains
 from tokenlens.spec.penalties import Tip
 from tokenlens.spec.registry import AnyMethod
@@ -55,7 +49,7 @@ class TipMethod(Method):
         young = rows[THINKING_TOKENS] < rows[THOUGHT_START] + rows[DURATION]
         acts = rows[self.on] & rows.thinking & young
         bias = torch.where(acts, -rows[PENALTY], 0.0)
-        rows.note(self.name, bias)
+        rows.record(self.name, bias)
         return add(logits, rows[IDS], bias)
 
     def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:

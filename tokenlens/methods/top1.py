@@ -5,7 +5,9 @@ embedding. What a method gains over this control, it gains by mixing; with Gumbe
 ordinary sampling from the filtered distribution.
 """
 
-from tokenlens.methods.base import Method, Proposal, Rows, Signals
+from tokenlens.core.method import Method
+from tokenlens.core.proposal import Proposal, Signals
+from tokenlens.core.rows import Rows
 
 
 class Top1Method(Method):

@@ -5,7 +5,9 @@ The distribution is the model's own: temperature 1, no filters. Nothing is decid
 
 import torch
 
-from tokenlens.methods.base import Ask, Method, Rows
+from tokenlens.core.method import Method
+from tokenlens.core.proposal import SignalRequest
+from tokenlens.core.rows import Rows
 from tokenlens.spec.base import MAX_ENTRIES
 
 
@@ -15,12 +17,12 @@ class TraceMethod(Method):
     def __init__(self) -> None:
         super().__init__("trace")
 
-    def ask(self, rows: Rows, ask: Ask) -> None:
-        unasked = rows[self.on] & ~ask.active
-        ask.active = ask.active | unasked
-        ask.inverse_temperature = torch.where(unasked, 1.0, ask.inverse_temperature)
-        ask.top_k = torch.where(unasked, 0, ask.top_k)
-        ask.top_p = torch.where(unasked, 1.0, ask.top_p)
-        ask.min_p = torch.where(unasked, 0.0, ask.min_p)
-        ask.max_entries = torch.where(unasked, MAX_ENTRIES, ask.max_entries)
-        ask.noise_temperature = torch.where(unasked, 0.0, ask.noise_temperature)
+    def request_signals(self, rows: Rows, request: SignalRequest) -> None:
+        unasked = rows[self.on] & ~request.active
+        request.active = request.active | unasked
+        request.inverse_temperature = torch.where(unasked, 1.0, request.inverse_temperature)
+        request.top_k = torch.where(unasked, 0, request.top_k)
+        request.top_p = torch.where(unasked, 1.0, request.top_p)
+        request.min_p = torch.where(unasked, 0.0, request.min_p)
+        request.max_entries = torch.where(unasked, MAX_ENTRIES, request.max_entries)
+        request.noise_temperature = torch.where(unasked, 0.0, request.noise_temperature)

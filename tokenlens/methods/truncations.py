@@ -20,7 +20,9 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from tokenlens.methods.base import Admission, Field, Method, Rows, Value
+from tokenlens.core.columns import Field, Value
+from tokenlens.core.method import Admission, Method
+from tokenlens.core.rows import Rows
 from tokenlens.methods.logits import truncate, usable
 from tokenlens.spec.registry import AnyMethod
 from tokenlens.spec.samplers import MAX_TOKENS_TO_KEEP, MinP, SamplerMethod, TopH, TopNSigma
@@ -115,7 +117,7 @@ class TruncationMethod(Method):
         due = rows[self.on] & (rows[self.always] | rows.thinking)
         due, keep = due & usable(real), self.keep(real, rows)
         if rows.traced:
-            rows.note(self.name, torch.where(due, keep.sum(dim=1), 0))
+            rows.record(self.name, torch.where(due, keep.sum(dim=1), 0))
         return truncate(logits, due, keep)
 
     def keep(self, logits: Tensor, rows: Rows) -> Tensor:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenlens.core import Core, Request
-from tokenlens.core.past import Parked
+from tokenlens.core.columns import GENERATED, PHASE, QUIRKS, THINKING_TOKENS
 from tokenlens.core.pipeline import FORCED_STEPS, INVALID_STEPS, LATENT_STEPS, Step
-from tokenlens.methods.base import GENERATED, PHASE, QUIRKS, THINKING_TOKENS
+from tokenlens.core.snapshots import Parked
 from tokenlens.methods.gated import SWITCHES
 from tokenlens.methods.soft_thinking import COLD_STOPS
 from tokenlens.serving.embedding import Calls, InputEmbedding

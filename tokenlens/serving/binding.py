@@ -9,6 +9,7 @@ from typing import Any
 from tokenlens.core import Request, bind
 from tokenlens.core.markers import prepare as prepare_markers
 from tokenlens.core.request import STOPS_CALLED, possible_ends
+from tokenlens.methods import METHODS
 from tokenlens.serving.arguments import FOUND_KEY, sample_of
 from tokenlens.spec import DecodingSpec, SpecError
 from tokenlens.spec.bounded import Bounded
@@ -91,6 +92,7 @@ class Binder:
                 raise SpecError.of(FOUND_KEY, given, "sets of tokens by field")
             request = bind(
                 spec,
+                methods=METHODS,
                 tokenizer=self.tokenizer,
                 vocab_size=self.vocab_size,
                 eos_ids=eos_ids,

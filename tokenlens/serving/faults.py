@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from tokenlens.core.past import Parked
+    from tokenlens.core.snapshots import Parked
     from tokenlens.serving.batch import Batch
 
 logger = logging.getLogger(__name__)

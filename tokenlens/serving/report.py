@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenlens.core.columns import SCORES, Phase
 from tokenlens.core.pipeline import Step
-from tokenlens.core.tape import said
-from tokenlens.methods.base import SCORES, Phase
+from tokenlens.core.recorder import edits_and_switch
 from tokenlens.serving.batch import Batch, Live
 from tokenlens.serving.faults import BROKEN, logger
 from tokenlens.serving.traces import COLUMNS
@@ -78,7 +78,7 @@ class StepReport:
             report: list[Any] = [[*totals, int(live.same_noise)], self._usage]
             if columns and self._wants_step(live, totals[0]):
                 values = [column[row] for column in columns]
-                values[-1] = said(values[-1])
+                values[-1] = edits_and_switch(values[-1], self._batch.core.records)
                 if SCORES not in live.request.traits:
                     values[COLUMNS.index("scores")] = []  # a neighbour's
                 report.append(values)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from tokenlens.core import Core
-from tokenlens.methods.base import FORCED_LOGIT
+from tokenlens.core.forcing import FORCED_LOGIT
+from tokenlens.methods import METHODS
 from tokenlens.serving.batch import REWIND_STEPS, Batch, Ints
 from tokenlens.serving.faults import BROKEN
 from tokenlens.serving.refusals import allows_latent, is_latent
@@ -68,6 +69,7 @@ class Room:
         slots = requests + SPARE_SLOTS
         context = int(runner.model_config.context_len)
         core = Core(
+            methods=METHODS,
             max_slots=slots,
             vocab_size=self.bind.vocab_size,
             holes=self.bind.holes,

@@ -14,7 +14,7 @@ def step_record(columns: Mapping[str, Any], max_entries: int, scored: bool) -> T
     columns
         The row's values by the names of ``core.pipeline.Step``, as plain data, ``phase`` as the
         core's number; ``weights``, ``ids`` and ``scores`` instead of ``entries``; ``notes`` as
-        ``core.tape.said`` reads them.
+        ``core.recorder.said`` reads them.
     max_entries
         Places of the concept token that are looked at.
     scored

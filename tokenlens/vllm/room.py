@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from tokenlens.core import Core
+from tokenlens.methods import METHODS
 from tokenlens.serving.batch import REWIND_STEPS, Batch
 from tokenlens.serving.refusals import allows_latent
 from tokenlens.serving.report import StepReport, report_of
@@ -39,6 +40,7 @@ class Room:
         self.bind = Binder(config.model_config, load_tokenizer(config.model_config))
         slots = scheduler.max_num_seqs + SPARE_SLOTS
         core = Core(
+            methods=METHODS,
             max_slots=slots,
             vocab_size=self.bind.vocab_size,
             holes=self.bind.holes,

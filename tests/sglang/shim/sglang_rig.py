@@ -122,7 +122,7 @@ def watch(room):
 def plant():
     """Exceptions by a spec's seed: 1013 is not admitted, 1014 is not decided."""
     from tokenlens.core import Core
-    from tokenlens.methods.base import SEED
+    from tokenlens.core.columns import SEED
     from tokenlens.methods.top1 import Top1Method
 
     add, gate = Core.add, Top1Method.gate

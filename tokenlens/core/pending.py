@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tokenlens.core.columns import Field
+from tokenlens.core.rows import Rows
 from tokenlens.core.slots import SlotTable
-from tokenlens.methods.base import Field, Rows
 
 
 class Intent(NamedTuple):

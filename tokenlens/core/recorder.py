@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 
+from tokenlens.core.columns import GENERATED, PHASE, SCORES, SWITCH, THINKING_TOKENS, Field
 from tokenlens.core.pipeline import (
     FORCED_STEPS,
     INVALID_STEPS,
@@ -14,10 +15,6 @@ from tokenlens.core.pipeline import (
     Step,
 )
 from tokenlens.core.request import Request
-from tokenlens.methods.base import GENERATED, PHASE, SCORES, SWITCH, THINKING_TOKENS, Field
-from tokenlens.methods.gated import SWITCHES
-from tokenlens.methods.registry import NOTES
-from tokenlens.methods.soft_thinking import COLD_STOPS
 from tokenlens.trace import PHASE_NAMES, Trace, TraceCounts, TraceStep
 from tokenlens.trace.steps import step_record
 
@@ -25,7 +22,7 @@ CHUNK = 256
 """Steps that are gathered into one tensor each: many small tensors waste device memory."""
 
 
-class Tape:
+class Recorder:
     """Records the committed steps of a fixed set of requests, row ``i`` in slot ``i``.
 
     Parameters
@@ -84,19 +81,20 @@ class Tape:
         config = request.spec.trace
         if config.level == "off":
             return None
+        counted = {name: self._count(c, row) for name, c in self._core.counters.items()}
         counts = TraceCounts(
             tokens=self._count(GENERATED, row),
             thinking_tokens=self._count(THINKING_TOKENS, row),
             latent_steps=self._count(LATENT_STEPS, row),
             forced_steps=self._count(FORCED_STEPS, row),
             invalid_steps=self._count(INVALID_STEPS, row),
-            cold_stops=self._count(COLD_STOPS, row),
-            switches=self._count(SWITCHES, row),
+            cold_stops=counted.get("cold_stops", 0),
+            switches=counted.get("gate_switches", 0),
         )
         steps: list[TraceStep] = []
         if config.level == "full":
             for chunk in host:
-                steps.extend(_steps(chunk, row, request))
+                steps.extend(_steps(chunk, row, request, self._core.records))
         steps = steps[: config.max_steps]
         return Trace(
             engine=self._engine,
@@ -113,11 +111,11 @@ class Tape:
         return int(self._core.table.column(column)[row])
 
 
-def _steps(chunk: Step, row: int, request: Request) -> list[TraceStep]:
+def _steps(chunk: Step, row: int, request: Request, names: Sequence[str]) -> list[TraceStep]:
     # A column of `chunk` is [steps, rows] or [steps, rows, entries], on the host.
     columns = {name: column[:, row].tolist() for name, column in chunk._asdict().items()}
     advanced = columns.pop("advanced")
-    columns["notes"] = [said(notes) for notes in columns["notes"]]
+    columns["notes"] = [edits_and_switch(amounts, names) for amounts in columns["notes"]]
     scored = SCORES in request.traits
     return [
         step_record(
@@ -139,16 +137,18 @@ def _repeats(keys: Sequence[int | None], prompts: Sequence[Sequence[int]]) -> li
     return [key is not None and seen[key, prompt] > 1 for key, prompt in noises]
 
 
-def said(
-    notes: Sequence[float],
+def edits_and_switch(
+    amounts: Sequence[float], names: Sequence[str]
 ) -> tuple[dict[str, float] | None, Literal["to_latent", "to_discrete"] | None]:
     """A step's logit edits and its switch, ``None`` where there is none.
 
     Parameters
     ----------
-    notes
-        Of one row, in the order of :data:`tokenlens.methods.registry.NOTES`.
+    amounts
+        What methods recorded of one row, in the order of ``names``.
+    names
+        :attr:`tokenlens.core.Core.records`.
     """
-    edits = {name: amount for name, amount in zip(NOTES, notes) if amount}
+    edits = {name: amount for name, amount in zip(names, amounts) if amount}
     turn = edits.pop(SWITCH, 0)
     return edits or None, "to_latent" if turn > 0 else "to_discrete" if turn < 0 else None

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from built_in import Core, bind
 
-from tokenlens.core import Core, bind
 from tokenlens.spec import parse_spec
 
 VOCAB = 24

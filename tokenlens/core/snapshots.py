@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tokenlens.core.columns import GENERATED, Field
 from tokenlens.core.request import Request
 from tokenlens.core.slots import SlotTable
-from tokenlens.methods.base import GENERATED, Field
 
 
 class State(NamedTuple):

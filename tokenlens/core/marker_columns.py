@@ -7,7 +7,8 @@ completed, and the phase that the token leads to, 0 for none.
 
 from torch import Tensor
 
-from tokenlens.methods.base import Field, Rows
+from tokenlens.core.columns import Field
+from tokenlens.core.rows import Rows
 
 EFFECT = 3
 """The bits of the phase."""

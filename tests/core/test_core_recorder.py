@@ -1,19 +1,20 @@
-"""A tape keeps what the spec asked for, and says how much it did not keep."""
+"""A recorder keeps what the spec asked for, and says how much it did not keep."""
 
 import pytest
 import torch
+from built_in import Core, bind
 from core_solo import EOS, MARKERS, START, Solo, peaked
 
 from tokenlens import DecodingSpec
-from tokenlens.core import Core, bind, tape
-from tokenlens.core.tape import Tape
+from tokenlens.core import recorder
+from tokenlens.core.recorder import Recorder
 from tokenlens.spec import GumbelNoise, NoThinking, SoftThinking, TraceConfig
 from tokenlens.trace import SCHEMA_VERSION, Trace
 
 SOFT = SoftThinking(top_k=8, max_entries=8)
 
 
-def taped(steps, *levels, methods=(SOFT,), rows=None, advance=None):
+def recorded(steps, *levels, methods=(SOFT,), rows=None, advance=None):
     """Traces of one request for each level, after some steps of the same logits."""
     requests = [
         bind(
@@ -27,7 +28,7 @@ def taped(steps, *levels, methods=(SOFT,), rows=None, advance=None):
     core = Core(max_slots=len(requests), vocab_size=13)
     for slot, request in enumerate(requests):
         core.add(slot, request, [7, START])
-    made = Tape(core, requests, "test")
+    made = Recorder(core, requests, "test")
     slots = torch.arange(len(requests))
     for step in range(steps):
         row = rows[step] if rows else peaked(9, 2.0)
@@ -42,7 +43,7 @@ def full(**settings):
 
 
 def test_the_levels():
-    off, summary, everything = taped(3, TraceConfig(level="off"), TraceConfig(), full())
+    off, summary, everything = recorded(3, TraceConfig(level="off"), TraceConfig(), full())
     assert off is None
     assert (summary.counts.tokens, summary.steps, summary.dropped_steps) == (3, (), 0)
     assert len(everything.steps) == 3
@@ -50,7 +51,7 @@ def test_the_levels():
 
 
 def test_what_a_step_says():
-    (trace,) = taped(2, full())
+    (trace,) = recorded(2, full())
     first, second = trace.steps
     assert (first.position, second.position) == (2, 3)
     assert (first.phase, first.token, first.latent, first.forced, first.valid) == (
@@ -64,7 +65,7 @@ def test_what_a_step_says():
 
 def test_the_totals():
     rows = [peaked(9, 2.0), torch.full((13,), torch.nan), peaked(4), peaked(9), peaked(EOS)]
-    (trace,) = taped(5, TraceConfig(), rows=rows)
+    (trace,) = recorded(5, TraceConfig(), rows=rows)
     counts = trace.counts
     # A row of NaNs has its arg-max at 0: an ordinary token here.
     assert (counts.tokens, counts.thinking_tokens, counts.latent_steps) == (5, 3, 1)
@@ -76,21 +77,21 @@ def test_a_cold_stop_is_counted():
     cold = SOFT.model_validate(
         {**SOFT.model_dump(), "cold_stop": {"entropy_threshold": 1.0, "patience": 2}}
     )
-    (trace,) = taped(3, full(), methods=(cold,), rows=[peaked(9, 30.0)] * 3)
+    (trace,) = recorded(3, full(), methods=(cold,), rows=[peaked(9, 30.0)] * 3)
     assert trace.counts.cold_stops == 1
     assert [step.token for step in trace.steps] == [9, 4, 9]
     assert [step.phase for step in trace.steps] == ["thinking", "thinking", "answer"]
 
 
 def test_steps_beyond_the_limit_are_counted_and_not_kept():
-    short, long = taped(7, full(max_steps=3), full(max_steps=5))
+    short, long = recorded(7, full(max_steps=3), full(max_steps=5))
     assert [len(trace.steps) for trace in (short, long)] == [3, 5]
     assert [trace.dropped_steps for trace in (short, long)] == [4, 2]
     assert [step.position for step in short.steps] == [2, 3, 4]
 
 
 def test_a_request_that_stays_within_the_limit_drops_nothing():
-    (trace,) = taped(3, full(max_steps=3))
+    (trace,) = recorded(3, full(max_steps=3))
     assert (len(trace.steps), trace.dropped_steps) == (3, 0)
 
 
@@ -99,7 +100,7 @@ def test_memory_is_bounded_by_the_longest_limit():
                      tokenizer=None, vocab_size=13)]  # fmt: skip
     core = Core(max_slots=1, vocab_size=13)
     core.add(0, requests[0], [START])
-    made = Tape(core, requests, "test")
+    made = Recorder(core, requests, "test")
     slots = torch.tensor([0])
     for _ in range(9):
         made.append(core.commit(core.step(peaked(9)[None], slots).argmax(1), slots))
@@ -108,36 +109,36 @@ def test_memory_is_bounded_by_the_longest_limit():
 
 def test_steps_that_were_not_committed_are_not_shown():
     advance = [[True], [False], [True]]
-    (trace,) = taped(3, full(), advance=advance)
+    (trace,) = recorded(3, full(), advance=advance)
     assert [step.position for step in trace.steps] == [2, 3]
     assert trace.dropped_steps == 0
 
 
 def test_every_committed_step_is_kept_or_counted():
     advance = [[True], [False], [False], [True], [True]]
-    (trace,) = taped(5, full(max_steps=3), advance=advance)
+    (trace,) = recorded(5, full(max_steps=3), advance=advance)
     assert len(trace.steps) + trace.dropped_steps == trace.counts.tokens == 3
 
 
 @pytest.mark.parametrize("entries", [1, 2, 8])
 def test_entries_are_cut(entries):
-    (trace,) = taped(2, full(max_entries=entries), rows=[torch.zeros(13)] * 2)
+    (trace,) = recorded(2, full(max_entries=entries), rows=[torch.zeros(13)] * 2)
     assert {len(step.entries) for step in trace.steps} == {entries}
 
 
 def test_each_request_has_its_own_cut():
-    few, many = taped(1, full(max_entries=2), full(max_entries=5), rows=[torch.zeros(13)])
+    few, many = recorded(1, full(max_entries=2), full(max_entries=5), rows=[torch.zeros(13)])
     assert (len(few.steps[0].entries), len(many.steps[0].entries)) == (2, 5)
 
 
-def test_a_tape_longer_than_a_chunk(monkeypatch):
-    whole = taped(7, full())
-    monkeypatch.setattr(tape, "CHUNK", 3)
-    assert taped(7, full()) == whole
+def test_a_recording_longer_than_a_chunk(monkeypatch):
+    whole = recorded(7, full())
+    monkeypatch.setattr(recorder, "CHUNK", 3)
+    assert recorded(7, full()) == whole
 
 
 def test_after_the_end_of_text_nothing_is_recorded():
-    (trace,) = taped(4, full(), rows=[peaked(9), peaked(EOS), peaked(9), peaked(9)])
+    (trace,) = recorded(4, full(), rows=[peaked(9), peaked(EOS), peaked(9), peaked(9)])
     assert [step.token for step in trace.steps] == [9, EOS]
     assert trace.counts.tokens == 2
 
@@ -168,11 +169,11 @@ def test_without_a_trace_the_answer_is_not_looked_at():
 
 
 def test_a_forced_step_is_marked():
-    (trace,) = taped(2, full(), methods=(NoThinking(),))
+    (trace,) = recorded(2, full(), methods=(NoThinking(),))
     assert [(step.forced, step.latent) for step in trace.steps] == [(True, False), (False, False)]
 
 
 def test_a_trace_survives_json():
-    (trace,) = taped(2, full())
+    (trace,) = recorded(2, full())
     assert Trace.model_validate_json(trace.model_dump_json()) == trace
     assert trace.schema_version == SCHEMA_VERSION

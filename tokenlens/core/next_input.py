@@ -4,7 +4,7 @@ import torch
 from tokenlens_kernels import philox
 from torch import Tensor
 
-from tokenlens.methods.base import MAX_ANCHORS
+from tokenlens.core.columns import MAX_ANCHORS
 
 
 class FeedPlan:

@@ -16,7 +16,18 @@ from .logit_edit import logit_edit
 from .signals_topk import Signals, signals_topk
 from .warm_up import warm_up
 
+LAUNCHES = {
+    "signals_topk": 2,
+    "concept_mixture": 1,
+    "concept_mixture_out": 1,
+    "concept_embedding_out": 1,
+    "dense_mixture_out": 4,
+    "logit_edit": 1,
+}
+"""Kernels that an op launches on a device, by its name."""
+
 __all__ = [
+    "LAUNCHES",
     "Signals",
     "concept_embedding",
     "concept_mixture",

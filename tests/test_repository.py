@@ -18,15 +18,15 @@ PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("exam
 
 
 KNOWN = {
-    "spec": set(),
-    "methods": {"core", "spec"},
-    "trace": {"spec"},
-    "core": {"spec", "trace"},
-    "serving": {"core", "methods", "metrics", "spec", "trace"},
-    "routing": {"metrics", "spec"},
-    "hf": {"core", "methods", "routing", "spec", "trace"},
-    "vllm": {"__version__", "core", "methods", "serving", "spec", "trace"},
-    "sglang": {"core", "methods", "serving", "spec", "trace"},
+    "spec": {"errors"},
+    "methods": {"core", "errors", "spec"},
+    "trace": {"errors", "spec"},
+    "core": {"errors", "spec", "trace"},
+    "serving": {"core", "errors", "methods", "metrics", "spec", "trace"},
+    "routing": {"errors", "metrics", "spec"},
+    "hf": {"core", "errors", "methods", "routing", "spec", "trace"},
+    "vllm": {"__version__", "core", "errors", "methods", "serving", "spec", "trace"},
+    "sglang": {"core", "errors", "methods", "serving", "spec", "trace"},
 }
 """Rooms, and what of ours they may import (docs/architecture.md)."""
 

@@ -4,8 +4,18 @@ Importing this package imports pydantic and nothing heavier. The engines have pa
 (``tokenlens.hf``, ``tokenlens.vllm``, ``tokenlens.sglang``), which import torch themselves.
 """
 
-from tokenlens.spec import DecodingSpec, SpecError, load_spec, parse_spec, preset
+from tokenlens.errors import SpecError, TokenlensError, UnsupportedError
+from tokenlens.spec import DecodingSpec, load_spec, parse_spec, preset
 
 __version__ = "0.1.0"
 
-__all__ = ["DecodingSpec", "SpecError", "__version__", "load_spec", "parse_spec", "preset"]
+__all__ = [
+    "DecodingSpec",
+    "SpecError",
+    "TokenlensError",
+    "UnsupportedError",
+    "__version__",
+    "load_spec",
+    "parse_spec",
+    "preset",
+]

@@ -5,7 +5,7 @@ import torch
 from sglang.srt.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from torch import nn
 
-from tokenlens.serving.embedding import EmbeddingError
+from tokenlens.errors import EmbeddingError
 from tokenlens.sglang.embedding import find_input_embedding
 
 

@@ -7,8 +7,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from tokenlens.errors import UnsupportedError
 from tokenlens.serving.arguments import spec_of
-from tokenlens.serving.refusals import UnsupportedError
 from tokenlens.serving.traces import Recorder
 from tokenlens.sglang import Settings, custom_params, hooks, refusals, switch, trace, versions
 from tokenlens.sglang.refusals import check_engine, check_request

@@ -10,7 +10,8 @@ from torch import nn
 
 def refuse_quantised(model):
     """Rows of a quantised table cannot be mixed: neither its method nor its type is taken."""
-    from tokenlens.vllm.embedding import EmbeddingError, find_input_embedding
+    from tokenlens.errors import EmbeddingError
+    from tokenlens.vllm.embedding import find_input_embedding
 
     table = model.embed_tokens
     assert find_input_embedding(model)[1] is table
@@ -45,8 +46,9 @@ def main(rank, port, instructions):
     from vllm.distributed import init_distributed_environment, initialize_model_parallel
     from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 
+    from tokenlens.errors import EmbeddingError
     from tokenlens.serving.store import PAGE, ConceptStore, entry_bytes
-    from tokenlens.vllm.embedding import EmbeddingError, InputEmbedding
+    from tokenlens.vllm.embedding import InputEmbedding
 
     with set_current_vllm_config(VllmConfig()):
         init_distributed_environment(2, rank, f"tcp://127.0.0.1:{port}", rank, "gloo")

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from tokenlens.errors import TokenlensError
 from tokenlens.spec import DecodingSpec, load_spec, parse_spec
 
 BROKEN_PIPE = 141
@@ -60,8 +61,7 @@ def sentences() -> Iterator[None]:
         yield
     except BrokenPipeError:
         raise SystemExit(BROKEN_PIPE) from None
-    # A SpecError is a ValueError.
-    except (ValueError, OSError, ImportError, NotImplementedError) as error:
+    except (TokenlensError, ValueError, OSError, ImportError, NotImplementedError) as error:
         fail(error)
 
 

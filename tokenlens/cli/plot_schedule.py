@@ -8,10 +8,11 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
+from tokenlens.errors import SpecError
 from tokenlens.methods.alpha_one import slow_probability
 from tokenlens.methods.thinking_budget import ramp
 from tokenlens.methods.waves import WAVES, schedule
-from tokenlens.spec import AlphaOne, DecodingSpec, SpecError, ThinkingBudget, Tip
+from tokenlens.spec import AlphaOne, DecodingSpec, ThinkingBudget, Tip
 from tokenlens.spec.registry import AnyMethod
 from tokenlens.spec.schedules import Schedule
 from tokenlens.trace.files import replacing

@@ -11,8 +11,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
+from tokenlens.errors import SpecError
 from tokenlens.routing.settings import ROLES, Role, RoutingSpec, parse_routing
-from tokenlens.spec import SpecError
+from tokenlens.spec.errors import translated
 from tokenlens.spec.load import MAX_SPEC_BYTES
 from tokenlens.spec.yaml_text import load_yaml
 from tokenlens.trace.files import open_regular
@@ -120,7 +121,7 @@ def run(
         try:
             checked.append(model.model_validate(group))
         except ValidationError as error:
-            raise SpecError.from_validation(model, error) from None
+            raise translated(model, error) from None
     targets = {}
     for role in ROLES:
         url, model_name, tokenizer, api = sides[role]

@@ -3,11 +3,12 @@
 ``evaluate(open_engine("hf", model), load_task("countdown"), arms_of({"soft": spec}), folder)``
 """
 
+from tokenlens.errors import FolderError
 from tokenlens.evaluation.arms import DEFAULT_SAMPLING, GREEDY, Arm, Sampling, arms_of
 from tokenlens.evaluation.engines import Engine, open_engine
 from tokenlens.evaluation.records import Generated, Record
 from tokenlens.evaluation.results import Against, Row, comparisons, rows
-from tokenlens.evaluation.run import FolderError, Results, evaluate
+from tokenlens.evaluation.run import Results, evaluate
 from tokenlens.evaluation.tasks import Question, Task, load_task
 
 __all__ = [

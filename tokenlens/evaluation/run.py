@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from tokenlens import __version__
+from tokenlens.errors import FolderError
 from tokenlens.evaluation.answers import answer_part, markers_of
 from tokenlens.evaluation.arms import Arm
 from tokenlens.evaluation.engines import Engine
@@ -21,10 +22,6 @@ from tokenlens.evaluation.tasks import Question, Task
 SETTINGS = "settings.json"
 Progress = Callable[[str, int, int], None]
 """Is told the arm's name, its answers so far, and how many there will be."""
-
-
-class FolderError(ValueError):
-    """A result folder of another evaluation."""
 
 
 class Results:

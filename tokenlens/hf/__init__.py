@@ -4,8 +4,8 @@
 subclass, no patched class, nothing left on the model afterwards.
 """
 
+from tokenlens.errors import ProtocolError, UnsupportedError
 from tokenlens.hf.generate import generate_kwargs, traces
-from tokenlens.hf.refusals import ProtocolError, UnsupportedError
 from tokenlens.hf.routed import routed_generate_kwargs
 
 __all__ = [

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria
 
-from tokenlens.hf.refusals import PAGED, REPLACED, ProtocolError, stopped_rows
+from tokenlens.errors import ProtocolError
+from tokenlens.hf.refusals import PAGED, REPLACED, stopped_rows
 from tokenlens.hf.run import Run
 
 if TYPE_CHECKING:

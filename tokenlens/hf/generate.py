@@ -17,16 +17,11 @@ from transformers import (
 from tokenlens.core import Request, bind
 from tokenlens.core.recorder import Recorder
 from tokenlens.core.request import possible_ends
+from tokenlens.errors import ProtocolError, UnsupportedError
 from tokenlens.hf.calls import Call, calling
 from tokenlens.hf.criterion import CommitTokens, Seen
 from tokenlens.hf.given import ids_of, tokenizer_of
-from tokenlens.hf.refusals import (
-    OUTSIDE,
-    ProtocolError,
-    UnsupportedError,
-    check,
-    refuse_embeddings,
-)
+from tokenlens.hf.refusals import OUTSIDE, check, refuse_embeddings
 from tokenlens.hf.run import Run
 from tokenlens.hf.seeds import torch_seed
 from tokenlens.methods import METHODS

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from tokenlens.hf.refusals import UnsupportedError
+from tokenlens.errors import UnsupportedError
 
 WRAPPED = "PreTrainedTokenizerFast(tokenizer_object=...) around it"
 

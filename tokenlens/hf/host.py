@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from tokenlens.core import FeedPlan
 from tokenlens.core.engine_vectors import alignment_matrix
+from tokenlens.errors import ProtocolError
 from tokenlens.hf.embedding import InputEmbedding
-from tokenlens.hf.refusals import ProtocolError
 
 
 class HFHost:
@@ -56,9 +56,10 @@ class HFHost:
         """The hidden state behind this step's logits; asked for once a step."""
         if self._hidden is None:
             raise ProtocolError(
-                "hidden states: the forward pass did not call the model's output embedding as a"
-                " module. A compiled forward (cache_implementation='static') does not call hooks:"
-                " leave cache_implementation unset."
+                "hidden states: got a forward pass that did not call the model's output embedding"
+                " as a module; allowed: one that does. A compiled forward"
+                " (cache_implementation='static') does not call hooks: leave cache_implementation"
+                " unset."
             )
         hidden, self._hidden = self._hidden, None
         return hidden.float()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tokenlens.hf.refusals import UnsupportedError
+from tokenlens.errors import UnsupportedError
 
 
 @dataclass(frozen=True)

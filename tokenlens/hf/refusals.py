@@ -7,14 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from tokenlens.core import Request
-
-
-class UnsupportedError(NotImplementedError):
-    """A setting of ``generate()`` that cannot host a spec. Says why and what to do."""
-
-
-class ProtocolError(RuntimeError):
-    """The loop around the model did not do what ``generate()`` does, so a mixture would be lost."""
+from tokenlens.errors import UnsupportedError
 
 
 def stopped_rows() -> Tensor | None:
@@ -55,9 +48,9 @@ def check(arguments: Mapping[str, Any], latent: bool) -> None:
     mode = getattr(config.get_generation_mode(arguments.get("assistant_model")), "value", "sample")
     if mode == "assisted_generation":
         raise UnsupportedError(
-            "assisted decoding (assistant_model, prompt_lookup_num_tokens, assistant_early_exit): a"
-            " draft is made of tokens and cannot foresee a mixture or a forced token. Leave it off"
-            " for requests with a spec."
+            "assistant_model, prompt_lookup_num_tokens, assistant_early_exit: got one of them, so"
+            " assisted decoding; allowed: none, because a draft is made of tokens and cannot"
+            " foresee a mixture or a forced token. Leave it off for requests with a spec."
         )
     if mode not in ("greedy_search", "sample"):
         raise UnsupportedError(
@@ -73,8 +66,9 @@ def check(arguments: Mapping[str, Any], latent: bool) -> None:
         )
     if (getattr(config, "guidance_scale", None) or 1) != 1 and latent:
         raise UnsupportedError(
-            "guidance_scale: its second forward pass, without the prompt, would be fed tokens"
-            " where the first is fed mixtures. Leave it at 1."
+            f"guidance_scale: got {config.guidance_scale}; allowed: 1, because its second forward"
+            " pass, without the prompt, would be fed tokens where the first is fed mixtures. Leave"
+            " it at 1."
         )
 
 
@@ -97,23 +91,26 @@ def refuse_embeddings(requests: Iterable[Request]) -> None:
 
 
 PAGED = (
-    "cache_implementation='paged' and generate_batch() (continuous batching) do not call the"
-    " processors that a request brings, so that a spec would be silently ignored. Use generate()"
-    " with a dynamic or static cache, or an engine made for batches: vLLM or SGLang."
+    "cache_implementation: got 'paged', or a call of generate_batch(); allowed: neither, because"
+    " continuous batching does not call the processors that a request brings, so that a spec would"
+    " be silently ignored. Use generate() with a dynamic or static cache, or an engine made for"
+    " batches: vLLM or SGLang."
 )
 
 REPLACED = (
-    "logits_processor: this call has tokenlens' stopping criterion, but not its list, so that"
-    " the spec would be silently ignored. Do not replace kwargs['logits_processor'] by a list of"
-    " your own: append to it, or give yours to generate_kwargs(..., logits_processor=[...])."
+    "logits_processor: got tokenlens' stopping criterion in this call, but not its list; allowed:"
+    " both, because the spec would be silently ignored. Do not replace kwargs['logits_processor']"
+    " by a list of your own: append to it, or give yours to generate_kwargs(...,"
+    " logits_processor=[...])."
 )
 """A call that got one of the two arguments."""
 
 OUTSIDE = (
-    "logits_processor: this list was iterated or called outside of generate(). In a decoding loop"
-    " of your own nobody would feed the mixtures: use model.generate(**kwargs), or hand your loop"
-    " to model.generate(**kwargs, custom_generate=...), which gives it a list that works. To add"
-    " processors of your own, give them to generate_kwargs(..., logits_processor=[...]), or append"
-    " them to kwargs['logits_processor']; do not build a new list from it."
+    "logits_processor: got it iterated or called outside of generate(); allowed: inside of it. In a"
+    " decoding loop of your own the mixtures would not be fed: use model.generate(**kwargs), or"
+    " hand your loop to model.generate(**kwargs, custom_generate=...), which gives it a list that"
+    " works. To add processors of your own, give them to generate_kwargs(...,"
+    " logits_processor=[...]), or append them to kwargs['logits_processor']; do not build a new"
+    " list from it."
 )
 """A list that was taken apart."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from tokenlens.errors import UnsupportedError
 from tokenlens.hf.given import ids_of, tokenizer_of
-from tokenlens.hf.refusals import UnsupportedError
 from tokenlens.routing.hf import HFBackend
 from tokenlens.routing.router import Routed, Router
 from tokenlens.routing.settings import RoutingSpec, Sampling, parse_routing

@@ -19,13 +19,13 @@ from transformers import LogitsProcessor
 from tokenlens.core import Core, Request
 from tokenlens.core.columns import LATENT_TRAIT
 from tokenlens.core.recorder import Recorder
+from tokenlens.errors import ProtocolError, UnsupportedError
 from tokenlens.hf.attachment import EMBEDDING, FORWARD, HEAD, PREPARE, attach, detach
 from tokenlens.hf.calls import Call, calls, innermost
 from tokenlens.hf.compiled import ONE_GRAPH, is_compiled, one_graph
 from tokenlens.hf.embedding import InputEmbedding, substitute
 from tokenlens.hf.host import HFHost
 from tokenlens.hf.prompts import prompts_of
-from tokenlens.hf.refusals import ProtocolError, UnsupportedError
 from tokenlens.hf.streamers import follow
 from tokenlens.methods import METHODS
 from tokenlens.spec import needs_of
@@ -171,15 +171,17 @@ class Run(LogitsProcessor):
             self._begin(input_ids, scores)
         elif self._stage is not Stage.PREPARED:
             raise ProtocolError(
-                f"logits for a new step, but what happened last is: {self._stage.value}. This loop"
+                f"loop: got logits for a new step, but what happened last is: {self._stage.value};"
+                " allowed: one step at a time. This loop"
                 " does not prepare, run and decide one step at a time as generate() does (assisted"
                 " decoding, beam search, a loop of its own), so that mixtures would be lost."
             )
         if self._embedding is not None and self._embedding.is_armed:
             raise ProtocolError(
-                "the forward pass did not look up the model's input embedding, so the mixtures were"
-                " not fed. A forward that was compiled before does not call hooks: use"
-                " cache_implementation='static', which generate() compiles itself."
+                "forward pass: got none that looked up the model's input embedding; allowed: one"
+                " that does, because the mixtures were not fed. A forward that was compiled before"
+                " does not call hooks: use cache_implementation='static', which generate() compiles"
+                " itself."
             )
         self._attachment.drop(id(self), PREPARE)
         core = self._core
@@ -322,8 +324,9 @@ class Run(LogitsProcessor):
         model_type = self.model.config.get_text_config().model_type  # type: ignore[operator, union-attr]
         if model_type in NEEDS_IDS:
             raise UnsupportedError(
-                f"cache_implementation: a static cache with {model_type}, whose compiled forward"
-                " pass needs token ids. Leave cache_implementation unset (a dynamic cache)."
+                "cache_implementation: got a static cache; allowed: a dynamic one with"
+                f" {model_type}, whose compiled forward pass needs token ids. Leave"
+                " cache_implementation unset (a dynamic cache)."
             )
         # Outside the compiled graph: hooks inside it are ignored silently.
         embeddings = substitute(self._embedding.look_up(ids), latent, mixture)

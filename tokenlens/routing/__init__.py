@@ -4,7 +4,8 @@ The step loop (:class:`Router`) knows neither policies nor engines; backends for
 OpenAI-compatible servers and for vLLM in this process are imported from their own modules.
 """
 
-from tokenlens.routing.backend import Ask, Backend, BackendError, Chunk, Context
+from tokenlens.errors import BackendError
+from tokenlens.routing.backend import Ask, Backend, Chunk, Context
 from tokenlens.routing.router import Routed, Router
 from tokenlens.routing.settings import (
     POLICIES,

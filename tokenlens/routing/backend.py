@@ -15,31 +15,6 @@ Context = tuple[int, ...] | str
 Finish = Literal["stop", "eos", "length"]
 
 
-MAX_DETAIL = 2000
-"""Characters of a server's own words that are kept, for the log."""
-
-
-class BackendError(RuntimeError):
-    """A model that did not answer, or not sensibly.
-
-    Its text is ours and may go to a client. What the model's server wrote is ``detail``, for the
-    log: it may name hosts, paths and other people's requests.
-
-    Attributes
-    ----------
-    kind
-        ``unreachable``, ``timeout``, ``refused`` (its 4xx, with ``status``), ``overloaded``,
-        ``failed`` (5xx), ``truncated``, ``malformed``, ``open`` (not asked: circuit breaker).
-    """
-
-    def __init__(
-        self, role: Role, kind: str, message: str, status: int | None = None, detail: str = ""
-    ) -> None:
-        super().__init__(f"the {role} model: {kind}: {message}")
-        self.role, self.kind, self.status = role, kind, status
-        self.detail = detail[:MAX_DETAIL]
-
-
 @dataclass(frozen=True)
 class Ask:
     """One call: continue a context.

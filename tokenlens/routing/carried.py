@@ -8,8 +8,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from tokenlens.errors import SpecError
 from tokenlens.routing.fields import shown
-from tokenlens.spec import SpecError, parse_spec
+from tokenlens.spec import parse_spec
 
 SpecField = Literal["vllm_xargs", "custom_params"]
 FIELDS: dict[str, SpecField] = {"vllm": "vllm_xargs", "sglang": "custom_params"}

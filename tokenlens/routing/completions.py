@@ -9,8 +9,9 @@ import json
 from dataclasses import replace
 from typing import Any, Literal
 
+from tokenlens.errors import BackendError, ShapeError
 from tokenlens.routing import logprobs
-from tokenlens.routing.backend import Ask, BackendError, Chunk, Context, Finish
+from tokenlens.routing.backend import Ask, Chunk, Context, Finish
 from tokenlens.routing.carried import SpecField, written
 from tokenlens.routing.settings import Role, Sampling
 from tokenlens.routing.signals import TOP, Signals
@@ -131,7 +132,7 @@ class Completions:
         """Texts of the tokens, and the first one's signals where they are wanted and come."""
         try:
             words, top = logprobs.read(event, choice)
-        except logprobs.ShapeError as error:
+        except ShapeError as error:
             if signals:
                 raise BackendError(
                     self._role, "malformed",

@@ -7,13 +7,13 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from tokenlens.errors import SpecError
 from tokenlens.routing import reading
 from tokenlens.routing.carried import FIELDS, SpecField
 from tokenlens.routing.completions import Api
 from tokenlens.routing.http import HTTPSettings, client
 from tokenlens.routing.settings import Role
 from tokenlens.routing.vocabulary import Vocabulary
-from tokenlens.spec import SpecError
 
 MAX_LISTING = 4 << 20
 """Bytes of a server's list of models."""

@@ -12,11 +12,11 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from tokenlens.errors import SpecError
 from tokenlens.routing.backend import Ask, Chunk, Context
 from tokenlens.routing.hf_sampling import resolved
 from tokenlens.routing.hf_worker import Job, Worker
 from tokenlens.routing.vocabulary import Vocabulary
-from tokenlens.spec import SpecError
 
 
 class HFBackend:

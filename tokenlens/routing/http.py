@@ -19,13 +19,13 @@ from typing import Any
 import httpx
 from pydantic import Field
 
+from tokenlens.errors import BackendError, SpecError, TooLongError
 from tokenlens.routing import reading
-from tokenlens.routing.backend import Ask, BackendError, Chunk, Context
+from tokenlens.routing.backend import Ask, Chunk, Context
 from tokenlens.routing.breaker import Breaker, Call
 from tokenlens.routing.carried import KEY, PROBE, SpecField, written
 from tokenlens.routing.completions import Api, Completions
 from tokenlens.routing.settings import Role
-from tokenlens.spec import SpecError
 from tokenlens.spec.base import StrictModel
 
 logger = logging.getLogger(__name__)
@@ -284,7 +284,7 @@ class HTTPBackend:
                 if response.status_code != 200:
                     raise self._status(response.status_code, await reading.error_text(response))
                 yield response
-        except reading.TooLongError as cause:
+        except TooLongError as cause:
             raise self._completions.malformed(cause) from None
         except httpx.TimeoutException as cause:
             raise error("timeout", "its server says nothing", cause) from None

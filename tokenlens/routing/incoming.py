@@ -6,16 +6,10 @@ from typing import Any
 from fastapi import Request
 from pydantic_core import from_json
 
+from tokenlens.errors import BodyError
+
 MAX_BODY = 16 << 20
 """Bytes of a body, whatever the models can read."""
-
-
-class BodyError(ValueError):
-    """A body that is not taken, with the status that says why."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 async def json_body(request: Request, most: int, seconds: float) -> Any:

@@ -11,14 +11,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tokenlens.errors import ShapeError
+
 Ranked = tuple[tuple[str, float], ...]
 
 # a rounding error above certainty is none; more than that is no logarithm of a probability
 ROUNDING = 1e-3
-
-
-class ShapeError(ValueError):
-    """Log-probabilities of a shape that is not known here."""
 
 
 def read(event: Mapping[str, Any], choice: Mapping[str, Any]) -> tuple[list[str], list[Ranked]]:

@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
+from tokenlens.errors import SpecError
 from tokenlens.routing.backend import Context
 from tokenlens.routing.protocol import ChatRequest, CompletionRequest
 from tokenlens.routing.router import Router
 from tokenlens.routing.settings import ROLES, Role
 from tokenlens.routing.templates import ChatTemplate, check_messages, check_variables
 from tokenlens.routing.vocabulary import Vocabulary
-from tokenlens.spec import SpecError
 
 BLOCK = 1 << 16
 """Characters that are counted at once where a text looks too long."""

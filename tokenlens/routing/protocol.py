@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from tokenlens.errors import RequestError
 from tokenlens.routing import carried, fields
 from tokenlens.routing.router import Routed
 from tokenlens.routing.settings import Sampling
@@ -191,10 +192,6 @@ def _line(error: Any) -> str:
 
 
 BRANCH = re.compile(r"str$|constrained-str$|list\[|function-")
-
-
-class RequestError(ValueError):
-    """A request that cannot be carried out, in words for whoever sent it."""
 
 
 def usage(routed: Routed, prompt_tokens: int) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from collections.abc import AsyncGenerator
 
 import httpx
 
+from tokenlens.errors import TooLongError
+
 MAX_LINE = 1 << 20
 """Bytes of one event of a stream, beside the ids of the prompt that vLLM puts into the first."""
 MAX_BODY = 64 << 20
@@ -16,10 +18,6 @@ MAX_ERROR = 64 << 10
 """Bytes of an error's body that are read."""
 
 HEADERS = {"Accept-Encoding": "identity"}
-
-
-class TooLongError(ValueError):
-    """More than was allowed came, or something whose length nobody can tell."""
 
 
 def _check_encoding(response: httpx.Response) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tokenlens.routing.backend import Backend, BackendError, Context
+from tokenlens.errors import BackendError, SpecError
+from tokenlens.routing.backend import Backend, Context
 from tokenlens.routing.policies import policies
 from tokenlens.routing.settings import (
     ROLES,
@@ -27,7 +28,7 @@ from tokenlens.routing.step import Request, Step, Tally
 from tokenlens.routing.trace import Handover, RouteStep, RouteTrace, report
 from tokenlens.routing.transcript import Transcript
 from tokenlens.routing.vocabulary import Ends, Vocabulary, same_vocabulary
-from tokenlens.spec import SpecError, encode_text
+from tokenlens.spec import encode_text
 
 PROMPT_END = 256
 """Tokens of a prompt that are looked at for an end marker and white space behind it."""

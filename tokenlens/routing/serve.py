@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI
 
+from tokenlens.errors import SpecError
 from tokenlens.routing.discovery import Endpoint, check_urls, discover
 from tokenlens.routing.http import HTTPBackend, HTTPSettings
 from tokenlens.routing.metrics import Metrics
@@ -14,7 +15,6 @@ from tokenlens.routing.router import Router
 from tokenlens.routing.server import make_app
 from tokenlens.routing.service import ServerSettings
 from tokenlens.routing.settings import ROLES, Role, RoutingSpec, other
-from tokenlens.spec import SpecError
 
 
 @dataclass(frozen=True)

@@ -14,25 +14,23 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from tokenlens.errors import BackendError, BodyError, QueueFullError, RequestError, SpecError
 from tokenlens.routing import fields
-from tokenlens.routing.backend import BackendError
 from tokenlens.routing.guard import Guard
-from tokenlens.routing.incoming import BodyError, json_body
+from tokenlens.routing.incoming import json_body
 from tokenlens.routing.metrics import Metrics
 from tokenlens.routing.protocol import (
     Base,
     ChatRequest,
     CompletionRequest,
-    RequestError,
     Shape,
     error_body,
     parse,
 )
 from tokenlens.routing.router import Routed, Router
-from tokenlens.routing.service import QueueFullError, ServerSettings, Service
+from tokenlens.routing.service import ServerSettings, Service
 from tokenlens.routing.settings import Role
 from tokenlens.routing.vocabulary import Vocabulary
-from tokenlens.spec import SpecError
 
 STATUS = {"refused": 400, "timeout": 504, "overloaded": 503, "open": 503, "unreachable": 503}
 logger = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from tokenlens.errors import QueueFullError, SpecError
 from tokenlens.routing.breaker import Breaker
 from tokenlens.routing.incoming import MAX_BODY
 from tokenlens.routing.metrics import Metrics
@@ -17,7 +18,6 @@ from tokenlens.routing.protocol import ChatRequest, CompletionRequest
 from tokenlens.routing.router import Routed, Router
 from tokenlens.routing.settings import ROLES, Role
 from tokenlens.routing.vocabulary import Vocabulary
-from tokenlens.spec import SpecError
 from tokenlens.spec.base import StrictModel
 
 NAME = re.compile(r"://|[/@\s,*]|^[^:]*:\d*$")
@@ -67,10 +67,6 @@ class ServerSettings(StrictModel):
             return self.max_body
         # A token of 64 bytes: ten letters, each written as an escape.
         return MAX_BODY if context is None else min(MAX_BODY, max(1 << 20, 64 * context))
-
-
-class QueueFullError(RuntimeError):
-    """As many requests wait as may."""
 
 
 class Queue:

@@ -14,8 +14,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from tokenlens.errors import SpecError
 from tokenlens.spec.base import MethodBase, StrictModel
-from tokenlens.spec.errors import SpecError
+from tokenlens.spec.errors import translated
 
 Role = Literal["small", "large"]
 ROLES: tuple[Role, ...] = ("small", "large")
@@ -296,4 +297,4 @@ def parse_routing(data: "RoutingSpec | Mapping[str, Any] | str") -> RoutingSpec:
     try:
         return RoutingSpec.model_validate(dict(data))
     except ValidationError as error:
-        raise SpecError.from_validation(RoutingSpec, error) from None
+        raise translated(RoutingSpec, error) from None

@@ -14,8 +14,8 @@ import jinja2
 from jinja2 import ext, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from tokenlens.errors import SpecError
 from tokenlens.routing.vocabulary import Vocabulary
-from tokenlens.spec import SpecError
 
 MAX_TEXT = 256
 """Characters of one scalar for a template."""

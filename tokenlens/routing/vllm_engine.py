@@ -8,7 +8,8 @@ import itertools
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from tokenlens.routing.backend import Ask, BackendError, Chunk, Context, Finish
+from tokenlens.errors import BackendError
+from tokenlens.routing.backend import Ask, Chunk, Context, Finish
 from tokenlens.routing.settings import Role, Sampling
 from tokenlens.routing.signals import TOP, Signals
 from tokenlens.routing.vocabulary import Vocabulary

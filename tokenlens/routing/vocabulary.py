@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tokenlens.errors import SpecError
 from tokenlens.routing.settings import RoutingSpec
-from tokenlens.spec import SpecError, encode_text
+from tokenlens.spec import encode_text
 from tokenlens.spec.markers import Marker, marker_of
 from tokenlens.spec.texts import texts_of
 

@@ -17,7 +17,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tokenlens.spec import METHOD_CONFIGS, DecodingSpec, SpecError, parse_spec
+from tokenlens.errors import SpecError
+from tokenlens.spec import METHOD_CONFIGS, DecodingSpec, parse_spec
 from tokenlens.spec.bounded import Bounded
 from tokenlens.spec.errors import shorten
 from tokenlens.spec.load import check_size

@@ -9,9 +9,10 @@ from typing import Any
 from tokenlens.core import Request, bind
 from tokenlens.core.markers import prepare as prepare_markers
 from tokenlens.core.request import STOPS_CALLED, possible_ends
+from tokenlens.errors import SpecError
 from tokenlens.methods import METHODS
 from tokenlens.serving.arguments import FOUND_KEY, sample_of
-from tokenlens.spec import DecodingSpec, SpecError
+from tokenlens.spec import DecodingSpec
 from tokenlens.spec.bounded import Bounded
 from tokenlens.spec.texts import holes, texts_of, vocabulary_size
 

@@ -13,16 +13,13 @@ import torch
 from tokenlens_kernels import concept_embedding, concept_mixture
 from torch import Tensor, nn
 
+from tokenlens.errors import EmbeddingError
 from tokenlens.serving.store import ConceptStore
 
 NAMES = re.compile(
     r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|embedding|embeddings)$"
 )
 TABLE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-class EmbeddingError(ValueError):
-    """A model whose input embedding cannot be mixed."""
 
 
 class Calls:

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMappi
 from functools import partial
 from typing import Any
 
+from tokenlens.errors import MAX_FIELD, SpecError
 from tokenlens.serving.arguments import KEY, PREFIX
 from tokenlens.serving.off_loop import off_loop
-from tokenlens.spec.errors import MAX_FIELD, SpecError
 
 CONTENT = frozenset(
     {

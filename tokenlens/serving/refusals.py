@@ -1,12 +1,11 @@
 """What refusals of engines are, and which requests are fed mixtures. Knows no engine."""
 
+from tokenlens.errors import UnsupportedError
 from tokenlens.serving.settings import Settings
 from tokenlens.spec import DecodingSpec
 from tokenlens.spec.registry import LATENT_METHODS
 
-
-class UnsupportedError(ValueError):
-    """A setting of the engine that cannot host specs. Says why and what to do."""
+__all__ = ["UnsupportedError", "allows_latent", "is_latent"]
 
 
 def allows_latent(settings: Settings) -> bool:

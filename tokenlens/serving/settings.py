@@ -10,8 +10,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from tokenlens.spec import METHOD_CONFIGS, DecodingSpec, SpecError
+from tokenlens.errors import SpecError
+from tokenlens.spec import METHOD_CONFIGS, DecodingSpec
 from tokenlens.spec.base import MAX_ENTRIES, StrictModel
+from tokenlens.spec.errors import translated
 
 SETTINGS_KEY = "tokenlens"
 
@@ -61,7 +63,7 @@ class Settings(StrictModel):
         try:
             return cls.model_validate(values or {})
         except ValidationError as error:
-            raise SpecError.from_validation(cls, error) from None
+            raise translated(cls, error) from None
 
     def check(self, spec: DecodingSpec) -> None:
         """Refuse a spec that goes beyond the bounds.

@@ -7,7 +7,7 @@ wrote.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tokenlens.spec.errors import SpecError
+from tokenlens.errors import SpecError
 
 WHY = (
     "beside a spec with methods: a forced token need not be one that the grammar allows. Ask for"

@@ -1,6 +1,6 @@
 """What ``tokenlens doctor`` says about SGLang. Imports no SGLang: it reads what is installed."""
 
-from tokenlens.serving.refusals import UnsupportedError
+from tokenlens.errors import UnsupportedError
 from tokenlens.sglang import switch, versions
 
 

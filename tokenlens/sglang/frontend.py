@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from tokenlens.errors import SpecError
 from tokenlens.serving import metrics
 from tokenlens.serving.admission import marked
 from tokenlens.serving.arguments import KEY, SAMPLE_KEY, asks, refuse_internal, seeded, spec_of
@@ -15,7 +16,6 @@ from tokenlens.sglang import refusals, switch
 from tokenlens.sglang.binding import Binder
 from tokenlens.sglang.hooks import ADMISSION, HANDSHAKE, Around
 from tokenlens.sglang.traces import ENGINE
-from tokenlens.spec import SpecError
 
 SAMPLES = "_tokenlens_samples"
 

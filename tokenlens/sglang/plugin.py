@@ -12,17 +12,16 @@ import os
 from types import ModuleType
 from typing import Any
 
+from tokenlens.errors import SpecError, UnsupportedError
 from tokenlens.serving import metrics
 from tokenlens.serving.admission import UNADMITTED, is_admitted
 from tokenlens.serving.arguments import asks
 from tokenlens.serving.hooks import after_import
 from tokenlens.serving.places import Places, check_place, ours
-from tokenlens.serving.refusals import UnsupportedError
 from tokenlens.sglang import switch
 from tokenlens.sglang.hooks import ADMISSION, Around, check, install
 from tokenlens.sglang.refusals import check_engine
 from tokenlens.sglang.traces import ENGINE
-from tokenlens.spec import SpecError
 
 OPTIONS = {
     "tokenlens_allow": "allow",

@@ -4,11 +4,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from tokenlens.errors import SpecError, UnsupportedError
 from tokenlens.serving import structure
-from tokenlens.serving.refusals import UnsupportedError, allows_latent
+from tokenlens.serving.refusals import allows_latent
 from tokenlens.serving.settings import Settings
 from tokenlens.sglang import switch, versions
-from tokenlens.spec import DecodingSpec, SpecError, refuse_needs
+from tokenlens.spec import DecodingSpec, refuse_needs
 
 GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")
 
@@ -76,7 +77,10 @@ def _facts(args: Any) -> list[tuple[bool, str]]:
             "sessions: got them switched on; allowed: off, because outputs that become prompts lose"
             " their mixtures. Leave enable_streaming_session and enable_session_radix_cache out.",
         ),
-        (bool(get("dllm_algorithm")), "dllm_algorithm: a diffusion model has no next token."),
+        (
+            bool(get("dllm_algorithm")),
+            "dllm_algorithm: got one; allowed: none, because a diffusion model has no next token.",
+        ),
         (
             bool(get("enable_watermark")),
             "enable_watermark: got True; allowed: False, because the watermark chooses tokens after"
@@ -175,12 +179,13 @@ def check_model(model_config: Any, settings: Settings) -> None:
     """
     if getattr(model_config, "is_encoder_decoder", False):
         raise UnsupportedError(
-            "tokenlens: an encoder-decoder embeds its output through another module."
+            "tokenlens: model: got an encoder-decoder; allowed: a decoder, because it embeds its"
+            " output through another module."
         )
     if allows_latent(settings) and getattr(model_config, "is_multimodal", False):
         raise UnsupportedError(
-            "tokenlens: latent methods were not tested with multimodal models. Allow other methods"
-            " only: --tokenlens-allow."
+            "tokenlens: model: got a multimodal model; allowed: one of texts alone, because latent"
+            " methods were not tested with others. Allow other methods only: --tokenlens-allow."
         )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tokenlens.core import Core
 from tokenlens.core.forcing import FORCED_LOGIT
+from tokenlens.errors import SpecError
 from tokenlens.methods import METHODS
 from tokenlens.serving.batch import REWIND_STEPS, Batch, Ints
 from tokenlens.serving.faults import BROKEN
@@ -26,7 +27,6 @@ from tokenlens.sglang import refusals
 from tokenlens.sglang.binding import Binder
 from tokenlens.sglang.embedding import InputEmbedding
 from tokenlens.sglang.output import StepOutput
-from tokenlens.spec import SpecError
 
 logger = logging.getLogger("sglang.tokenlens")
 

@@ -9,8 +9,8 @@ import os
 from importlib.metadata import entry_points
 from typing import Any
 
+from tokenlens.errors import UnsupportedError
 from tokenlens.serving import admission
-from tokenlens.serving.refusals import UnsupportedError
 from tokenlens.serving.settings import SETTINGS_KEY, Settings
 
 VARIABLE = "TOKENLENS_SGLANG"
@@ -64,8 +64,8 @@ def check_loading() -> None:
     """
     if not any(entry.name == PLUGIN for entry in entry_points(group=GROUP)):
         raise UnsupportedError(
-            f"entry point: got no {PLUGIN!r} in {GROUP!r}; install tokenlens as a package, so that"
-            " SGLang's processes find it"
+            f"entry point: got no {PLUGIN!r} in {GROUP!r}; allowed: an entry of that name. Install"
+            " tokenlens as a package, so that SGLang's processes find it"
         )
     allowed = os.environ.get("SGLANG_PLUGINS", "")
     if allowed and PLUGIN not in {name.strip() for name in allowed.split(",")}:

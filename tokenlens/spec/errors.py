@@ -1,14 +1,25 @@
-"""Errors that say which field, what was got, and what is allowed."""
+"""Pydantic's errors in our words: which field, what was got, and what is allowed.
+
+The errors themselves are in :mod:`tokenlens.errors`.
+"""
 
 import re
-import reprlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from tokenlens.errors import (
+    MAX_FIELD,
+    MAX_MESSAGE,
+    MAX_PROBLEMS,
+    MAX_SHOWN,
+    SpecError,
+    SpecProblem,
+    cut,
+    shorten,
+)
 from tokenlens.spec.hints import (
     field_hint,
     method_hint,
@@ -17,110 +28,41 @@ from tokenlens.spec.hints import (
     unnamed_hint,
 )
 
-MAX_SHOWN = 80
-"""Characters of a wrong value that an error repeats."""
-
-MAX_FIELD = 64
-"""Characters of a field's name; a longer one was made up by whoever sent it."""
-
-MAX_ALLOWED = 1000
-"""Characters of what is allowed."""
-
-MAX_PROBLEMS = 10
-"""Wrong fields that an error names; the others are counted."""
-
-MAX_MESSAGE = 6000
-"""Characters of a whole message."""
+__all__ = [
+    "MAX_FIELD",
+    "MAX_MESSAGE",
+    "MAX_PROBLEMS",
+    "MAX_SHOWN",
+    "SpecError",
+    "SpecProblem",
+    "cut",
+    "shorten",
+    "translated",
+]
 
 _LEVELS = (True, False, "off", "summary", "full")
 """What people write for a trace that is no more than its level."""
 
 _METHOD = re.compile(r"methods(\[\d+\])?")
 
-# A few lines of YAML can stand for a list of billions, which must never be written out.
-_REPR = reprlib.Repr()
-_REPR.maxlevel = 4
-_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = _REPR.maxset = _REPR.maxfrozenset = 12
-_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 2 * MAX_SHOWN
 
-
-@dataclass(frozen=True)
-class SpecProblem:
-    """One wrong field."""
-
-    field: str
-    got: str
-    allowed: str
-
-    def __post_init__(self) -> None:
-        # Together they repeat no more of a made-up name than of a wrong value.
-        made_up = len(self.field) > MAX_FIELD
-        shown = MAX_SHOWN // 2 if made_up else MAX_SHOWN
-        object.__setattr__(self, "field", cut(self.field, shown))
-        object.__setattr__(self, "got", cut(self.got, shown))
-        object.__setattr__(self, "allowed", cut(self.allowed, MAX_ALLOWED))
-
-    def __str__(self) -> str:
-        return f"{self.field}: got {self.got}; allowed: {self.allowed}"
-
-
-class SpecError(ValueError):
-    """A spec that cannot be carried out. ``problems`` has one entry for each wrong field.
-
-    Parameters
-    ----------
-    more
-        Wrong fields beyond those.
-    """
-
-    def __init__(self, problems: Iterable[SpecProblem], more: int = 0) -> None:
-        given = tuple(problems)
-        self.problems = given[:MAX_PROBLEMS]
-        more += len(given) - len(self.problems)
-        lines = [str(problem) for problem in self.problems]
-        if more:
-            lines.append(f"and {more} more")
-        text = "\n".join(lines)
-        super().__init__(text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…")
-
-    @classmethod
-    def of(cls, field: str, got: object, allowed: str) -> "SpecError":
-        """An error about one field."""
-        return cls([SpecProblem(field, shorten(got), allowed)])
-
-    @classmethod
-    def from_validation(cls, model: type[BaseModel], error: ValidationError) -> "SpecError":
-        """Translate pydantic's error, with what is allowed read off the model's JSON Schema."""
-        schema = _schema_of(model)
-        found: dict[SpecProblem, None] = {}
-        lines = error.errors(include_url=False)
-        for index, line in enumerate(lines):
-            if len(found) == MAX_PROBLEMS:
-                return cls(found, more=len(lines) - index)
-            # Each branch of a union reports the same wrong value.
-            found[_translate(schema, dict(line))] = None
-        return cls(found)
+def translated(model: type[BaseModel], error: ValidationError) -> SpecError:
+    """Pydantic's error as ours, with what is allowed read off the model's JSON Schema."""
+    schema = _schema_of(model)
+    found: dict[SpecProblem, None] = {}
+    lines = error.errors(include_url=False)
+    for index, line in enumerate(lines):
+        if len(found) == MAX_PROBLEMS:
+            return SpecError(found, more=len(lines) - index)
+        # Each branch of a union reports the same wrong value.
+        found[_translate(schema, dict(line))] = None
+    return SpecError(found)
 
 
 @lru_cache(maxsize=16)
 def _schema_of(model: type[BaseModel]) -> Mapping[str, Any]:
     # Some fifty milliseconds for a spec, and a client can make errors as fast as he writes.
     return model.model_json_schema()
-
-
-def cut(text: str, limit: int = MAX_SHOWN) -> str:
-    """A text of one line, cut so that an error stays readable."""
-    text = text if len(text) <= limit else text[: limit - 1] + "…"
-    return text if text.isprintable() else "".join(c if c.isprintable() else "�" for c in text)
-
-
-def shorten(value: object) -> str:
-    """``repr`` of a value, cut so that an error stays readable."""
-    try:
-        text = _REPR.repr(value)
-    except Exception:  # no integers of more than 4300 digits; a value may be of any class
-        text = f"{type(value).__name__} that is too long to show"
-    return cut(text)
 
 
 def _translate(schema: Mapping[str, Any], line: Mapping[str, Any]) -> SpecProblem:
@@ -143,8 +85,8 @@ def _translate(schema: Mapping[str, Any], line: Mapping[str, Any]) -> SpecProble
         field += "" if shown else f".{path[-1]}"
         inner = _inner(schema) if len(path) == 1 else ()
         hint = field_hint(str(path[-1]), known, _methods(schema), inner)
-        allowed = _hinted(f"one of {', '.join(known)}", hint)
-        return SpecProblem(field, f"the unknown field {shorten(path[-1])}", allowed)
+        allowed = f"one of {', '.join(known)}"
+        return SpecProblem(field, f"the unknown field {shorten(path[-1])}", allowed, hint)
     if kind == "invalid_key":
         return SpecProblem(field, f"the key {shorten(line['input'])}", "a text as a field's name")
     if kind == "missing":
@@ -159,7 +101,7 @@ def _translate(schema: Mapping[str, Any], line: Mapping[str, Any]) -> SpecProble
         hint = method_hint(context.get("tag"), _methods(schema)) or unnamed_hint(
             line["input"], _methods(schema)
         )
-        return SpecProblem(f"{field}.{name}", got, _hinted(f"one of {tags}", hint))
+        return SpecProblem(f"{field}.{name}", got, f"one of {tags}", hint)
     if kind == "not_allowed":
         return SpecProblem(field, shorten(line["input"]), context["allowed"])
     value = line["input"]
@@ -175,11 +117,7 @@ def _translate(schema: Mapping[str, Any], line: Mapping[str, Any]) -> SpecProble
         hint = text_hint(value)
     else:
         hint = number_hint(value) if kind in ("int_type", "float_type") else ""
-    return SpecProblem(field or "spec", shorten(value), _hinted(_allowed(schema, node), hint))
-
-
-def _hinted(allowed: str, hint: str) -> str:
-    return f"{hint}; {allowed}" if hint else allowed
+    return SpecProblem(field or "spec", shorten(value), _allowed(schema, node), hint)
 
 
 def _inner(schema: Mapping[str, Any]) -> set[str]:

@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 from yaml import YAMLError
 
+from tokenlens.errors import SpecError, SpecProblem, cut
 from tokenlens.spec.decoding import DecodingSpec
-from tokenlens.spec.errors import SpecError, SpecProblem, cut
+from tokenlens.spec.errors import translated
 from tokenlens.spec.presets import preset
 from tokenlens.spec.yaml_text import load_yaml
 
@@ -50,7 +51,7 @@ def parse_spec(data: "DecodingSpec | Mapping[str, Any] | str") -> DecodingSpec:
     try:
         return DecodingSpec.model_validate(values)
     except ValidationError as error:
-        raise SpecError.from_validation(DecodingSpec, error) from None
+        raise translated(DecodingSpec, error) from None
 
 
 def load_spec(path: str | Path) -> DecodingSpec:

@@ -1,11 +1,11 @@
 """What happened at each step of a request, as data. Knows no engine and no tensors."""
 
+from tokenlens.errors import TraceFileError
 from tokenlens.trace.compare import Difference, differences
 from tokenlens.trace.lines import Recording
 from tokenlens.trace.reader import (
     Summarized,
     TraceFile,
-    TraceFileError,
     read_summaries,
     read_traces,
     read_what_is_there,

@@ -7,6 +7,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
+from tokenlens.errors import TraceFileError
 from tokenlens.trace.files import open_regular
 from tokenlens.trace.lines import (
     KIND,
@@ -27,20 +28,6 @@ MAX_SHOWN = 200
 """Characters of an error about one line."""
 PROMPT = 200
 """Characters of a prompt that stand beside a summary."""
-
-
-class TraceFileError(ValueError):
-    """A file that is not a trace, or not all of one.
-
-    Parameters
-    ----------
-    recordings
-        Everything before the fault, where the traces were read as a whole.
-    """
-
-    def __init__(self, message: str, recordings: tuple[Recording, ...] = ()) -> None:
-        super().__init__(message)
-        self.recordings = recordings
 
 
 class TraceFile(NamedTuple):

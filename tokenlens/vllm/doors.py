@@ -10,11 +10,11 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
+from tokenlens.errors import SpecError
 from tokenlens.serving import metrics, structure
 from tokenlens.serving.arguments import asks, spec_of
 from tokenlens.serving.hooks import wrap
 from tokenlens.serving.places import Places
-from tokenlens.spec import SpecError
 from tokenlens.vllm.traces import ENGINE
 
 XARGS = ("vllm_xargs",)

@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tokenlens.errors import EmbeddingError
 from tokenlens.serving import embedding as shared
-from tokenlens.serving.embedding import EmbeddingError
 from tokenlens.serving.store import ConceptStore
 
 

@@ -4,6 +4,7 @@ from copy import copy
 from types import ModuleType
 from typing import Any
 
+from tokenlens.errors import SpecError
 from tokenlens.serving import metrics
 from tokenlens.serving.admission import marked
 from tokenlens.serving.arguments import (
@@ -20,7 +21,6 @@ from tokenlens.serving.off_loop import off_loop
 from tokenlens.serving.places import check_place
 from tokenlens.serving.settings import Settings
 from tokenlens.serving.traces import Recorder
-from tokenlens.spec import SpecError
 from tokenlens.vllm import doors
 from tokenlens.vllm.binding import Binder
 from tokenlens.vllm.refusals import asked_for, check_request, check_spec

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from vllm.v1.sample.logits_processor.interface import LogitsProcessor as LogitsProcessorV1
 
+from tokenlens.errors import SpecError, UnsupportedError
 from tokenlens.serving.arguments import asks, spec_of
-from tokenlens.serving.refusals import UnsupportedError
-from tokenlens.spec import SpecError
 from tokenlens.vllm.plugin import install
 from tokenlens.vllm.refusals import MARK, check_engine, marked
 

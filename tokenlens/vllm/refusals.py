@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenlens.serving.refusals import UnsupportedError, allows_latent, is_latent
+from tokenlens.errors import SpecError, UnsupportedError
+from tokenlens.serving.refusals import allows_latent, is_latent
 from tokenlens.serving.settings import Settings
-from tokenlens.spec import DecodingSpec, SpecError, refuse_needs
+from tokenlens.spec import DecodingSpec, refuse_needs
 from tokenlens.vllm import versions
 
 
@@ -45,12 +46,13 @@ def _engine_facts(config: Any) -> list[tuple[bool, str]]:
     return [
         (
             config.speculative_config is not None,
-            "speculative decoding drafts discrete tokens, and cannot foresee a mixture or a forced"
-            " token. Leave speculative_config out.",
+            "speculative_config: got one; allowed: none, because a draft cannot foresee a mixture"
+            " or a forced token. Leave speculative_config out.",
         ),
         (
             model.runner_type == "pooling",
-            "a pooling model decodes nothing. Leave logits_processors out.",
+            "runner_type: got 'pooling'; allowed: 'generate', because a pooling model decodes"
+            " nothing. Leave logits_processors out.",
         ),
         (
             parallel.pipeline_parallel_size > 1,
@@ -64,29 +66,38 @@ def _engine_facts(config: Any) -> list[tuple[bool, str]]:
         ),
         (
             _get(parallel, "prefill_context_parallel_size", 1) > 1,
-            "prefill context parallelism reorders rows. Leave it at 1.",
+            "prefill_context_parallel_size: got"
+            f" {_get(parallel, 'prefill_context_parallel_size')}; allowed: 1, because it reorders"
+            " rows.",
         ),
         (
             bool(_get(parallel, "enable_batch_sharded_sampling", False)),
-            "enable_batch_sharded_sampling shows each rank only some rows. Leave it off.",
+            "enable_batch_sharded_sampling: got True; allowed: False, because each rank would see"
+            " only some rows.",
         ),
         (
             bool(_get(parallel, "enable_dbo", False)) or _get(parallel, "ubatch_size", 0) > 1,
-            "dual batch overlap cuts the batch, and embeddings would go to the wrong rows. Leave it"
-            " off.",
+            "enable_dbo, ubatch_size: got dual batch overlap; allowed: none, because it cuts the"
+            " batch, and embeddings would go to the wrong rows.",
         ),
-        (bool(_get(model, "is_diffusion", False)), "a diffusion model has no next token."),
+        (
+            bool(_get(model, "is_diffusion", False)),
+            "model: got a diffusion model; allowed: a causal one, because it has no next token.",
+        ),
         (
             bool(_get(model, "is_encoder_decoder", False)),
-            "an encoder-decoder embeds its output through another module.",
+            "model: got an encoder-decoder; allowed: a decoder, because it embeds its output"
+            " through another module.",
         ),
         (
             bool(_get(model, "enable_trace_replay", False)),
-            "enable_trace_replay decides tokens outside of the sampler. Leave it off.",
+            "enable_trace_replay: got True; allowed: False, because it decides tokens outside of"
+            " the sampler.",
         ),
         (
             bool(_get(model, "return_sampling_mask", False)),
-            "return_sampling_mask would describe a distribution that was not sampled from.",
+            "return_sampling_mask: got True; allowed: False, because it would describe a"
+            " distribution that was not sampled from.",
         ),
     ]
 
@@ -97,17 +108,18 @@ def _latent_facts(config: Any) -> list[tuple[bool, str]]:
     return [
         (
             bool(_get(model, "enable_prompt_embeds", False)),
-            "enable_prompt_embeds looks tokens up in another order than that of the batch. Leave it"
-            " off." + instead,
+            "enable_prompt_embeds: got True; allowed: False, because tokens are looked up in"
+            " another order than that of the batch." + instead,
         ),
         (
             bool(_get(model, "is_multimodal_model", False)),
-            "latent methods were not tested with multimodal models." + instead,
+            "model: got a multimodal model; allowed: one of texts alone, because latent methods"
+            " were not tested with others." + instead,
         ),
         (
             config.kv_transfer_config is not None,
-            "a KV connector may give the KV cache of mixtures away under the ids of tokens. Leave"
-            " kv_transfer_config out." + instead,
+            "kv_transfer_config: got a KV connector; allowed: none, because it may give the KV"
+            " cache of mixtures away under the ids of tokens. Leave it out." + instead,
         ),
     ]
 

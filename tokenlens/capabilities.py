@@ -5,7 +5,7 @@ from typing import Literal
 
 Status = Literal["yes", "refused", "planned", "n/a"]
 ENGINES = {"hf": "Hugging Face", "vllm": "vLLM", "sglang": "SGLang"}
-TESTED = {"hf": "transformers 4.57.6 and 5.19.0", "vllm": "vLLM 0.32.0", "sglang": "SGLang 0.5.23"}
+TESTED = {"hf": "transformers 4.57.6 and 5.24.0", "vllm": "vLLM 0.32.0", "sglang": "SGLang 0.5.23"}
 """Versions that the tests run on."""
 
 SYMBOLS: dict[Status, str] = {

@@ -18,6 +18,7 @@ from tokenlens.hf import (
     routed_generate_kwargs,
     traces,
 )
+from tokenlens.routing.hf_cache import cache_argument
 from tokenlens.spec import SpecError
 
 pytestmark = [
@@ -101,7 +102,8 @@ def replaced(monkeypatch):
             **model_kwargs,
         )  # fmt: skip
         settings.max_length = ids.shape[1] + settings.max_new_tokens
-        model_kwargs["past_key_values"] = transformers.DynamicCache(config=self.config)
+        cache = transformers.DynamicCache(config=self.config)
+        model_kwargs[cache_argument(self.forward)] = cache
         theirs_list = self._get_logits_processor(
             generation_config=settings, input_ids_seq_length=ids.shape[1],
             encoder_input_ids=ids, logits_processor=logits_processor, device=ids.device,

@@ -145,7 +145,9 @@ class Run(LogitsProcessor):
             if self._head is not None:
                 self._follow_forward()
             return inputs
-        return self._feed(core, inputs, kwargs.get("past_key_values"))
+        # Its name before and since transformers 5.24
+        cache = kwargs.get("cache")
+        return self._feed(core, inputs, kwargs.get("past_key_values") if cache is None else cache)
 
     def forwarded(self) -> None:
         """A forward pass of the calling thread's is over, however it ended."""

@@ -3,6 +3,8 @@
 Knows no request: a caller says which slots a forward pass is for and where each of them begins.
 """
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +13,11 @@ from transformers.cache_utils import Cache
 
 FIRST_CAPACITY = 256
 """Positions of a slot to begin with; doubled when a session needs more."""
+
+
+def cache_argument(forward: Callable[..., Any]) -> str:
+    """The name under which a forward pass takes its cache: it was renamed in transformers 5.24."""
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 class SlotCache(Cache):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tokenlens.routing import hf_sampling
 from tokenlens.routing.backend import Ask, Chunk, Finish
-from tokenlens.routing.hf_cache import SlotCache
+from tokenlens.routing.hf_cache import SlotCache, cache_argument
 from tokenlens.routing.signals import Signals
 from tokenlens.routing.vocabulary import Vocabulary
 
@@ -70,6 +70,7 @@ class Worker:
         self._width = min(len(vocabulary.pieces), int(config.vocab_size))
         self._additive = config._attn_implementation == "eager"
         self._cache = SlotCache(max_sessions)
+        self._kept = {cache_argument(model.forward): self._cache, "use_cache": True}
         self._slots: OrderedDict[str, Slot] = OrderedDict()
         self._free = [Slot(index) for index in reversed(range(max_sessions))]
         self.inbox: queue.SimpleQueue[Job | str | None] = queue.SimpleQueue()
@@ -274,7 +275,7 @@ class Worker:
         kept = {} if wanted is None else {"logits_to_keep": torch.tensor(wanted, device=device)}
         output = self._model(
             input_ids=ids, attention_mask=mask, position_ids=positions.clamp(max=self.limit - 1),
-            past_key_values=self._cache, use_cache=True, **kept,
+            **self._kept, **kept,
         )  # fmt: skip
         logits: Tensor = output.logits
         return logits if rows is None else logits[torch.tensor(rows, device=device)]

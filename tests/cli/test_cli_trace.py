@@ -130,3 +130,64 @@ def test_the_page_is_served_on_this_machine_only():
         running.shutdown()
         thread.join()
         running.server_close()
+
+
+def test_verify_says_both_figures(files):
+    code, output = command("trace", "verify", files[0], "--model", SMALL)
+    assert code == 0
+    assert "as the trace says" in output
+    cells = [cell.strip() for cell in output.splitlines()[-2].split("│")]
+    fed, lost = float(cells[5]), float(cells[6])
+    assert fed < 1e-4 < 100 * fed < lost
+    # A trace without mixtures is held to its tokens.
+    code, output = command("trace", "verify", files[1], "--model", SMALL)
+    assert code == 0
+    assert "–" in output
+
+
+def test_verify_ends_with_one_where_the_trace_says_otherwise(files, tmp_path):
+    lines = [json.loads(line) for line in files[0].read_text().splitlines()]
+    mixed = [line for line in lines if line.get("latent") and len(line["entries"]) > 1]
+    mixed[0]["entries"][1][1] *= 3
+    wrong = tmp_path / "wrong.jsonl"
+    wrong.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, output = command("trace", "verify", wrong, "--model", SMALL)
+    assert code == 1
+    assert "not what the trace says" in output
+    assert "half precision" in output
+    code, output = command("trace", "verify", files[0], "--model", "tiny-reasoner-latent")
+    assert code == 1
+
+
+def test_verify_finds_the_prompt_of_a_file_of_schema_1(files, tmp_path):
+    lines = [json.loads(line) for line in files[0].read_text().splitlines()]
+    ids = lines[0].pop("prompt_ids")
+    lines[0]["schema_version"] = 1
+    old = tmp_path / "old.jsonl"
+    old.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert command("trace", "verify", old, "--model", SMALL)[0] == 0
+    lines[0]["prompt"] = ""
+    old.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, output = command("trace", "verify", old, "--model", SMALL)
+    assert code == 2
+    assert f"the {len(ids)} tokens of the prompt" in output
+    given = tmp_path / "ids.json"
+    given.write_text(json.dumps(ids))
+    assert command("trace", "verify", old, "--model", SMALL, "--prompt-ids", given)[0] == 0
+    listed = ",".join(map(str, ids))
+    assert command("trace", "verify", old, "--model", SMALL, "--prompt-ids", listed)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--prompt-ids", "1,2"), "got 2 tokens"),
+        (("--prompt-ids", "not/there"), "not/there"),
+        (("--prompt-ids", ","), "allowed: 1 to 65,536 whole numbers"),
+        (("--trace", "7"), "got 7; allowed: 0 to 0"),
+    ],
+)
+def test_verify_names_what_is_wrong(files, more, words):
+    code, output = command("trace", "verify", files[0], "--model", SMALL, *more)
+    assert code == 2
+    assert words in output.replace("\n", " ")

@@ -6,7 +6,13 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    StoppingCriteria,
+)
 from transformers.utils import logging
 
 from tokenlens import assets
@@ -16,16 +22,26 @@ from tokenlens.spec import DecodingSpec
 from tokenlens.trace import Trace
 
 
-def load(name: str) -> tuple[Any, Any]:
-    """A model in float32 on the device there is, and its tokenizer."""
+def load(name: str, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
+    """A model on the device there is, and its tokenizer.
+
+    Parameters
+    ----------
+    dtype
+        ``None``: bfloat16 on an accelerator, float32 on a CPU.
+    """
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     path = assets.path_of(name)
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    dtype = dtype or (torch.bfloat16 if device == "cuda" else torch.float32)
+    # Classes of models that see images are no plain language models to transformers.
+    config = AutoConfig.from_pretrained(path)
+    plain = type(config) in AutoModelForCausalLM._model_mapping
+    loader = AutoModelForCausalLM if plain else AutoModelForImageTextToText
+    model: Any = loader.from_pretrained(path, dtype=dtype)
     return model.eval().to(device), tokenizer
 
 

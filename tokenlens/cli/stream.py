@@ -81,6 +81,7 @@ class TraceStream(StoppingCriteria):
                     sample=trace.sample,
                     model=self._model,
                     prompt=prompt,
+                    prompt_ids=trace.prompt_ids,
                 )
                 for trace, prompt in zip(found, self._prompts)
             ]

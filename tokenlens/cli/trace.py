@@ -176,3 +176,42 @@ def view(
         with sentences():
             serve_page(text, serve)
     raise typer.Exit(1 if fault else 0)
+
+
+@app.command()
+def verify(
+    file: FileArgument,
+    model: Annotated[str, typer.Option(help="a folder, or the name of an embedded model")],
+    trace: Annotated[
+        int | None, typer.Option(min=0, help="which trace of the file; default: all")
+    ] = None,
+    prompt_ids: Annotated[
+        str,
+        typer.Option(
+            help="the prompt's token ids, where the trace has none: 1,2,3, or a file of them"
+        ),
+    ] = "",
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="nats of entropy, and probability")
+    ] = 1e-4,
+) -> None:
+    """Whether what was fed is what the traces say: replayed through the model, in float32.
+
+    Ends with 1 where it is not, or where nothing can tell.
+    """
+    recordings, whole = load(file)
+    chosen = enumerate(recordings) if trace is None else [(trace, pick(recordings, trace))]
+    with sentences():
+        from tokenlens.cli.verify import HINT, Replays, row
+
+        replays = Replays(model, prompt_ids, tolerance)
+        table = Table(*row())
+        holds = whole
+        for number, one in chosen:
+            found = replays.of(one)
+            holds = holds and found.holds and found.tells
+            table.add_row(*map(Text, row(number, printable(one.trace.engine), found)))
+    console.print(table)
+    if not holds:
+        console.print(Text(HINT))
+    raise typer.Exit(0 if holds else 1)

@@ -16,6 +16,7 @@ from tokenlens.core.pipeline import (
 )
 from tokenlens.core.request import Request
 from tokenlens.trace import PHASE_NAMES, Trace, TraceCounts, TraceStep
+from tokenlens.trace.records import kept_prompt
 from tokenlens.trace.steps import step_record
 
 CHUNK = 256
@@ -30,7 +31,8 @@ class Recorder:
     engine
         The engine's name, for the traces.
     prompts
-        The requests' tokens, where they are known: equal ones with an equal seed are marked.
+        The requests' tokens, where they are known: full traces have them, and equal ones with an
+        equal seed are marked.
     """
 
     def __init__(
@@ -43,7 +45,8 @@ class Recorder:
         self._core, self._requests, self._engine = core, list(requests), engine
         full = [r.spec.trace for r in requests if r.spec.trace.level == "full"]
         self._max_steps = max((config.max_steps for config in full), default=0)
-        self._max_entries = max((config.max_entries for config in full), default=0)
+        self._max_entries = max((config.most_entries(latent=True) for config in full), default=0)
+        self._prompts = [tuple(ids) for ids in prompts] or [()] * len(self._requests)
         self._same_noise = _repeats([request.noise_key for request in requests], prompts)
         self._steps: list[Step] = []
         self._chunks: list[Step] = []
@@ -101,6 +104,7 @@ class Recorder:
             spec=request.spec,
             sample=request.index,
             same_noise=self._same_noise[row],
+            prompt_ids=kept_prompt(self._prompts[row], config.level),
             final_phase=PHASE_NAMES[self._count(PHASE, row)],
             counts=counts,
             steps=tuple(steps),
@@ -120,7 +124,7 @@ def _steps(chunk: Step, row: int, request: Request, names: Sequence[str]) -> lis
     return [
         step_record(
             {name: column[index] for name, column in columns.items()},
-            request.spec.trace.max_entries,
+            request.spec.trace,
             scored,
         )
         for index, moved in enumerate(advanced)

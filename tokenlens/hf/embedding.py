@@ -86,7 +86,10 @@ class InputEmbedding:
         dtype
             float32 for mixtures that something is added to; ``None``: the module's own.
         """
-        weights, ids = feed.weights[:num_rows], feed.ids[:num_rows]
+        return self.mix(feed.ids[:num_rows], feed.weights[:num_rows], dtype)
+
+    def mix(self, ids: Tensor, weights: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """``[rows, hidden]`` mixtures of ``[rows, width]`` ids with weights."""
         if self._scale is not None:
             table = self.module.weight
             assert isinstance(table, Tensor)

@@ -38,7 +38,8 @@ class StepReport:
         self._usage = [batch.slots_in_use, batch.store.pages_in_use]
         self._counts = _to_host(batch.totals(), fresh=True)
         full = [live for _, live in rows if live.request.spec.trace.level == "full"]
-        self._entries = max((live.request.spec.trace.max_entries for live in full), default=0)
+        configs = [live.request.spec.trace for live in full]
+        self._entries = max((one.most_entries(latent=True) for one in configs), default=0)
         self._step: list[Tensor] = []
         if full:
             self._step = [

@@ -30,7 +30,6 @@ class Recorder:
         self.phase = 0
         self.steps: list[TraceStep] = []
         self.switches = 0
-        self._entries = spec.trace.max_entries
         self._latent: bool | None = None
 
     def add(self, report: list[Any]) -> list[int]:
@@ -45,7 +44,7 @@ class Recorder:
             self._latent = latent
         if len(report) > 2 and len(self.steps) < self.spec.trace.max_steps:
             self.steps.append(
-                step_record(dict(zip(COLUMNS, report[2])), self._entries, scored=True)
+                step_record(dict(zip(COLUMNS, report[2])), self.spec.trace, scored=True)
             )
         return grown
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from tokenlens.spec.base import StrictModel
+from tokenlens.spec.base import MAX_ENTRIES, StrictModel
 from tokenlens.spec.errors import shorten
 from tokenlens.spec.registry import EXCLUSIVE, LATENT_METHODS, NEEDS_LATENT, MethodConfig
 
@@ -62,6 +62,10 @@ class PhaseConfig(StrictModel):
         return self
 
 
+UNFED_ENTRIES = 8
+"""Of a step that was fed a token: what else was probable."""
+
+
 class TraceConfig(StrictModel):
     """What is recorded: nothing, counts for the whole request, or every step."""
 
@@ -71,7 +75,19 @@ class TraceConfig(StrictModel):
     max_steps: int = Field(
         16_384, ge=1, le=1_000_000, description="steps kept; later ones are counted"
     )
-    max_entries: int = Field(8, ge=1, le=64, description="entries kept of each concept token")
+    max_entries: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_ENTRIES,
+        description="entries kept of each step; null: all of a concept token that was fed, so that"
+        " it can be replayed, and 8 of the most probable tokens where a token was",
+    )
+
+    def most_entries(self, latent: bool) -> int:
+        """Entries that are kept of a step that was fed a mixture, or a token."""
+        if self.max_entries is not None:
+            return self.max_entries
+        return MAX_ENTRIES if latent else UNFED_ENTRIES
 
 
 class DecodingSpec(StrictModel):

@@ -11,7 +11,14 @@ from pydantic import Field, TypeAdapter
 
 from tokenlens.spec import DecodingSpec
 from tokenlens.spec.base import StrictModel
-from tokenlens.trace.records import SCHEMA_VERSION, PhaseName, Trace, TraceCounts, TraceStep
+from tokenlens.trace.records import (
+    MAX_PROMPT_IDS,
+    SCHEMA_VERSION,
+    PhaseName,
+    Trace,
+    TraceCounts,
+    TraceStep,
+)
 
 MAX_LINE_BYTES = 1 << 20
 """No line of ours comes near it; one that does is not a trace."""
@@ -33,6 +40,7 @@ class Header(StrictModel):
     sample: int = 0
     model: str = ""
     prompt: str = ""
+    prompt_ids: tuple[int, ...] = Field((), max_length=MAX_PROMPT_IDS)
 
 
 class Texts(StrictModel):

@@ -76,6 +76,7 @@ class _Whole:
             spec=header.spec,
             sample=header.sample,
             same_noise=end.same_noise if end else False,
+            prompt_ids=header.prompt_ids,
             final_phase=end.final_phase if end else kept[-1].phase if kept else "prompt",
             counts=end.counts if end else counts_of(kept),
             steps=tuple(kept),

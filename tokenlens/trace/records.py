@@ -1,5 +1,6 @@
 """The records of a trace, the same from every engine."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -7,12 +8,22 @@ from pydantic import Field
 from tokenlens.spec import DecodingSpec
 from tokenlens.spec.base import StrictModel
 
-SCHEMA_VERSION = 1
-"""Raised when a field changes its meaning or goes."""
+SCHEMA_VERSION = 2
+"""Raised when a field comes, changes its meaning, or goes. 2: ``prompt_ids``."""
+
+MAX_PROMPT_IDS = 1 << 16
+"""Tokens of a prompt that a trace has beside its steps; of a longer one it has none."""
 
 PhaseName = Literal["prompt", "thinking", "answer"]
 PHASE_NAMES: tuple[PhaseName, ...] = ("prompt", "thinking", "answer")
 """In the order of the core's phase numbers."""
+
+
+def kept_prompt(ids: Sequence[int], level: str) -> tuple[int, ...]:
+    """A prompt's tokens as a trace of this level keeps them."""
+    if level != "full" or len(ids) > MAX_PROMPT_IDS:
+        return ()
+    return tuple(int(token) for token in ids)
 
 
 class TraceStep(StrictModel):
@@ -69,6 +80,12 @@ class Trace(StrictModel):
     same_noise: bool = Field(
         False,
         description="another live request had the same prompt and the same seed: the same noise",
+    )
+    prompt_ids: tuple[int, ...] = Field(
+        (),
+        max_length=MAX_PROMPT_IDS,
+        description="the prompt's tokens, for a replay; only beside steps, and only where they are"
+        " known and not too many",
     )
     final_phase: PhaseName
     counts: TraceCounts

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tokenlens.spec.decoding import TraceConfig
 from tokenlens.trace.records import PHASE_NAMES, TraceStep
 
 
-def step_record(columns: Mapping[str, Any], max_entries: int, scored: bool) -> TraceStep:
+def step_record(columns: Mapping[str, Any], config: TraceConfig, scored: bool) -> TraceStep:
     """A record of one row of one step.
 
     Parameters
@@ -15,13 +16,13 @@ def step_record(columns: Mapping[str, Any], max_entries: int, scored: bool) -> T
         The row's values by the names of ``core.pipeline.Step``, as plain data, ``phase`` as the
         core's number; ``weights``, ``ids`` and ``scores`` instead of ``entries``; ``notes`` as
         ``core.recorder.said`` reads them.
-    max_entries
-        Places of the concept token that are looked at.
+    config
+        How many places of the concept token are looked at.
     scored
         Whether the request's own methods have scores; otherwise they are a neighbour's.
     """
     values = dict(columns)
-    weights = values.pop("weights")[:max_entries]
+    weights = values.pop("weights")[: config.most_entries(values["latent"])]
     ids, scores = values.pop("ids"), values.pop("scores")
     edits, switch = values.pop("notes")
     # A contrastive push can make the first entry's weight negative.

@@ -6,7 +6,7 @@ nothing that it was handed. Knows no engine.
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,7 @@ from tokenlens.spec import DecodingSpec
 from tokenlens.spec.base import StrictModel
 from tokenlens.trace.files import replacing
 from tokenlens.trace.lines import End, Header, Recording, StepLine, Texts, token_ids
-from tokenlens.trace.records import PhaseName, Trace, TraceCounts, TraceStep
+from tokenlens.trace.records import PhaseName, Trace, TraceCounts, TraceStep, kept_prompt
 from tokenlens.trace.texts import StepTexts, step_texts, token_text
 
 
@@ -69,6 +69,7 @@ class TraceWriter:
         sample: int = 0,
         model: str = "",
         prompt: str = "",
+        prompt_ids: Sequence[int] = (),
     ) -> int:
         """Open a trace; returns its number, by which its steps are added."""
         number = len(self._specs)
@@ -77,7 +78,13 @@ class TraceWriter:
         self._growing.append(StepTexts(lambda ids: str(self._tokenizer.decode(ids))))
         self._put(
             Header(
-                trace=number, engine=engine, spec=spec, sample=sample, model=model, prompt=prompt
+                trace=number,
+                engine=engine,
+                spec=spec,
+                sample=sample,
+                model=model,
+                prompt=prompt,
+                prompt_ids=kept_prompt(prompt_ids, spec.trace.level),
             )
         )
         return number
@@ -91,7 +98,7 @@ class TraceWriter:
         if self._written[trace] >= bounds.max_steps:
             return
         self._written[trace] += 1
-        step = step.model_copy(update={"entries": step.entries[: bounds.max_entries]})
+        step = step.model_copy(update={"entries": step.entries[: bounds.most_entries(step.latent)]})
         if self._text_of is not None:
             new = [token for token in dict.fromkeys(token_ids(step)) if token not in self._known]
             if new:
@@ -148,7 +155,12 @@ class TraceWriter:
     ) -> None:
         """Write a trace that is there as a whole."""
         number = self.begin(
-            engine=trace.engine, spec=trace.spec, sample=trace.sample, model=model, prompt=prompt
+            engine=trace.engine,
+            spec=trace.spec,
+            sample=trace.sample,
+            model=model,
+            prompt=prompt,
+            prompt_ids=trace.prompt_ids,
         )
         if new := {k: v for k, v in (texts or {}).items() if k not in self._known}:
             self.texts(new)

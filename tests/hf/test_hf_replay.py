@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import tokenlens.hf.embedding
 import tokenlens.hf.replay
 from tokenlens.hf import UnsupportedError, generate_kwargs, traces
-from tokenlens.hf.replay import TOLERANCE, verify_trace
+from tokenlens.hf.verify import TOLERANCE, verify_trace
 from tokenlens.trace import Trace
 
 SPECS = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from tokenlens.cli import models
-from tokenlens.hf.replay import Verification, verify_trace
+from tokenlens.hf.verify import Verification, verify_trace
 from tokenlens.trace import Recording
 from tokenlens.trace.records import MAX_PROMPT_IDS
 

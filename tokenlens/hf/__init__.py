@@ -7,11 +7,14 @@ subclass, no patched class, nothing left on the model afterwards.
 from tokenlens.errors import ProtocolError, UnsupportedError
 from tokenlens.hf.generate import generate_kwargs, traces
 from tokenlens.hf.routed import routed_generate_kwargs
+from tokenlens.hf.verify import Verification, verify_trace
 
 __all__ = [
     "ProtocolError",
     "UnsupportedError",
+    "Verification",
     "generate_kwargs",
     "routed_generate_kwargs",
     "traces",
+    "verify_trace",
 ]

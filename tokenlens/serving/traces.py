@@ -4,10 +4,12 @@ The worker adds a small record to every output that it hands to the engine; the 
 newest totals and, where the spec asked for them, the steps. Knows no tensors and no engine.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from tokenlens.spec import DecodingSpec
 from tokenlens.trace import PHASE_NAMES, Trace, TraceCounts, TraceStep
+from tokenlens.trace.records import kept_prompt
 from tokenlens.trace.steps import step_record
 
 COUNTS = tuple(TraceCounts.model_fields)
@@ -23,7 +25,14 @@ COLUMNS = (
 class Recorder:
     """Collects the reports of one request in the front end."""
 
-    def __init__(self, spec: DecodingSpec, engine: str, sample: int = 0) -> None:
+    def __init__(
+        self,
+        spec: DecodingSpec,
+        engine: str,
+        sample: int = 0,
+        prompt_ids: Sequence[int] | None = None,
+    ) -> None:
+        self._prompt = prompt_ids if spec.trace.level == "full" else None
         self.spec, self.engine, self.sample = spec, engine, sample
         self.same_noise = False
         self.counts = [0] * len(COUNTS)
@@ -59,6 +68,7 @@ class Recorder:
             spec=self.spec,
             sample=self.sample,
             same_noise=self.same_noise,
+            prompt_ids=kept_prompt(self._prompt or (), self.spec.trace.level),
             final_phase=PHASE_NAMES[self.phase],
             counts=counts,
             steps=tuple(self.steps),

@@ -20,6 +20,7 @@ from tokenlens.sglang.traces import ENGINE
 SAMPLES = "_tokenlens_samples"
 
 PARAMETERS = "_tokenlens_parameters"
+PROMPT_IDS = "_tokenlens_prompt_ids"
 """Attribute of a request's state: its ``custom_params`` as the scheduler got them."""
 
 MAX_OPEN = 1024
@@ -187,15 +188,16 @@ async def _send_one_request(original: Any, self: Any, tokenized: Any) -> Any:
         if index:
             tokenized.sampling_params = copy.copy(params)
             asked = tokenized.sampling_params.custom_params = {**asked, SAMPLE_KEY: index}
-        note_parameters(self, tokenized.rid, asked)
+        note_parameters(self, tokenized.rid, asked, getattr(tokenized, "input_ids", None))
     return await original(self, tokenized)
 
 
-def note_parameters(manager: Any, rid: Any, parameters: Any) -> None:
-    """Keep what was sent of a request with its state: its trace says which seed it had."""
+def note_parameters(manager: Any, rid: Any, parameters: Any, prompt_ids: Any = None) -> None:
+    """Keep what was sent of a request with its state: its trace has its seed and its prompt."""
     state = manager.rid_to_state.get(rid)
     if state is not None:
         setattr(state, PARAMETERS, parameters)
+        setattr(state, PROMPT_IDS, prompt_ids)
 
 
 def _convert_to_internal_request(

@@ -207,7 +207,8 @@ def install_outputs(module: ModuleType) -> None:
         if params is not None and asks(params.extra_args):
             found = sample_of(params.extra_args)
             assert found is not None
-            setattr(made, RECORDER, Recorder(found[0], ENGINE, found[1]))
+            prompt = getattr(request, "prompt_token_ids", None)
+            setattr(made, RECORDER, Recorder(found[0], ENGINE, found[1], prompt))
         return made
 
     state.from_new_request = classmethod(from_new_request)

@@ -15,9 +15,9 @@ from transformers import LogitsProcessor
 from tokenlens.core import Core, bind
 from tokenlens.core.recorder import Recorder
 from tokenlens.core.request import possible_ends
+from tokenlens.errors import ProtocolError, UnsupportedError
 from tokenlens.hf.embedding import InputEmbedding
 from tokenlens.hf.given import ids_of
-from tokenlens.hf.refusals import ProtocolError, UnsupportedError
 from tokenlens.methods import METHODS
 from tokenlens.spec.texts import holes, vocabulary_size
 from tokenlens.trace import Trace, TraceStep

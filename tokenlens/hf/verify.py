@@ -14,8 +14,8 @@ from typing import Any
 
 from transformers import LogitsProcessor
 
+from tokenlens.errors import UnsupportedError
 from tokenlens.hf.given import tokenizer_of
-from tokenlens.hf.refusals import UnsupportedError
 from tokenlens.hf.replay import Replay
 from tokenlens.spec import Tokenizer, needs_of
 from tokenlens.trace import Trace, TraceStep

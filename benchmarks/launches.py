@@ -33,7 +33,8 @@ sys.path.insert(0, str(ROOT / "tests" / "conformance"))
 import conformance_table  # noqa: E402
 
 from tokenlens.core import Core, bind  # noqa: E402
-from tokenlens.spec import parse_spec  # noqa: E402
+from tokenlens.methods import METHODS  # noqa: E402
+from tokenlens.spec import Need, parse_spec  # noqa: E402
 from tokenlens.spec.registry import METHOD_CONFIGS, NEEDS_LATENT  # noqa: E402
 
 START, END, EOS = 3, 4, 2
@@ -72,7 +73,7 @@ class Letters:
 class Host:
     """Stands for an engine that lends its vectors; making them is the engine's launch."""
 
-    hosts = frozenset({"dense", "hidden_state", "align", "embedding_noise"})
+    hosts = Need.OF_ENGINE
     hidden_size = 16
 
     def dense(self, logits: Tensor, active: Tensor, inverse_temperature: Tensor) -> Tensor:
@@ -144,9 +145,13 @@ def count(methods: tuple[dict[str, Any], ...], num_rows: int = 4) -> list[str]:
     """What one step of a batch launches, by name."""
     phase = {"think_start": [START], "think_end": [END]}
     spec = parse_spec({"methods": [dict(m) for m in methods], "seed": 1, "phase": phase})
-    request = bind(spec, tokenizer=Letters(), vocab_size=VOCAB, eos_ids=[EOS])
+    request = bind(
+        spec, methods=METHODS, tokenizer=Letters(), vocab_size=VOCAB, eos_ids=[EOS]
+    )
     host = Host()
-    core = Core(max_slots=num_rows, vocab_size=VOCAB, device="meta", host=host)
+    core = Core(
+        methods=METHODS, max_slots=num_rows, vocab_size=VOCAB, device="meta", host=host
+    )
     for slot in range(num_rows):
         core.add(slot, request, [START])
     slots = torch.zeros(num_rows, dtype=torch.int64, device="meta")

@@ -20,6 +20,7 @@ from tokenlens.core.forcing import FORCED_LOGIT
 from tokenlens.core.next_input import gaussian
 from tokenlens.core.pipeline import INVALID_STEPS
 from tokenlens.spec import METHOD_CONFIGS, parse_spec
+from tokenlens.spec.needs import Need
 from tokenlens.spec.registry import NEEDS_LATENT
 
 VOCAB, HIDDEN = numeric.VOCAB, 8
@@ -31,7 +32,7 @@ NUMBERS = dict(numeric.numbers(numeric.SCHEMA))
 class Lent(Host):
     """Vectors of no model: dense mixtures of a random table, hidden states at will."""
 
-    hosts = frozenset({"dense", "hidden_state", "embedding_noise"})
+    hosts = Need.OF_ENGINE
     hidden_size = HIDDEN
 
     def __init__(self, rows):

@@ -34,6 +34,7 @@ from tokenlens.spec import (
     SwitchControl,
     ThinkRouter,
 )
+from tokenlens.spec.needs import Need
 
 VOCAB, HIDDEN, STEPS, BATCH = 13, 6, 40, 250
 PAD, START, END, NEWLINE, EOS = 7, 8, 9, 10, 11
@@ -47,7 +48,7 @@ TOLERANCE = 2e-5
 class Tables:
     """A host that lends the product with the whole table."""
 
-    hosts = frozenset({"dense"})
+    hosts = Need.DENSE_MIXTURE
     hidden_size = HIDDEN
 
     def dense(self, logits, active, inverse_temperature):

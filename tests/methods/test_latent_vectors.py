@@ -23,6 +23,7 @@ from tokenlens.spec import (
     SwitchControl,
     ThinkRouter,
 )
+from tokenlens.spec.needs import Need
 
 VECTORS = json.loads(
     (Path(__file__).parent.parent / "vectors" / "soft_methods.json").read_text(encoding="utf-8")
@@ -37,7 +38,7 @@ TOLERANCE = 1e-5
 class Tables:
     """A host that lends the product with the whole table."""
 
-    hosts = frozenset({"dense"})
+    hosts = Need.DENSE_MIXTURE
     hidden_size = 2
 
     def dense(self, logits, active, inverse_temperature):

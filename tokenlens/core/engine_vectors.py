@@ -8,6 +8,7 @@ from torch import Tensor
 from tokenlens.core.columns import DENSE, INVERSE_TEMPERATURE, Field
 from tokenlens.core.proposal import Proposal
 from tokenlens.core.rows import Rows
+from tokenlens.spec.needs import Need
 
 HIDDEN = Field("feed.hidden", "bool", False)  # the last hidden state is fed
 REALIGN = Field("feed.realign", "bool", False)  # mapped into the space of the embeddings
@@ -53,9 +54,9 @@ def align(hidden: Tensor, matrix: Tensor, norm: Tensor, realign: Tensor, rescale
 
 
 class Host(Protocol):
-    """An engine's vectors. ``hosts`` says which of `tokenlens.spec.NEEDS` it can serve."""
+    """An engine's vectors. ``hosts``: those of ``Need.OF_ENGINE`` that it can serve."""
 
-    hosts: frozenset[str]
+    hosts: Need
     hidden_size: int
 
     def dense(self, logits: Tensor, active: Tensor, inverse_temperature: Tensor) -> Tensor:
@@ -71,13 +72,13 @@ class Host(Protocol):
 def base_vectors(host: Host, logits: Tensor, rows: Rows, proposal: Proposal) -> Tensor:
     """What the engine lends to each row of a step, ``[num_rows, hidden]`` float32, 0 if nothing."""
     base = torch.zeros(len(logits), host.hidden_size, device=logits.device)
-    if "dense" in rows.traits:
+    if Need.DENSE_MIXTURE in rows.needs:
         active = rows[DENSE] & proposal.latent
         dense = host.dense(logits, active, rows[INVERSE_TEMPERATURE])
         base = torch.where(active[:, None], dense, base)
-    if "hidden_state" in rows.traits:
+    if Need.HIDDEN_STATE in rows.needs:
         hidden = host.hidden()
-        if "align" in rows.traits:
+        if rows.uses(REALIGN) or rows.uses(RESCALE):
             matrix, norm = host.alignment()
             hidden = align(hidden, matrix, norm, rows[REALIGN], rows[RESCALE])
         active = rows[HIDDEN] & proposal.latent

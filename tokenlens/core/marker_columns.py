@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tokenlens.core.columns import Field
 from tokenlens.core.rows import Rows
+from tokenlens.spec.needs import Need
 
 EFFECT = 3
 """The bits of the phase."""
@@ -18,9 +19,6 @@ AT_SHIFT = 3
 AT = 7 << AT_SHIFT
 """The bits of the tokens of the forced end that are written."""
 STATE_SHIFT = 6
-
-LONG_MARKERS = "long_markers"
-"""The trait of requests whose markers are followed from state to state."""
 
 STATE = Field("markers.state", "int")  # the last transition
 CLASSES = Field("markers.classes", "int", 1, fixed=True)  # where the request's classes begin
@@ -42,6 +40,6 @@ def transitions(rows: Rows, ids: Tensor) -> Tensor:
 
 def written_end(rows: Rows) -> Tensor:
     """How many tokens of the forced end the newest tokens are, ``[num_rows]`` int64."""
-    if LONG_MARKERS not in rows.traits:
+    if Need.LONG_MARKERS not in rows.needs:
         return rows.constant(0)
     return (rows[STATE] & AT) >> AT_SHIFT

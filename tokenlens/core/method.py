@@ -3,7 +3,7 @@
 Knows neither slots nor engines: a hook sees one step's rows and changes them in place.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -13,6 +13,7 @@ from tokenlens.core.columns import Field, Value
 from tokenlens.core.proposal import Proposal, SignalRequest, Signals
 from tokenlens.core.rows import Rows
 from tokenlens.spec import DecodingSpec, Vocabulary
+from tokenlens.spec.needs import Need
 from tokenlens.spec.registry import AnyMethod
 
 
@@ -65,13 +66,19 @@ class Method:
         """Column values of a new request. Raises SpecError for what this model cannot do."""
         return {}
 
-    def traits(self, config: AnyMethod) -> Collection[str]:
-        """What a request with this config needs, so that hooks can skip what nobody needs.
+    def needs(self, config: AnyMethod) -> Need:
+        """What a request with this config needs of the step; a step leaves out what none needs.
 
-        ``name.edit`` is needed for the ``edit`` hook, which costs a copy of the logits, and
-        ``FORCES`` for forced sequences.
+        What it needs of the engine, the config says itself.
         """
-        return ()
+        return Need.NOTHING
+
+    def edits(self, config: AnyMethod) -> bool:
+        """Whether a request with this config needs the edit hook, which costs a copy of the logits.
+
+        True for every method that has one, unless it says otherwise.
+        """
+        return overrides(self, "edit")
 
     def control(self, rows: Rows) -> None:
         """May start a forced sequence, before anything looks at the logits."""

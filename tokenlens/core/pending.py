@@ -4,14 +4,13 @@ An engine that commits the rows of the last step, in their order, gets them back
 that commits in another order, or later, finds them filed by slot. Knows no methods.
 """
 
-from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tokenlens.core.columns import Field
-from tokenlens.core.rows import Rows
+from tokenlens.core.rows import Live, Rows
 from tokenlens.core.slots import SlotTable
 
 
@@ -48,7 +47,7 @@ class Intents:
         self.file()
         self._last = (slots, rows, intent)
 
-    def take(self, slots: Tensor, traits: Collection[str]) -> tuple[Rows, Intent]:
+    def take(self, slots: Tensor, live: Live) -> tuple[Rows, Intent]:
         """What the slots intend, for the last time; slots that were not stepped intend nothing."""
         if self._last is not None and self._last[0] is slots:
             _, rows, intent = self._last
@@ -74,7 +73,7 @@ class Intents:
             either(table.ints, now.ints),
             lambda: either(table.floats, now.floats),
             wide,
-            traits,
+            live,
             files.columns,
         )
         intent = Intent(*(file.index_select(0, slots) for file in files.intent))

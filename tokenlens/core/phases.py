@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from tokenlens.core.columns import EOS_IDS, Field, Value
-from tokenlens.core.marker_columns import CLASSES, EFFECT, LONG_MARKERS, STATE, transitions
+from tokenlens.core.marker_columns import CLASSES, EFFECT, STATE, transitions
 from tokenlens.core.rows import Rows
+from tokenlens.spec.needs import Need
 
 MAX_MARKS = 8
 """The most markers of one token each that a request can have."""
@@ -52,7 +53,7 @@ def advance(rows: Rows, phase: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor]
     # One of them at most is the token: each stands there once.
     effect = ((rows[MARKS] == sampled.unsqueeze(1)) * rows[EFFECTS]).sum(dim=1)
     leads = effect & (ENDS - 1)
-    if LONG_MARKERS in rows.traits:
+    if Need.LONG_MARKERS in rows.needs:
         entry = transitions(rows, sampled.unsqueeze(1))[:, 0]
         rows[STATE] = entry
         leads = leads + (entry & EFFECT)

@@ -17,9 +17,7 @@ from torch import Tensor
 from tokenlens.core import engine_vectors, phases, soundness
 from tokenlens.core.columns import (
     ANYWHERE,
-    BASE,
     BASE_WEIGHT,
-    BLENDS,
     DENSE,
     END_IDS,
     END_LENGTH,
@@ -27,29 +25,21 @@ from tokenlens.core.columns import (
     FORCE_AT,
     FORCE_IDS,
     FORCE_LENGTH,
-    FORCES,
     GENERATED,
     INVERSE_TEMPERATURE,
-    LATENT_TRAIT,
     LOG_PROBABILITY,
     MAX_ANCHORS,
     MAX_ENTRIES,
     MIN_P,
-    NOISE,
     NOISE_SCALE,
     NOISE_TEMPERATURE,
     PHASE,
     POSITION,
     PROMPT_THINKING,
-    QUIRKS,
-    RAW_SIGNALS,
-    SCORES,
     SEED,
-    STATISTICS,
     THINKING_TOKENS,
     TOP_K,
     TOP_P,
-    TRACED,
     Field,
 )
 from tokenlens.core.engine_vectors import Host, base_vectors
@@ -61,11 +51,12 @@ from tokenlens.core.next_input import FeedPlan
 from tokenlens.core.pending import Intent, Intents
 from tokenlens.core.proposal import Proposal, SignalRequest, Signals
 from tokenlens.core.request import Request
-from tokenlens.core.rows import Rows
+from tokenlens.core.rows import IDLE, Live, Rows
 from tokenlens.core.slots import SlotTable
 from tokenlens.core.snapshots import Parked, Past, copy_of, paste
 from tokenlens.spec import SpecError, refuse_needs
 from tokenlens.spec import base as spec_base
+from tokenlens.spec.needs import Need
 
 GOING = Field("going", "bool", True)  # no end-of-text token has been committed
 LATENT_STEPS = Field("count.latent_steps", "int")
@@ -188,12 +179,15 @@ class Core:
         self._past = Past(self.table, rewind_steps) if rewind_steps > 0 else None
         self._request_of: dict[int, Request] = {}
         self._live: Counter[str] = Counter()
-        self._traits: Counter[str] = Counter()
+        # Live requests that edit by a method, that have a need, that use a column
+        self._edits: Counter[str] = Counter()
+        self._needs: Counter[Need] = Counter()
+        self._used: Counter[Field] = Counter()
         self._hooks: dict[str, list[Method]] = {hook: [] for hook in HOOKS}
-        self._any_method = self._reweighs = False
+        self._any_method = self._reweighs = self._vectors = False
         # Wide columns that live methods may change
         self._changing: list[Field] = []
-        self._live_traits: frozenset[str] = frozenset()
+        self._now = IDLE
 
     def add(
         self, slot: int, request: Request, prompt_ids: Sequence[int], position: int | None = None
@@ -218,16 +212,16 @@ class Core:
                     values[column],
                     f"at most the {self.width} entries that this core was made for",
                 )
-        refuse_needs(request.spec, self._engine, self._host.hosts if self._host else ())
+        refuse_needs(request.spec, self._engine, self._host.hosts if self._host else Need.NOTHING)
         automaton = request.markers.automaton
-        if BLENDS in request.traits:
+        if Need.BLENDS in request.needs:
             if self.width <= MAX_ANCHORS:
                 raise SpecError.of("width", self.width, f"more than {MAX_ANCHORS}, for blends")
             limit = self.width - MAX_ANCHORS
             values[MAX_ENTRIES] = min(int(values[MAX_ENTRIES]), limit)  # type: ignore[arg-type]
-        if SCORES in request.traits and len(self._scores) == 0:
+        if Need.SCORES in request.needs and len(self._scores) == 0:
             self._scores = torch.zeros(self.table.max_slots + 2, self.width, device=self.device)
-        if TRACED in request.traits and len(self._records) == 0:
+        if Need.FULL_TRACE in request.needs and len(self._records) == 0:
             self._records = torch.zeros(
                 self.table.max_slots + 2, len(self.records), device=self.device
             )
@@ -252,7 +246,9 @@ class Core:
         if request is None:
             return None
         self._live.subtract(request.methods)
-        self._traits.subtract(request.traits)
+        self._edits.subtract(request.edits)
+        self._needs.subtract(request.needs)
+        self._used.subtract(request.used)
         self._notice_live()
         self.table.write(slot, {})
         self._intents.forget(slot)
@@ -302,7 +298,9 @@ class Core:
     def _enter(self, slot: int, request: Request) -> None:
         self._request_of[slot] = request
         self._live.update(request.methods)
-        self._traits.update(request.traits)
+        self._edits.update(request.edits)
+        self._needs.update(request.needs)
+        self._used.update(request.used)
         self._notice_live()
 
     @property
@@ -313,22 +311,26 @@ class Core:
     @property
     def may_be_latent(self) -> bool:
         """A live request has a method that feeds mixtures."""
-        return LATENT_TRAIT in self._live_traits
+        return Need.LATENT in self._now.needs
 
     def _notice_live(self) -> None:
         live = [method for method in self.methods if self._live[method.name] > 0]
         self._any_method = bool(live)
-        self._live_traits = frozenset(name for name, count in self._traits.items() if count > 0)
+        needs = Need.NOTHING
+        for need, count in self._needs.items():
+            needs = needs | need if count > 0 else needs
+        used = frozenset(column for column, count in self._used.items() if count > 0)
+        self._now = Live(needs, used)
+        self._vectors = bool(needs & Need.ENGINE_VECTOR)
         # A step costs what its small calls cost, so it calls only the hooks that do anything.
         self._hooks = {hook: [m for m in live if overrides(m, hook)] for hook in HOOKS}
-        self._hooks["edit"] = [
-            m for m in self._hooks["edit"] if f"{m.name}.edit" in self._live_traits
-        ]
+        self._hooks["edit"] = [m for m in self._hooks["edit"] if self._edits[m.name] > 0]
         fields = (*COMMON_FIELDS, *(column for method in live for column in method.fields))
         # Where nobody changes the weights they are the op's, which looks at them itself.
         self._reweighs = (
             bool(self._hooks["reweigh"])
-            or not self._live_traits.isdisjoint((BLENDS, BASE))
+            or Need.BLENDS in needs
+            or self._vectors
             or self._signals is not signals_topk
         )
         self._changing = [column for column in fields if column.size > 1 and not column.fixed]
@@ -372,7 +374,7 @@ class Core:
         """
         hooks = self._hooks
         logits = stock if ours is None else ours
-        rows = self._with_tables(self.table.gather(slots, self._live_traits))
+        rows = self._with_tables(self.table.gather(slots, self._now))
         for method in hooks["control"]:
             method.control(rows)
         for method in hooks["edit"]:
@@ -389,7 +391,7 @@ class Core:
         for method in hooks["gate"]:
             method.gate(rows, signals, proposal)
         base = None
-        if BASE in self._live_traits:
+        if self._vectors:
             assert self._host is not None
             base = base_vectors(self._host, seen, rows, proposal)
         valid, highest = signals.valid, None
@@ -399,9 +401,9 @@ class Core:
             usable, highest = soundness.usable(logits, self.vocab_size)
             logits = torch.where((usable & valid)[:, None], logits, stock, out=ours)
             valid = valid & (usable >= rows[soundness.EDITS])
-        if SCORES in self._live_traits:
+        if Need.SCORES in rows.needs:
             rows.choose(LOG_PROBABILITY, ~(active & valid), 0.0)
-        if FORCES in self._live_traits:
+        if Need.FORCING in rows.needs:
             _continue_forcing(rows, proposal)
         intent = Intent(
             *(proposal.latent, proposal.forced, proposal.recorded),
@@ -413,7 +415,7 @@ class Core:
             self._base.index_copy_(0, slots, torch.where(proposal.latent[:, None], base, 0.0))
         if proposal.scores is not None:
             self._scores.index_copy_(0, slots, proposal.scores)
-        if TRACED in self._live_traits:
+        if Need.FULL_TRACE in rows.needs:
             notes = torch.where(valid[:, None], _recorded(rows, self.records), 0.0)
             self._records.index_copy_(0, slots, notes)
         return logits, intent, highest
@@ -431,7 +433,7 @@ class Core:
         asked = SignalRequest.of(rows)
         for method in self._hooks["request_signals"]:
             method.request_signals(rows, asked)
-        statistics = STATISTICS in self._live_traits
+        statistics = Need.STATISTICS in rows.needs
         found = self._signals(
             logits,
             active=asked.active,
@@ -457,7 +459,7 @@ class Core:
             probabilities,
             ids,
         )
-        if RAW_SIGNALS in self._live_traits:
+        if Need.RAW_SIGNALS in rows.needs:
             signals = signals._replace(**self._raw_signals(logits, asked, rows))
         nowhere = rows.constant(False)
         proposal = Proposal(nowhere, nowhere, rows.constant(0), weights, weight_ids)
@@ -507,7 +509,7 @@ class Core:
             return self._commit(sampled, slots, advance)
 
     def _commit(self, sampled: Tensor, slots: Tensor, advance: Tensor | None) -> Step:
-        rows, intent = self._intents.take(slots, self._live_traits)
+        rows, intent = self._intents.take(slots, self._now)
         self._with_tables(rows)
         # Engines pad a batch's finished rows; those tokens belong to nobody.
         going = rows[GOING]
@@ -522,7 +524,7 @@ class Core:
         going = rows[GOING]
         rows.add(POSITION, rows.constant(True))
         rows.add(GENERATED, rows.constant(True))
-        if FORCES in self._live_traits:
+        if Need.FORCING in rows.needs:
             # A token that the engine put in the place of a forced one breaks the sequence in two,
             # and half an end marker ends nothing: it begins again.
             forcing = rows[FORCE_LENGTH] > 0
@@ -532,7 +534,7 @@ class Core:
         for method in self._hooks["commit"]:
             method.commit(rows, before, sampled)
         inside = rows.thinking
-        if QUIRKS in self._live_traits:
+        if Need.AFTER_THINKING in rows.needs:
             inside = inside | rows[ANYWHERE]
         latent = rows.latent & (as_recorded | ~intent.forced) & inside & going
         forced = intent.forced & as_recorded
@@ -540,19 +542,19 @@ class Core:
         rows.add(FORCED_STEPS, forced)
         rows.add(INVALID_STEPS, ~intent.valid)
         base_weight = None
-        if BASE in self._live_traits:
+        if self._vectors:
             base_weight = torch.where(latent, rows[BASE_WEIGHT], 0.0)
             self.feed.write_base(slots, self._base.index_select(0, slots), base_weight)
         self.feed.write(slots, latent, intent.weights, intent.ids, sampled, base_weight)
-        if NOISE in self._live_traits:
+        if Need.EMBEDDING_NOISE in rows.needs:
             scale = torch.where(latent, rows[NOISE_SCALE], 0.0)
             self.feed.write_noise(slots, scale, rows[SEED], position)
         log_probability, scores = rows.constant(0.0), intent.weights[:, :0]
-        if SCORES in self._live_traits:
+        if Need.SCORES in rows.needs:
             log_probability = rows[LOG_PROBABILITY]
             scores = self._scores.index_select(0, slots)
         notes = intent.weights[:, :0]
-        if TRACED in self._live_traits:
+        if Need.FULL_TRACE in rows.needs:
             notes = self._records.index_select(0, slots)
         self.table.scatter(slots, rows)
         return Step(

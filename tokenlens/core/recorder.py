@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from tokenlens.core.columns import GENERATED, PHASE, SCORES, SWITCH, THINKING_TOKENS, Field
+from tokenlens.core.columns import GENERATED, PHASE, SWITCH, THINKING_TOKENS, Field
 from tokenlens.core.pipeline import (
     FORCED_STEPS,
     INVALID_STEPS,
@@ -15,6 +15,7 @@ from tokenlens.core.pipeline import (
     Step,
 )
 from tokenlens.core.request import Request
+from tokenlens.spec.needs import Need
 from tokenlens.trace import PHASE_NAMES, Trace, TraceCounts, TraceStep
 from tokenlens.trace.records import kept_prompt
 from tokenlens.trace.steps import step_record
@@ -120,7 +121,7 @@ def _steps(chunk: Step, row: int, request: Request, names: Sequence[str]) -> lis
     columns = {name: column[:, row].tolist() for name, column in chunk._asdict().items()}
     advanced = columns.pop("advanced")
     columns["notes"] = [edits_and_switch(amounts, names) for amounts in columns["notes"]]
-    scored = SCORES in request.traits
+    scored = Need.SCORES in request.needs
     return [
         step_record(
             {name: column[index] for name, column in columns.items()},

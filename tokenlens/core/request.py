@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from tokenlens_kernels import philox
 
@@ -10,22 +11,19 @@ from tokenlens.core.columns import (
     END_IDS,
     END_LENGTH,
     EOS_IDS,
-    LATENT_TRAIT,
     MAX_FORCED_TOKENS,
     PHASE,
     POSITION,
     PROMPT_THINKING,
     SEED,
-    STATISTICS,
-    TRACED,
     Field,
     Phase,
     Value,
 )
-from tokenlens.core.marker_columns import LONG_MARKERS, STATE
+from tokenlens.core.marker_columns import STATE
 from tokenlens.core.markers import Markers, resolve
 from tokenlens.core.method import Admission, Method, overrides
-from tokenlens.core.slots import fits, is_float
+from tokenlens.core.slots import differs, fits, is_float
 from tokenlens.spec import (
     DecodingSpec,
     SpecError,
@@ -36,6 +34,7 @@ from tokenlens.spec import (
 )
 from tokenlens.spec.decoding import MARKERS_DIFFER, THINK_END, THINK_START
 from tokenlens.spec.markers import Marker, marker_of
+from tokenlens.spec.needs import Need, needs_of
 from tokenlens.spec.registry import LATENT_METHODS, AnyMethod
 
 MAX_EOS_IDS = EOS_IDS.size
@@ -65,8 +64,10 @@ class Request:
     ----------
     methods
         Names of the methods that are on.
-    traits
-        What they need: see :meth:`tokenlens.core.method.Method.traits`.
+    needs
+        What they need of the step and of the engine.
+    edits
+        Names of the methods that edit logits for this request.
     columns
         State columns that do not depend on the prompt.
     found
@@ -77,7 +78,8 @@ class Request:
 
     spec: DecodingSpec
     methods: frozenset[str]
-    traits: frozenset[str]
+    needs: Need
+    edits: frozenset[str]
     columns: Mapping[Field, Value]
     markers: Markers
     from_first_token: bool
@@ -87,6 +89,11 @@ class Request:
     def seeded(self, spec: DecodingSpec) -> "Request":
         """The request of a spec that is the same but for its seed."""
         return replace(self, spec=spec, columns={**self.columns, SEED: spec.seed or 0})
+
+    @cached_property
+    def used(self) -> frozenset[Field]:
+        """Columns with another value than their default."""
+        return frozenset(column for column, value in self.columns.items() if differs(column, value))
 
     @property
     def start_markers(self) -> tuple[tuple[int, ...], ...]:
@@ -278,25 +285,31 @@ def bind(
         END_LENGTH: len(end),
         **phases.pack_marks(markers.marks, eos_ids),
     }
-    traits = {LATENT_TRAIT} if latent is not None else set()
+    needs = needs_of(spec)
+    if latent is not None:
+        needs |= Need.LATENT
     if spec.trace.level == "full":
-        traits.update((TRACED, STATISTICS))
+        needs |= Need.FULL_TRACE | Need.STATISTICS
     if markers.automaton is not None:
-        traits.add(LONG_MARKERS)
+        needs |= Need.LONG_MARKERS
+    edits = set()
     for method in methods:
         for config in spec.methods:
             if method.serves(config):
                 names.add(method.name)
                 columns.update(_admitted(method, config, admission))
-                traits.update(method.traits(config))
+                needs |= method.needs(config)
+                if method.edits(config):
+                    edits.add(method.name)
         if method.name in names:
             columns[method.on] = True
-            if f"{method.name}.edit" in traits and not overrides(method, "request_signals"):
+            if method.name in edits and not overrides(method, "request_signals"):
                 columns[soundness.EDITS] = True
     return Request(
         spec,
         frozenset(names),
-        frozenset(traits),
+        needs,
+        frozenset(edits),
         columns,
         markers,
         from_first_token,

@@ -1,11 +1,24 @@
 """One step's copy of the state: a row for each row of the batch. Knows no slots and no engine."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from tokenlens.core.columns import EOS_IDS, PHASE, TRACED, Field, Phase
+from tokenlens.core.columns import EOS_IDS, PHASE, Field, Phase
+from tokenlens.spec.needs import Need
+
+
+class Live(NamedTuple):
+    """What the host knows of the live requests; what a step leaves out follows from it."""
+
+    needs: Need
+    # Columns in which a live request came with another value than the default
+    used: Collection[Field]
+
+
+IDLE = Live(Need.NOTHING, frozenset())
 
 
 class Rows:
@@ -16,9 +29,9 @@ class Rows:
 
     Attributes
     ----------
-    traits
-        What the live requests need (see :meth:`Method.traits`), known on the host: a hook skips
-        what no row of the batch can need.
+    needs
+        What the live requests need of the step, known on the host: a hook skips what no row of the
+        batch can need.
     vocab_size
         Columns of the logits that can be tokens; the rest is padding.
     holes
@@ -46,12 +59,13 @@ class Rows:
         ints: Tensor,
         floats: Callable[[], Tensor],
         wide: Callable[[Field], Tensor],
-        traits: Collection[str] = (),
+        live: Live = IDLE,
         written: Iterable[Field] = (),
         fixed: dict[object, Tensor] | None = None,
     ) -> None:
         self.columns = columns
-        self.traits = traits
+        self.needs = live.needs
+        self._used = live.used
         # [num_rows, columns] int64, as they were
         self.ints = ints
         self._read_floats, self._wide = floats, wide
@@ -156,10 +170,17 @@ class Rows:
         for column in list(self._added):
             self[column]
 
+    def uses(self, column: Field) -> bool:
+        """Whether a live request was admitted with another value than the column's default.
+
+        Known on the host: a hook may skip what only other values switch on.
+        """
+        return column in self._used
+
     @property
     def traced(self) -> bool:
         """Whether a live request has a full trace, which keeps what is recorded."""
-        return TRACED in self.traits
+        return Need.FULL_TRACE in self.needs
 
     def record(self, name: str, amounts: Tensor) -> None:
         """Record for full traces what a method does to the logits or the mode, in step's hooks.
@@ -171,7 +192,7 @@ class Rows:
         amounts
             ``[num_rows]``; 0 for nothing.
         """
-        if TRACED in self.traits:
+        if Need.FULL_TRACE in self.needs:
             self.records[name] = amounts
 
 

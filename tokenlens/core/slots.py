@@ -6,13 +6,13 @@ and what must not be kept is written to the scratch slot, which nobody reads.
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from tokenlens.core.columns import Field, Value
-from tokenlens.core.rows import Rows
+from tokenlens.core.rows import IDLE, Live, Rows
 
 MAX_PLACES = 512
 """Combinations of columns that are kept: which methods meet in a batch is up to clients."""
@@ -100,7 +100,7 @@ class SlotTable:
         table = self.floats if is_float(column) else self.ints
         return table[:, self.columns[column].start]
 
-    def gather(self, slots: Tensor, traits: Collection[str] = ()) -> Rows:
+    def gather(self, slots: Tensor, live: Live = IDLE) -> Rows:
         """A copy of the given slots as rows. ``slots``: ``[num_rows]`` int64.
 
         Numbers that are no ints, and wide fields, are copied when they are looked at, which must be
@@ -112,7 +112,7 @@ class SlotTable:
             self.ints.index_select(0, slots),
             lambda: self.floats.index_select(0, slots),
             lambda column: self.wide[column].index_select(0, slots),
-            traits,
+            live,
             fixed=self._fixed_of(slots),
         )
 
@@ -181,6 +181,12 @@ def fits(column: Field, value: Value) -> bool:
     return all(
         abs(number) <= most or (column.infinite and abs(number) == math.inf) for number in values
     )
+
+
+def differs(column: Field, value: Value) -> bool:
+    """Whether a value, or one of several, is not the column's default."""
+    values = (value,) if isinstance(value, (int, float)) else value
+    return any(number != column.default for number in values)
 
 
 def is_float(column: Field) -> bool:

@@ -9,9 +9,10 @@ where another request's attention multiplies it by 0 and gets a NaN. Knows no me
 import torch
 from torch import Tensor
 
-from tokenlens.core.columns import BASE, BASE_WEIGHT, LOG_PROBABILITY, SCORES, Field
+from tokenlens.core.columns import BASE_WEIGHT, LOG_PROBABILITY, Field
 from tokenlens.core.proposal import Proposal
 from tokenlens.core.rows import Rows
+from tokenlens.spec.needs import Need
 
 EDITS = Field("count.edits", "bool", False, fixed=True)
 """The request has a method that edits logits without asking for signals: its unusable rows count
@@ -49,9 +50,9 @@ def keep_sound(rows: Rows, proposal: Proposal, active: Tensor, base: Tensor | No
     # NaN, infinite or nearly nothing is that of no mixture.
     total = proposal.weights.sum(dim=1)
     beside = []
-    if base is not None and BASE in rows.traits:
+    if base is not None:
         beside += [base.sum(dim=1), rows[BASE_WEIGHT]]
-    if proposal.scores is not None and SCORES in rows.traits:
+    if proposal.scores is not None and Need.SCORES in rows.needs:
         beside += [proposal.scores.sum(dim=1), rows[LOG_PROBABILITY]]
     for values in beside:
         # Adds 0, or NaN.

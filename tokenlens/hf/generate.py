@@ -26,6 +26,7 @@ from tokenlens.hf.run import Run
 from tokenlens.hf.seeds import torch_seed
 from tokenlens.methods import METHODS
 from tokenlens.spec import DecodingSpec, Tokenizer, needs_of, parse_spec
+from tokenlens.spec.needs import Need
 from tokenlens.spec.registry import LATENT_METHODS
 from tokenlens.spec.seeds import is_open, with_seed
 from tokenlens.spec.texts import holes, vocabulary_size
@@ -98,7 +99,7 @@ class Runs(LogitsProcessorList):
             self._vocab_size(),
             self._begin,
             holes=holes(self._tokenizer, self._vocab_size()),
-            reads_hidden=any("hidden_state" in needs_of(spec) for spec in self._specs),
+            reads_hidden=any(Need.HIDDEN_STATE in needs_of(spec) for spec in self._specs),
             committed=self._is_told(call.arguments),
             prompt_ids=self._prompt_ids,
         )

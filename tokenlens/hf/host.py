@@ -8,6 +8,7 @@ from tokenlens.core import FeedPlan
 from tokenlens.core.engine_vectors import alignment_matrix
 from tokenlens.errors import ProtocolError
 from tokenlens.hf.embedding import InputEmbedding
+from tokenlens.spec.needs import Need
 
 
 class HFHost:
@@ -24,12 +25,12 @@ class HFHost:
 
     def __init__(self, embedding: InputEmbedding, head: nn.Module | None, vocab_size: int) -> None:
         self._embedding, self._head, self._vocab_size = embedding, head, vocab_size
-        hosts: set[str] = set()
+        hosts = Need.NOTHING
         if embedding.is_table:
-            hosts |= {"dense", "embedding_noise"}
+            hosts |= Need.DENSE_MIXTURE | Need.EMBEDDING_NOISE
             if isinstance(getattr(head, "weight", None), Tensor):
-                hosts.add("hidden_state")
-        self.hosts = frozenset(hosts)
+                hosts |= Need.HIDDEN_STATE
+        self.hosts = hosts
         self.hidden_size = embedding.table.shape[1] if embedding.is_table else 0
         self._hidden: Tensor | None = None
         self._alignment: tuple[Tensor, Tensor] | None = None

@@ -9,6 +9,8 @@ exception keeps it, nothing of it is on the model.
 
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import torch
@@ -17,7 +19,6 @@ from torch import distributed as dist
 from transformers import LogitsProcessor
 
 from tokenlens.core import Core, Request
-from tokenlens.core.columns import LATENT_TRAIT
 from tokenlens.core.recorder import Recorder
 from tokenlens.errors import ProtocolError, UnsupportedError
 from tokenlens.hf.attachment import EMBEDDING, FORWARD, HEAD, PREPARE, attach, detach
@@ -28,7 +29,7 @@ from tokenlens.hf.host import HFHost
 from tokenlens.hf.prompts import prompts_of
 from tokenlens.hf.streamers import follow
 from tokenlens.methods import METHODS
-from tokenlens.spec import needs_of
+from tokenlens.spec.needs import Need
 
 # Their forward pass needs the ids, or scales only embeddings that it looked up itself, so that
 # `inputs_embeds` gives other logits; a compiled decode step would need that way in.
@@ -267,15 +268,15 @@ class Run(LogitsProcessor):
                 f"logits: got {width} columns; allowed: at least the tokenizer's {self._vocab_size}"
             )
         requests = self._requests_for(num_rows, scores.device)
-        latent = any(LATENT_TRAIT in request.traits for request in requests)
-        needs = {need for request in requests for need in needs_of(request.spec)}
+        latent = any(Need.LATENT in request.needs for request in requests)
+        needs = reduce(or_, (request.needs for request in requests), Need.NOTHING) & Need.OF_ENGINE
         if latent:
             self._embedding = InputEmbedding(self.model.get_input_embeddings())  # type: ignore[operator]
             self._embedding.probe()
         if needs and self._embedding is not None:
             head = self.model.get_output_embeddings()  # type: ignore[operator]
             self._host = HFHost(self._embedding, head, self._vocab_size)
-            self._noisy = "embedding_noise" in needs
+            self._noisy = Need.EMBEDDING_NOISE in needs
             if self._head_input is not None:
                 self._host.capture(self._head_input)
                 self._head_input = None

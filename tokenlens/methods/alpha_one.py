@@ -23,7 +23,7 @@ answers.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from tokenlens_kernels import philox
@@ -33,7 +33,6 @@ from tokenlens.core.columns import (
     END_IDS,
     END_LENGTH,
     FORCE_LENGTH,
-    FORCES,
     MAX_FORCED_TOKENS,
     POSITION,
     SEED,
@@ -48,6 +47,7 @@ from tokenlens.methods.endings import comes_up
 from tokenlens.methods.logits import BAN, MAX_SET_IDS, MAX_WORD_IDS, add, contains, counted
 from tokenlens.spec import SpecError
 from tokenlens.spec.budgets import AlphaOne
+from tokenlens.spec.needs import Need
 from tokenlens.spec.registry import AnyMethod
 
 FIRST = 2
@@ -112,8 +112,8 @@ class AlphaOneMethod(Method):
             PROMPT: config.count_prompt,
         }
 
-    def traits(self, config: AnyMethod) -> Collection[str]:
-        return (FORCES, "alpha_one.edit")
+    def needs(self, config: AnyMethod) -> Need:
+        return Need.FORCING
 
     def control(self, rows: Rows) -> None:
         count = counted(rows, rows[OUTPUT], rows[PROMPT])

@@ -5,16 +5,17 @@ what the text after it does (the *floor* and *forced* arms of ``docs/architectur
 text is the end marker, or a text of the user's.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 
-from tokenlens.core.columns import FORCES, MAX_FORCED_TOKENS, THINKING_TOKENS, Field, Value
+from tokenlens.core.columns import MAX_FORCED_TOKENS, THINKING_TOKENS, Field, Value
 from tokenlens.core.forcing import start_forcing
-from tokenlens.core.marker_columns import LONG_MARKERS, written_end
+from tokenlens.core.marker_columns import written_end
 from tokenlens.core.method import Admission, Method
 from tokenlens.core.rows import Rows
 from tokenlens.spec import AnswerNow
+from tokenlens.spec.needs import Need
 from tokenlens.spec.registry import AnyMethod
 
 
@@ -43,14 +44,14 @@ class EndThinkingMethod(Method):
             self.as_end: text == admission.end_ids,
         }
 
-    def traits(self, config: AnyMethod) -> Collection[str]:
-        return (FORCES,)
+    def needs(self, config: AnyMethod) -> Need:
+        return Need.FORCING
 
     def control(self, rows: Rows) -> None:
         thought = rows[THINKING_TOKENS] >= rows[self.after]
         due = rows[self.on] & rows.thinking & thought & ~rows[self.done]
         at = rows.constant(0)
-        if LONG_MARKERS in rows.traits:
+        if Need.LONG_MARKERS in rows.needs:
             # An end that the model has just begun is completed.
             at = torch.where(rows[self.as_end], written_end(rows), at)
         start_forcing(rows, due, rows[self.text], rows[self.length], at)

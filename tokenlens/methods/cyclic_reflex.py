@@ -22,7 +22,7 @@ thought switching penalty of that name is ``tip``. Not reproduced: there, beam s
 position at every step of the text.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -77,9 +77,6 @@ class ScheduleMethod(Method):
             self.prompt: config.count_prompt,
             self.until_end: config.active == "until_end",
         }
-
-    def traits(self, config: AnyMethod) -> Collection[str]:
-        return (f"{self.name}.edit",)
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         position = counted(rows, rows[self.output], rows[self.prompt])

@@ -5,7 +5,7 @@ certainty the formula goes to 0, so that there is a floor: 0.05, or 1e-6 in the 
 profile, the value of a third party's adapter (the authors' code has none and divides by zero).
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -52,9 +52,6 @@ class EdtMethod(Method):
             ENGINE: config.engine_temperature,
             ALWAYS: config.active == "output",
         }
-
-    def traits(self, config: AnyMethod) -> Collection[str]:
-        return ("edt.edit",)
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         due = rows[self.on] & (rows[ALWAYS] | rows.thinking)

@@ -24,7 +24,7 @@ SwiReasoning's entropies are rounded to the model's dtype; its math tokens are a
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -32,22 +32,16 @@ from torch import Tensor
 
 from tokenlens.core.columns import (
     ANYWHERE,
-    BASE,
     BASE_WEIGHT,
-    BLENDS,
     DENSE,
     END_IDS,
     END_LENGTH,
-    FORCES,
     GENERATED,
     INVERSE_TEMPERATURE,
     MAX_ANCHORS,
     MAX_ENTRIES,
     MIN_P,
     PHASE,
-    QUIRKS,
-    RAW_SIGNALS,
-    STATISTICS,
     SWITCH,
     TOP_K,
     TOP_P,
@@ -64,16 +58,16 @@ from tokenlens.methods.gate import GateRules, GateState, gate_step
 from tokenlens.spec import Selar, SpecError, ThinkRouter
 from tokenlens.spec.gate import MAX_EXEMPT, Gate
 from tokenlens.spec.latent import Switching
+from tokenlens.spec.needs import Need
 from tokenlens.spec.registry import GATED_METHODS, AnyMethod
 
 SIGNALS = ("entropy", "max_probability")
 SOURCES = ("tempered", "raw", "filtered", "topk")
-SUPPORT, CONTROL, EXEMPTIONS = "gate.support", "gate.control", "gate.exempt"
-"""Traits: signals of the filtered support; switch control; exempt tokens."""
 
 SAMPLED = Field("gate.sampled", "bool", False)  # the engine samples the visible token
 PROBABILITY = Field("gate.probability", "bool", False)  # else entropy
 SOURCE = Field("gate.source", "int")  # index into SOURCES
+OF_SUPPORT = Field("gate.of_support", "bool", False)  # filtered or topk
 TOP = Field("gate.top", "int", 1)
 FRACTION = Field("gate.fraction", "bool", False)
 SIGN = Field("gate.sign", "float", 1.0)
@@ -112,8 +106,8 @@ class GateMethod(Method):
     def __init__(self) -> None:
         super().__init__(
             "gate",
-            *(SAMPLED, PROBABILITY, SOURCE, TOP, FRACTION, SIGN, ENTER, LEAVE, AT_BOUND, TREND),
-            *(FIRST_LATENT, DWELL_LATENT, DWELL_DISCRETE, CAP),
+            *(SAMPLED, PROBABILITY, SOURCE, OF_SUPPORT, TOP, FRACTION, SIGN, ENTER, LEAVE),
+            *(AT_BOUND, TREND, FIRST_LATENT, DWELL_LATENT, DWELL_DISCRETE, CAP),
             *(MODE, STARTED, REFERENCE, STAY, SWITCHES, LEFT, LOCKS, LOCKED, INJECTED_LOCKS),
             *(EXEMPT, ANCHORS, *KEEP, *MOVES, LEAVES_BLENDED),
             *switch_control.FIELDS,
@@ -153,26 +147,20 @@ class GateMethod(Method):
             }
         return values
 
-    def traits(self, config: AnyMethod) -> Collection[str]:
+    def needs(self, config: AnyMethod) -> Need:
         gate, temperature = _gated(config).gate, _gated(config).temperature
-        found = [STATISTICS]
+        found = Need.STATISTICS
         if gate.of == "raw" and temperature != 1:
-            found.append(RAW_SIGNALS)
-        if gate.of in ("filtered", "topk"):
-            found.append(SUPPORT)
-        if gate.exempt != "none":
-            found.append(EXEMPTIONS)
+            found |= Need.RAW_SIGNALS
         if isinstance(config, Switching):
             if config.first or config.enter or config.leave:
-                found.append(BLENDS)
-            if config.mixture == "full":
-                found += [BASE, "dense"]
+                found |= Need.BLENDS
             if config.switch_control is not None:
-                found += [CONTROL, FORCES]
+                found |= Need.FORCING
                 if config.hidden_end_locks:
-                    found.append(QUIRKS)
+                    found |= Need.AFTER_THINKING
         if getattr(config, "goes_on_in_answer", False):
-            found.append(QUIRKS)
+            found |= Need.AFTER_THINKING
         return found
 
     def request_signals(self, rows: Rows, request: SignalRequest) -> None:
@@ -202,26 +190,26 @@ class GateMethod(Method):
         routed = here & ~sampled & ~new.latent & proposal.latent
         proposal.latent = proposal.latent & ~routed
         proposal.forced = proposal.forced & ~routed
-        if BLENDS in rows.traits:
+        if Need.BLENDS in rows.needs:
             _blend(rows, proposal, beginning & latent, entered, left & sampled)
-        if CONTROL in rows.traits:
+        if rows.uses(switch_control.AFTER):
             switch_control.propose(rows, signals, proposal)
 
     def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:
         on = rows[self.on] & rows[SAMPLED]
         left = rows[LEFT]
-        if EXEMPTIONS in rows.traits:
+        if rows.uses(EXEMPT):
             exempt = rows[self.on] & (rows[EXEMPT] == sampled[:, None]).any(dim=1)
             rows.latent = rows.latent & ~(exempt & ~left)
-        if QUIRKS in rows.traits:
+        if Need.AFTER_THINKING in rows.needs:
             ends = (before != Phase.ANSWER) & (rows[PHASE] == Phase.ANSWER)
             # After an injected end the phase is the answer already, and a sampled one still locks.
             ends = ends | ((rows[END_IDS][:, 0] == sampled) & (rows[END_LENGTH] == 1))
-            if CONTROL in rows.traits:
+            if rows.uses(switch_control.AFTER):
                 ends = ends & (~rows[switch_control.INJECTING] | rows[INJECTED_LOCKS])
             # Where the answer is discrete anyway, thinking may be opened again.
             ends = ends & rows[ANYWHERE]
-            if CONTROL in rows.traits:
+            if rows.uses(switch_control.AFTER):
                 ends = ends | rows[switch_control.HIDDEN]
             locks = on & rows[LOCKS] & ends
             rows.latent = rows.latent & ~(locks & ~left)
@@ -229,7 +217,7 @@ class GateMethod(Method):
             entered = (rows[STAY] == 0) & ~left & (rows[GENERATED] > 1)
             rows.choose(MODE, locks & rows[ANYWHERE] & entered, False)
             rows.choose(LOCKED, locks, True)
-        if CONTROL in rows.traits:
+        if rows.uses(switch_control.AFTER):
             switch_control.commit(rows, left & on, rows[SWITCHES])
 
 
@@ -241,7 +229,7 @@ def _gated(config: AnyMethod) -> ThinkRouter | Switching | Selar:
 def _here(rows: Rows) -> Tensor:
     phase = rows[PHASE]
     here = phase == Phase.THINKING
-    if QUIRKS in rows.traits:
+    if Need.AFTER_THINKING in rows.needs:
         here = here | (rows[ANYWHERE] & (phase == Phase.ANSWER))
     return here
 
@@ -256,6 +244,7 @@ def _rules(gate: Gate, vocab_size: int) -> dict[Field, Value]:
     return {
         PROBABILITY: gate.signal == "max_probability",
         SOURCE: SOURCES.index(gate.of),
+        OF_SUPPORT: gate.of in ("filtered", "topk"),
         TOP: gate.top,
         FRACTION: gate.unit == "fraction" and gate.of == "filtered",
         SIGN: sign,
@@ -299,12 +288,12 @@ def _signal(rows: Rows, signals: Signals) -> Tensor:
     assert signals.entropy is not None
     assert signals.max_probability is not None
     value = torch.where(probability, signals.max_probability, signals.entropy)
-    if RAW_SIGNALS in rows.traits:
+    if Need.RAW_SIGNALS in rows.needs:
         assert signals.raw_entropy is not None
         assert signals.raw_max_probability is not None
         raw = torch.where(probability, signals.raw_max_probability, signals.raw_entropy)
         value = torch.where(source == SOURCES.index("raw"), raw, value)
-    if SUPPORT in rows.traits:
+    if rows.uses(OF_SUPPORT):
         p = signals.probabilities
         rank = torch.arange(p.shape[1], device=p.device)
         cut = (source == SOURCES.index("topk"))[:, None] & (rank >= rows[TOP][:, None])
@@ -315,7 +304,7 @@ def _signal(rows: Rows, signals: Signals) -> Tensor:
         size = (q > 0).sum(dim=1).clamp(min=2).log()
         entropy = torch.where(rows[FRACTION], entropy / size, entropy)
         found = torch.where(probability, q[:, 0], entropy)
-        value = torch.where(source >= SOURCES.index("filtered"), found, value)
+        value = torch.where(rows[OF_SUPPORT], found, value)
     return value
 
 

@@ -11,7 +11,7 @@ scale of negative h    its absolute value: certain      1 / min(h), a negative n
 =====================  ===============================  ========================================
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -105,9 +105,6 @@ class HapoMethod(Method):
             ENGINE: config.engine_temperature,
             ALWAYS: config.active == "output",
         }
-
-    def traits(self, config: AnyMethod) -> Collection[str]:
-        return ("hapo.edit",)
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         due = rows[self.on] & (rows[ALWAYS] | rows.thinking)

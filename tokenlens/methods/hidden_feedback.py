@@ -9,13 +9,12 @@ its padding positions that are attended to. Both references look for no end of t
 are latent; here an arg-max that is one ends it, and with a placeholder nothing does.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from tokenlens.core.columns import (
-    BASE,
     BASE_WEIGHT,
     INVERSE_TEMPERATURE,
     MAX_ENTRIES,
@@ -61,9 +60,6 @@ class HiddenFeedbackMethod(Method):
             REALIGN: getattr(config, "realign", False),
             RESCALE: isinstance(config, LatentMas),
         }
-
-    def traits(self, config: AnyMethod) -> Collection[str]:
-        return (BASE, "hidden_state", *(["align"] if isinstance(config, LatentMas) else []))
 
     def request_signals(self, rows: Rows, request: SignalRequest) -> None:
         request.active = request.active | self._here(rows)

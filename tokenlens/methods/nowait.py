@@ -14,7 +14,7 @@ that begins a longer word (" but" of "butter") is. End markers and end-of-text t
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -47,9 +47,6 @@ class NoWaitMethod(Method):
         )
         kept = {*admission.end_ids, *admission.eos_ids}
         return {IDS: [i for i in ids if i not in kept], ALWAYS: config.active == "output"}
-
-    def traits(self, config: AnyMethod) -> Collection[str]:
-        return ("nowait.edit",)
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         acts = rows[self.on] & (rows[ALWAYS] | rows.thinking)

@@ -10,7 +10,7 @@ whole batch, and the end-of-thinking token of one model for all; Latent-GRPO's c
 nucleus of the whole vocabulary, here of its 64 most probable tokens.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from tokenlens_kernels import philox
@@ -22,20 +22,18 @@ from tokenlens.core.columns import (
     INVERSE_TEMPERATURE,
     LOG_PROBABILITY,
     MAX_ENTRIES,
-    NOISE,
     NOISE_SCALE,
     POSITION,
-    SCORES,
     SEED,
-    STATISTICS,
     Field,
     Value,
 )
-from tokenlens.core.marker_columns import HOT, LONG_MARKERS, transitions
+from tokenlens.core.marker_columns import HOT, transitions
 from tokenlens.core.method import Admission, Method
 from tokenlens.core.proposal import Proposal, SignalRequest, Signals
 from tokenlens.core.rows import Rows
 from tokenlens.spec import Cot2, LatentGrpo, SoftGrpoNoise, SoftTokens
+from tokenlens.spec.needs import Need
 from tokenlens.spec.registry import AnyMethod
 from tokenlens.spec.rollouts import MAX_DRAWS
 
@@ -124,8 +122,8 @@ class SoftGrpoNoiseMethod(Method):
             OF_DRAW: config.log_probability_of == "draw",
         }
 
-    def traits(self, config: AnyMethod) -> Collection[str]:
-        return (SCORES,)
+    def needs(self, config: AnyMethod) -> Need:
+        return Need.SCORES
 
     def reweigh(self, rows: Rows, signals: Signals, proposal: Proposal) -> None:
         weights, ids = proposal.weights, proposal.ids
@@ -157,8 +155,8 @@ class LatentGrpoNoiseMethod(Method):
             SHIFT: -config.clamp_low if config.noise == "one_sided" else 0.0,
         }
 
-    def traits(self, config: AnyMethod) -> Collection[str]:
-        return (SCORES, STATISTICS)
+    def needs(self, config: AnyMethod) -> Need:
+        return Need.SCORES | Need.STATISTICS
 
     def reweigh(self, rows: Rows, signals: Signals, proposal: Proposal) -> None:
         p = signals.probabilities
@@ -181,7 +179,7 @@ class LatentGrpoNoiseMethod(Method):
         weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-30)
         # Thinking that the model itself wants to end is not noised away.
         ends = signals.ids[:, 0] == rows[END_IDS][:, 0]
-        if LONG_MARKERS in rows.traits:
+        if Need.LONG_MARKERS in rows.needs:
             # Merged with what stands before it, or after it, the end is another token.
             begins = (transitions(rows, signals.ids[:, :1])[:, 0] & HOT) > 0
             ends = ends | (begins & (rows[END_LENGTH] > 1))
@@ -207,9 +205,8 @@ class Cot2Method(Method):
             MAX_ENTRIES: min(config.draws, admission.vocab_size),
         }
 
-    def traits(self, config: AnyMethod) -> Collection[str]:
-        # The draws need all logits, as an edit does.
-        return ("cot2.edit", SCORES)
+    def needs(self, config: AnyMethod) -> Need:
+        return Need.SCORES
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         real = torch.arange(logits.shape[1], device=logits.device) < rows.vocab_size
@@ -266,9 +263,6 @@ class EmbeddingNoiseMethod(Method):
         assert isinstance(config, SoftTokens)
         # The root of the width, which only the engine knows, is marked by the sign.
         return {NOISE_SCALE: config.noise_scale * (1 if config.rms == "coordinate" else -1)}
-
-    def traits(self, config: AnyMethod) -> Collection[str]:
-        return (NOISE,)
 
 
 def _gumbel(rows: Rows, ids: Tensor) -> Tensor:

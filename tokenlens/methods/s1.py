@@ -18,27 +18,27 @@ words ("Here is my response:") is told by its last token only: its first words s
 harness does (``max_thinking``, ``answer_prefix="\\nFinal Answer:"``).
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from tokenlens.core.columns import (
     FORCE_LENGTH,
-    FORCES,
     MAX_FORCED_TOKENS,
     THINKING_TOKENS,
     Field,
     Value,
 )
 from tokenlens.core.forcing import start_forcing
-from tokenlens.core.marker_columns import HOT, LONG_MARKERS, transitions, written_end
+from tokenlens.core.marker_columns import HOT, transitions, written_end
 from tokenlens.core.method import Admission, Method
 from tokenlens.core.rows import Rows
 from tokenlens.methods.endings import comes_up
 from tokenlens.methods.logits import BAN, MAX_SET_IDS, add
 from tokenlens.spec import SpecError
 from tokenlens.spec.budgets import S1
+from tokenlens.spec.needs import Need
 from tokenlens.spec.registry import AnyMethod
 
 LEFT = Field("s1.left", "int")  # ends that are still to be replaced
@@ -90,8 +90,8 @@ class S1Method(Method):
             TEMPERATURE: config.temperature,
         }
 
-    def traits(self, config: AnyMethod) -> Collection[str]:
-        return (FORCES, "s1.edit")
+    def needs(self, config: AnyMethod) -> Need:
+        return Need.FORCING
 
     def control(self, rows: Rows) -> None:
         spent = (rows[LIMIT] >= 0) & (rows[THINKING_TOKENS] >= rows[LIMIT])
@@ -100,7 +100,7 @@ class S1Method(Method):
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         ids = rows[HOT_IDS]
-        if LONG_MARKERS in rows.traits:
+        if Need.LONG_MARKERS in rows.needs:
             ids = torch.where((transitions(rows, ids) & HOT) > 0, ids, -1)
         free = rows[self.on] & rows.thinking & (rows[FORCE_LENGTH] == 0)
         early = free & (rows[LEFT] > 0) & ~rows[FRESH]

@@ -24,26 +24,23 @@ it sums mixtures in the table's dtype, here in float32.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from tokenlens.core.columns import (
-    BASE,
     BASE_WEIGHT,
     DENSE,
     END_IDS,
     END_LENGTH,
     EOS_IDS,
     FORCE_LENGTH,
-    FORCES,
     INVERSE_TEMPERATURE,
     MAX_ENTRIES,
     MIN_P,
     PHASE,
-    STATISTICS,
     TOP_K,
     TOP_P,
     Field,
@@ -57,13 +54,11 @@ from tokenlens.core.proposal import Proposal, SignalRequest, Signals
 from tokenlens.core.rows import Rows, is_eos
 from tokenlens.methods.logits import BAN
 from tokenlens.spec import ConceptTokens, LatentGrpo, SpecError
+from tokenlens.spec.needs import Need
 from tokenlens.spec.registry import AnyMethod
 
 COLDEST = 1e-6
 """Temperature 0 is computed at this one, with top-k 1."""
-
-COLD_STOP, ANSWER = "soft_thinking.cold_stop", "soft_thinking.answer"
-"""Traits: Cold Stop is on; the method goes on in the answer."""
 
 THRESHOLD = Field("soft_thinking.cold_stop_threshold", "float")  # nats; 0 = off
 PATIENCE = Field("soft_thinking.cold_stop_patience", "int", 1)
@@ -155,18 +150,13 @@ class SoftThinkingMethod(Method):
             BASE_WEIGHT: float(full),
         }
 
-    def traits(self, config: AnyMethod) -> Collection[str]:
-        settings = _settings(config)
-        found = []
-        if getattr(config, "mixture", "top_k") == "full":
-            found += [BASE, "dense"]
-        if settings.eos_while_latent == "forbid":
-            found.append("soft_thinking.edit")
-        if settings.cold_stop is not None:
-            found += [COLD_STOP, FORCES, STATISTICS]
-        if settings.greedy_answer or settings.abort_answer_on_low_entropy:
-            found.append(ANSWER)
-        return found
+    def needs(self, config: AnyMethod) -> Need:
+        if _settings(config).cold_stop is None:
+            return Need.NOTHING
+        return Need.FORCING | Need.STATISTICS
+
+    def edits(self, config: AnyMethod) -> bool:
+        return _settings(config).eos_while_latent == "forbid"
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         forbidding = rows[self.on] & rows[FORBID_EOS] & rows.thinking
@@ -182,7 +172,7 @@ class SoftThinkingMethod(Method):
 
     def request_signals(self, rows: Rows, request: SignalRequest) -> None:
         wants = rows.thinking
-        if ANSWER in rows.traits:
+        if self._acts_in_answer(rows):
             wants = wants | (
                 (rows[PHASE] == Phase.ANSWER) & (rows[GREEDY_ANSWER] | rows[ABORT_ANSWER])
             )
@@ -195,11 +185,15 @@ class SoftThinkingMethod(Method):
         proposal.latent = proposal.latent | thinking
         proposal.force(thinking, top_entry)
         answering = rows.constant(False)
-        if ANSWER in rows.traits:
+        if self._acts_in_answer(rows):
             answering = on & (rows[PHASE] == Phase.ANSWER)
             proposal.force(answering & rows[GREEDY_ANSWER], top_entry)
-        if COLD_STOP in rows.traits:
+        if rows.uses(THRESHOLD):
             self._stop_when_cold(rows, signals, proposal, thinking, answering)
+
+    @staticmethod
+    def _acts_in_answer(rows: Rows) -> bool:
+        return rows.uses(GREEDY_ANSWER) or rows.uses(ABORT_ANSWER)
 
     def _stop_when_cold(
         self,
@@ -224,7 +218,7 @@ class SoftThinkingMethod(Method):
         rows.choose(ABORTED, answering & rows[ABORT_ANSWER] & fires, True)
 
     def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:
-        if COLD_STOP in rows.traits:
+        if rows.uses(THRESHOLD):
             # Thinking that ends takes its count with it; in the answer only `published` counts.
             ended = (before == Phase.THINKING) & (rows[PHASE] == Phase.ANSWER)
             rows.choose(COUNTER, rows[self.on] & ended, 0)

@@ -41,7 +41,6 @@ from tokenlens.core.columns import (
     INVERSE_TEMPERATURE,
     MAX_FORCED_TOKENS,
     POSITION,
-    QUIRKS,
     SEED,
     Field,
     Value,
@@ -52,6 +51,7 @@ from tokenlens.core.proposal import Proposal, Signals
 from tokenlens.core.rows import Rows
 from tokenlens.spec import SpecError
 from tokenlens.spec.latent import Switching
+from tokenlens.spec.needs import Need
 
 AFTER = Field("switch_control.after", "int")  # 0 = off
 CONVERGE = Field("switch_control.converge", "int", -1, size=MAX_FORCED_TOKENS, fixed=True)
@@ -117,7 +117,7 @@ def propose(rows: Rows, signals: Signals, proposal: Proposal) -> None:
     """End what is over; say which injected tokens are fed as mixtures, and look beneath them."""
     proposal.force(rows[LEFT_TOKENS] == 0, rows[EOS_IDS][:, 0])
     proposal.mixes = rows[INJECTING] & ~rows[AS_TOKEN]
-    if QUIRKS in rows.traits:
+    if Need.AFTER_THINKING in rows.needs:
         looked = rows[INJECTING] & rows[HIDDEN_LOCKS] & signals.valid & (rows[END_LENGTH] == 1)
         rows[HIDDEN] = looked & _would_end(rows, signals)
 

@@ -12,20 +12,21 @@ those that the prompt already holds (``count_prompt``). It is one budget for all
 output: a second block has what the first one left, and ends at once if that is nothing.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from tokenlens.core.columns import END_IDS, FORCES, MAX_FORCED_TOKENS, Field, Value
+from tokenlens.core.columns import END_IDS, MAX_FORCED_TOKENS, Field, Value
 from tokenlens.core.forcing import start_forcing
-from tokenlens.core.marker_columns import LONG_MARKERS, written_end
+from tokenlens.core.marker_columns import written_end
 from tokenlens.core.method import Admission, Method
 from tokenlens.core.rows import Rows
 from tokenlens.methods.endings import written
 from tokenlens.methods.logits import MAX_SET_IDS, add, contains, counted
 from tokenlens.spec import SpecError
 from tokenlens.spec.budgets import ThinkingBudget
+from tokenlens.spec.needs import Need
 from tokenlens.spec.registry import AnyMethod
 
 RAMPS, STEPS = "thinking_budget.edit", "thinking_budget.steps"
@@ -87,21 +88,19 @@ class ThinkingBudgetMethod(Method):
             STEP_ENDED: config.stop == "hard",
         }
 
-    def traits(self, config: AnyMethod) -> Collection[str]:
+    def needs(self, config: AnyMethod) -> Need:
+        return Need.FORCING
+
+    def edits(self, config: AnyMethod) -> bool:
         assert isinstance(config, ThinkingBudget)
-        found = [FORCES]
-        if config.ramp:
-            found.append(RAMPS)
-        if config.stop == "step":
-            found.append(STEPS)
-        return found
+        return config.ramp > 0
 
     def control(self, rows: Rows) -> None:
         count = counted(rows, rows[OUTPUT], rows[PROMPT])
         spent = ((count >= rows[BUDGET]) & rows[STEP_ENDED]) | (count >= rows[LATEST])
         due = rows[self.on] & rows.thinking & spent
         at = rows[TEXT_AT]
-        if LONG_MARKERS in rows.traits:
+        if Need.LONG_MARKERS in rows.needs:
             # Its first token may have been merged with what stands before.
             at = torch.where(rows[AS_END], written_end(rows), at)
         start_forcing(rows, due, rows[TEXT], rows[LENGTH], at)
@@ -117,6 +116,6 @@ class ThinkingBudgetMethod(Method):
 
     def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:
         rows[TEXT_AT] = written(rows[TEXT_AT], rows[TEXT], rows[LENGTH], sampled)
-        if STEPS in rows.traits:
+        if rows.uses(STEP_ENDS):
             waits = rows[STEP_ENDS][:, 0] >= 0
             rows.choose(STEP_ENDED, waits, contains(rows[STEP_ENDS], sampled))

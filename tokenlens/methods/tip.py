@@ -7,7 +7,7 @@ and no official code was found, so that ``published`` does the same as the defau
 repository has no such start: its "TIP" is ``static_window``.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -41,9 +41,6 @@ class TipMethod(Method):
             limit=MAX_WORD_IDS,
         )
         return {IDS: ids, PENALTY: config.penalty, DURATION: config.duration}
-
-    def traits(self, config: AnyMethod) -> Collection[str]:
-        return ("tip.edit",)
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         young = rows[THINKING_TOKENS] < rows[THOUGHT_START] + rows[DURATION]

@@ -15,7 +15,7 @@ top-H (arXiv 2509.02510): the longest run of the most probable tokens, the first
 (sums of ``-p ln p`` in the renormalised top 100), ``author`` (the same without renormalising).
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -108,9 +108,6 @@ class TruncationMethod(Method):
     def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
         assert isinstance(config, SamplerMethod)
         return {self.always: config.active == "output"}
-
-    def traits(self, config: AnyMethod) -> Collection[str]:
-        return (f"{self.name}.edit",)
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         real = logits[:, : rows.vocab_size]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenlens.core import Core, Request
-from tokenlens.core.columns import GENERATED, PHASE, QUIRKS, THINKING_TOKENS
+from tokenlens.core.columns import GENERATED, PHASE, THINKING_TOKENS
 from tokenlens.core.pipeline import FORCED_STEPS, INVALID_STEPS, LATENT_STEPS, Step
 from tokenlens.core.snapshots import Parked
 from tokenlens.methods.gated import SWITCHES
@@ -24,6 +24,7 @@ from tokenlens.methods.soft_thinking import COLD_STOPS
 from tokenlens.serving.embedding import Calls, InputEmbedding
 from tokenlens.serving.faults import BROKEN, FORGOTTEN, decide_apart, logger
 from tokenlens.serving.store import MISSED, NO_PAGE, PAGE, PLAIN, ConceptStore
+from tokenlens.spec.needs import Need
 from tokenlens.spec.registry import LATENT_METHODS
 
 Ints = NDArray[np.int64]
@@ -452,7 +453,8 @@ class Batch:
         that were dropped since does not count.
         """
         live = self.live.get(req_id)
-        if live is None or QUIRKS in live.request.traits:  # those may feed mixtures in an answer
+        # Those may feed mixtures in an answer.
+        if live is None or Need.AFTER_THINKING in live.request.needs:
             return
         if live.rewinds != rewinds:
             return

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenlens.core.columns import SCORES, Phase
+from tokenlens.core.columns import Phase
 from tokenlens.core.pipeline import Step
 from tokenlens.core.recorder import edits_and_switch
 from tokenlens.serving.batch import Batch, Live
 from tokenlens.serving.faults import BROKEN, logger
 from tokenlens.serving.traces import COLUMNS
+from tokenlens.spec.needs import Need
 
 
 class StepReport:
@@ -80,7 +81,7 @@ class StepReport:
             if columns and self._wants_step(live, totals[0]):
                 values = [column[row] for column in columns]
                 values[-1] = edits_and_switch(values[-1], self._batch.core.records)
-                if SCORES not in live.request.traits:
+                if Need.SCORES not in live.request.needs:
                     values[COLUMNS.index("scores")] = []  # a neighbour's
                 report.append(values)
             found[live.req_id] = report

@@ -9,7 +9,7 @@ from tokenlens.spec.gate import Blend, Gate, SwitchControl
 from tokenlens.spec.latent import Lead, Selar, SwiReasoning, ThinkRouter
 from tokenlens.spec.load import load_spec, parse_spec
 from tokenlens.spec.markers import Tokenizer, encode_text, resolve_marker
-from tokenlens.spec.needs import NEEDS, needs_of, refuse_needs
+from tokenlens.spec.needs import NEEDS, Need, needs_of, refuse_needs
 from tokenlens.spec.noise import DirichletNoise, GumbelNoise
 from tokenlens.spec.penalties import NoWait, Tip
 from tokenlens.spec.presets import FAMILIES, RECIPES, preset, preset_names
@@ -45,6 +45,7 @@ __all__ = [
     "Lead",
     "MethodConfig",
     "MinP",
+    "Need",
     "NoThinking",
     "NoWait",
     "PhaseConfig",

@@ -5,6 +5,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from tokenlens.spec.needs import Need
+
 Profile = Literal["default", "published"]
 
 MAX_ENTRIES = 64
@@ -21,7 +23,7 @@ MAX_NOISE = 20.0
 """The largest scale of a noise with a log-probability, which is its exponential: Gumbel draws begin
 at -3.1, and e to 62 fits float32."""
 
-Needs = Mapping[str, tuple[str, Any, str]]
+Needs = Mapping[Need, tuple[str, Any, str]]
 """What a config needs of an engine: by need, the field that asks, its value, and the way out."""
 
 

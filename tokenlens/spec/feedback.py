@@ -10,6 +10,7 @@ from pydantic import Field
 
 from tokenlens.spec.base import MethodBase, Needs
 from tokenlens.spec.gate import Token
+from tokenlens.spec.needs import Need
 
 WAY_OUT = "soft_thinking, which feeds mixtures of embeddings"
 
@@ -25,7 +26,7 @@ class HiddenFeedback(MethodBase):
     )
 
     def needs(self) -> Needs:
-        return {"hidden_state": ("method", self.method, WAY_OUT)}
+        return {Need.HIDDEN_STATE: ("method", self.method, WAY_OUT)}
 
 
 class Coconut(HiddenFeedback):

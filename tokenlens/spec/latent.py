@@ -11,6 +11,7 @@ from pydantic import Field
 
 from tokenlens.spec.base import LEAST, MAX_ENTRIES, MethodBase, Needs
 from tokenlens.spec.gate import MAX_ANCHORS, Blend, Gate, SwitchControl
+from tokenlens.spec.needs import Need
 from tokenlens.spec.soft_thinking import ConceptTokens
 
 DENSE_WAY_OUT = "mixture = top_k, the 64 most probable tokens"
@@ -76,7 +77,9 @@ class Switching(MethodBase):
         return self.switch_control is not None and self.switch_control.temperature > 0
 
     def needs(self) -> Needs:
-        return {"dense": ("mixture", self.mixture, DENSE_WAY_OUT)} if self.mixture == "full" else {}
+        if self.mixture != "full":
+            return {}
+        return {Need.DENSE_MIXTURE: ("mixture", self.mixture, DENSE_WAY_OUT)}
 
 
 _TREND = Gate(of="raw", trend=True, first="latent", dwell_discrete=512, exempt="math")

@@ -1,35 +1,86 @@
-"""What some methods need of an engine, and one refusal for engines that do not have it.
+"""What requests need of the step and of the engine, and one refusal of what an engine lacks.
 
-Knows no engine: a room says what it hosts.
+Knows no engine: an adapter passes what its engine hosts.
 """
 
-from collections.abc import Collection
+from enum import Flag, auto
+from typing import TYPE_CHECKING
 
-from tokenlens.spec.decoding import DecodingSpec
 from tokenlens.spec.errors import SpecError
 
+if TYPE_CHECKING:
+    from tokenlens.spec.decoding import DecodingSpec
+
+
+class Need(Flag):
+    """What a request needs beyond the engine's own sampling.
+
+    Configs declare what they need of the engine, methods what they need of the core's step. A step
+    leaves out what no live request needs, which changes no row's result.
+    """
+
+    # Of the engine
+    DENSE_MIXTURE = auto()
+    """A mixture of the whole vocabulary: a product with the whole embedding table."""
+    HIDDEN_STATE = auto()
+    """The model's last hidden state at each step."""
+    EMBEDDING_NOISE = auto()
+    """Gaussian noise on the embeddings that are fed."""
+
+    # Of the step
+    LATENT = auto()
+    """Mixtures may be fed."""
+    FORCING = auto()
+    """A sequence of tokens may be forced."""
+    STATISTICS = auto()
+    """The entropy and the maximum probability are read, or recorded."""
+    RAW_SIGNALS = auto()
+    """The same at temperature 1, beside those at the request's own."""
+    BLENDS = auto()
+    """Anchors may be fed, in the last entries of the concept tokens."""
+    AFTER_THINKING = auto()
+    """Mixtures may be fed after the end of thinking, as some authors' code does."""
+    SCORES = auto()
+    """Steps have scores and a log-probability, for trainers."""
+    FULL_TRACE = auto()
+    """Every step is recorded, with its logit edits."""
+    LONG_MARKERS = auto()
+    """A marker of several tokens is followed from state to state."""
+
+    NOTHING = 0
+    ENGINE_VECTOR = DENSE_MIXTURE | HIDDEN_STATE
+    """Any vector of the engine's own."""
+    OF_ENGINE = DENSE_MIXTURE | HIDDEN_STATE | EMBEDDING_NOISE
+
+
 NEEDS = {
-    "dense": "a mixture of the whole vocabulary (a product with the whole embedding table)",
-    "hidden_state": "the model's last hidden state at each step",
-    "embedding_noise": "noise on the embeddings that are fed",
+    Need.DENSE_MIXTURE: (
+        "a mixture of the whole vocabulary (a product with the whole embedding table)"
+    ),
+    Need.HIDDEN_STATE: "the model's last hidden state at each step",
+    Need.EMBEDDING_NOISE: "noise on the embeddings that are fed",
 }
-"""Every need, in words."""
+"""What an engine may host, in words."""
 
 
-def needs_of(spec: DecodingSpec) -> frozenset[str]:
-    """What a spec needs beyond concept tokens."""
-    return frozenset(need for config in spec.methods for need in config.needs())
+def needs_of(spec: "DecodingSpec") -> Need:
+    """What a spec needs of the engine beyond concept tokens."""
+    found = Need.NOTHING
+    for config in spec.methods:
+        for need in config.needs():
+            found |= need
+    return found
 
 
 def refuse_needs(
-    spec: DecodingSpec, engine: str, hosted: Collection[str] = (), why: str = ""
+    spec: "DecodingSpec", engine: str, hosted: Need = Need.NOTHING, why: str = ""
 ) -> None:
     """Refuse a spec that needs what an engine does not host.
 
     Parameters
     ----------
     hosted
-        The needs that the engine hosts, none by default.
+        What the engine hosts, nothing by default.
     why
         The engine's reason, if it has a particular one.
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from tokenlens.spec.base import LEAST, MAX_ENTRIES, MAX_NOISE, DrawingMethod, MethodBase, Needs
+from tokenlens.spec.needs import Need
 from tokenlens.spec.soft_thinking import ConceptTokens, SoftThinking
 
 MAX_DRAWS = 16
@@ -112,11 +113,12 @@ class SoftTokens(ConceptTokens):
         return self.noise_scale > 0
 
     def needs(self) -> Needs:
-        found: dict[str, tuple[str, Any, str]] = {}
+        found: dict[Need, tuple[str, Any, str]] = {}
         if self.mixture == "full":
-            found["dense"] = ("mixture", self.mixture, "mixture = top_k, the 64 most probable")
+            way_out = "mixture = top_k, the 64 most probable"
+            found[Need.DENSE_MIXTURE] = ("mixture", self.mixture, way_out)
         if self.noise_scale > 0:
-            found["embedding_noise"] = (
+            found[Need.EMBEDDING_NOISE] = (
                 "noise_scale", self.noise_scale, "0, and gumbel_noise for noise on the weights"
             )  # fmt: skip
         return found

@@ -145,13 +145,9 @@ def count(methods: tuple[dict[str, Any], ...], num_rows: int = 4) -> list[str]:
     """What one step of a batch launches, by name."""
     phase = {"think_start": [START], "think_end": [END]}
     spec = parse_spec({"methods": [dict(m) for m in methods], "seed": 1, "phase": phase})
-    request = bind(
-        spec, methods=METHODS, tokenizer=Letters(), vocab_size=VOCAB, eos_ids=[EOS]
-    )
+    request = bind(spec, methods=METHODS, tokenizer=Letters(), vocab_size=VOCAB, eos_ids=[EOS])
     host = Host()
-    core = Core(
-        methods=METHODS, max_slots=num_rows, vocab_size=VOCAB, device="meta", host=host
-    )
+    core = Core(methods=METHODS, max_slots=num_rows, vocab_size=VOCAB, device="meta", host=host)
     for slot in range(num_rows):
         core.add(slot, request, [START])
     slots = torch.zeros(num_rows, dtype=torch.int64, device="meta")

@@ -24,7 +24,8 @@ KNOWN = {
     "core": {"errors", "spec", "trace"},
     "serving": {"core", "errors", "methods", "metrics", "spec", "trace"},
     "routing": {"errors", "metrics", "spec"},
-    "hf": {"core", "errors", "methods", "routing", "spec", "trace"},
+    "controllers": {"errors", "metrics", "routing", "spec"},
+    "hf": {"controllers", "core", "errors", "methods", "routing", "spec", "trace"},
     "vllm": {"__version__", "core", "errors", "methods", "serving", "spec", "trace"},
     "sglang": {"core", "errors", "methods", "serving", "spec", "trace"},
 }

@@ -237,6 +237,10 @@ class QueueFullError(TokenlensError, RuntimeError):
     """As many requests of a router wait as may."""
 
 
+class LimitError(TokenlensError, RuntimeError):
+    """A steered request has used up one of its bounds: no more of that; the request goes on."""
+
+
 class TooLongError(TokenlensError, ValueError):
     """More of a server's answer came than is allowed, or something whose length nobody can tell."""
 

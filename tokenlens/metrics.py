@@ -20,6 +20,11 @@ COUNTERS = {
     "cold_stops": "Ends of thinking that Cold Stop forced",
     "refusals": "Requests refused because of their spec",
     "route_fallbacks": "Failures of a routed model that put the other one in",
+    "steer_probes": "Probes and verdicts of steered requests",
+    "steer_forks": "Lines and trials of steered requests",
+    "steer_injected_tokens": "Tokens of steered requests that no model wrote",
+    "checked_texts": "Texts of steered requests whose ids were held to their text's encoding",
+    "uncanonical_texts": "Of these, texts whose own encoding is other ids",
 }
 ROUTED = {
     "routed_tokens": "Tokens that a router's model wrote into the text",

@@ -19,7 +19,7 @@ from tokenlens.spec.yaml_text import load_yaml
 from tokenlens.trace.files import open_regular
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
-APIS = ("auto", "vllm", "text")
+APIS = ("auto", "vllm", "sglang", "text")
 
 
 ENVIRONMENT = "TOKENLENS_ROUTE_API_KEY"

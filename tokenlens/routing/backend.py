@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal, Protocol
 
+from tokenlens.routing.facts import Fact, Trip
 from tokenlens.routing.settings import Role, Sampling
 from tokenlens.routing.signals import Signals
 from tokenlens.routing.vocabulary import End, Ends, Matcher
@@ -12,7 +13,8 @@ from tokenlens.routing.vocabulary import End, Ends, Matcher
 Context = tuple[int, ...] | str
 """What has been written so far: ids where the router has the model's tokenizer, text otherwise."""
 
-Finish = Literal["stop", "eos", "length"]
+Finish = Literal["stop", "eos", "length", "trip"]
+"""``trip``: the next token's distribution met the condition of the call (:class:`Trip`)."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,16 @@ class Ask:
         The other model has failed: wait for a server that is left alone to be tried again.
     arguments
         A decoding spec for the server, which carries it out (:mod:`tokenlens.routing.carried`).
+    facts
+        The most likely tokens that are wanted beside each generated one; 0: no facts.
+    warped
+        Whether facts are of the distribution after temperature and filters.
+    trip
+        Ends the call before a token. Backends that cannot (:attr:`Backend.trips`) pass it over.
+    stop_ids, stop_texts
+        End the call with them. Hints: who asks looks for them as well.
+    fork_of
+        The session whose context this one begins with, for engines with a cache a session.
     """
 
     session: str
@@ -47,6 +59,12 @@ class Ask:
     stream: bool = False
     last_resort: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    facts: int = 0
+    warped: bool = False
+    trip: Trip | None = None
+    stop_ids: frozenset[int] = frozenset()
+    stop_texts: tuple[str, ...] = ()
+    fork_of: str | None = None
 
     @property
     def engine_seed(self) -> int:
@@ -67,6 +85,8 @@ class Chunk:
     tokens: int = 0
     signals: Signals | None = None
     finish: Finish | None = None
+    # one for each of the ids, where they were asked for; one alone behind a trip
+    facts: tuple[Fact, ...] = ()
 
 
 @dataclass

@@ -110,21 +110,22 @@ async def discover(
         It is used by token ids, and its tokenizer cannot be loaded here.
     """
     found = await ask(url, settings, api_key)
-    if found is None and (model is None or api == "auto" or (api == "vllm" and not tokenizer)):
+    by_ids = api in ("vllm", "sglang")
+    if found is None and (model is None or api == "auto" or (by_ids and not tokenizer)):
         return None
     facts = found or {}
     name = model or str(facts.get("id", ""))
     owner = str(facts.get("owned_by", ""))
     kind: Api = "vllm" if (owner == "vllm" and api == "auto") else "text"
-    if api == "vllm":
-        kind = "vllm"
+    if api in ("vllm", "sglang"):
+        kind = "vllm" if api == "vllm" else "sglang"
     vocabulary = None
-    if kind == "vllm" or tokenizer:
+    if kind != "text" or tokenizer:
         vocabulary = load_vocabulary(f"{role}_tokenizer", tokenizer or str(facts.get("root", name)))
     lead = None
     if kind == "text" and vocabulary is not None and found is not None:
         lead = await lead_of(url, settings, api_key, name, vocabulary)
-    specs_in = FIELDS.get("vllm" if kind == "vllm" else owner)
+    specs_in = FIELDS.get(owner if kind == "text" else kind)
     return Endpoint(role, url, name, kind, vocabulary, _context(facts), lead, specs_in)
 
 

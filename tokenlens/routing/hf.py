@@ -14,6 +14,7 @@ from typing import Any
 
 from tokenlens.errors import SpecError
 from tokenlens.routing.backend import Ask, Chunk, Context
+from tokenlens.routing.facts import Scale
 from tokenlens.routing.hf_sampling import resolved
 from tokenlens.routing.hf_worker import Job, Worker
 from tokenlens.routing.vocabulary import Vocabulary
@@ -39,6 +40,7 @@ class HFBackend:
     """
 
     gives_full_entropy = True
+    trips = True
 
     def __init__(self, model: Any, vocabulary: Vocabulary, *, max_sessions: int = 64) -> None:
         _check(model)
@@ -75,12 +77,28 @@ class HFBackend:
 
     async def log_probs(self, session: str, context: Context, ids: Sequence[int]) -> list[float]:
         """Log-probabilities of ``ids`` behind the context."""
+        values: list[float] = await self._scored(session, context, ids)
+        return values
+
+    async def entropies(self, session: str, context: Context, ids: Sequence[int]) -> list[float]:
+        """Entropies, in nats, of the distributions that ``ids`` are chosen from."""
+        _, nats = await self._scored(session, context, ids, entropies=True)
+        return list(nats)
+
+    async def log_prob_scale(self) -> Scale:
+        """Raw, at every temperature."""
+        return "raw"
+
+    async def _scored(
+        self, session: str, context: Context, ids: Sequence[int], *, entropies: bool = False
+    ) -> Any:
         assert not isinstance(context, str)
         loop = asyncio.get_running_loop()
-        found: asyncio.Queue[list[float] | BaseException] = asyncio.Queue()
+        found: asyncio.Queue[Any] = asyncio.Queue()
         job = Job(
             session, [*context, *ids][:-1],
             lambda item: loop.call_soon_threadsafe(found.put_nowait, item), scored=tuple(ids),
+            entropies=entropies,
         )  # fmt: skip
         self._submit(job)
         try:

@@ -62,6 +62,11 @@ class SlotCache(Cache):
         self._positions = positions
         self._span = span
 
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Have one slot begin with the first ``count`` positions of another one."""
+        for layer in (*self._keys, *self._values):
+            layer[target, :, :count] = layer[source, :, :count]
+
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:

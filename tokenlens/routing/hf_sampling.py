@@ -10,6 +10,7 @@ import torch
 from tokenlens_kernels import philox
 from torch import Tensor
 
+from tokenlens.routing.facts import Fact, ranked
 from tokenlens.routing.settings import Sampling
 from tokenlens.routing.signals import TOP
 
@@ -42,11 +43,7 @@ def sample(logits: Tensor, how: Sequence[Sampling], positions: Sequence[int]) ->
     if all(one.temperature == 0 for one in how):
         return greedy
     device = logits.device
-    # Below that, float32 would have no finite quotient; nothing but the largest is drawn there.
-    temperature = torch.tensor([max(one.temperature or 1.0, 1e-5) for one in how], device=device)
-    scaled = logits / temperature[:, None]
-    if any(one.top_k or (one.top_p or 1.0) < 1 for one in how):
-        scaled = _filtered(scaled, how)
+    scaled = warped(logits, how)
     seed = torch.tensor([one.seed for one in how], dtype=torch.int64, device=device)
     position = torch.tensor(list(positions), dtype=torch.int64, device=device)
     index = torch.arange(logits.shape[-1], device=device)
@@ -56,6 +53,38 @@ def sample(logits: Tensor, how: Sequence[Sampling], positions: Sequence[int]) ->
     drawn = (scaled + noise).argmax(dim=-1)
     is_greedy = torch.tensor([one.temperature == 0 for one in how], device=device)
     return torch.where(is_greedy, greedy, drawn)
+
+
+def warped(logits: Tensor, how: Sequence[Sampling]) -> Tensor:
+    """Logits after temperature and filters; a greedy row's temperature is 1."""
+    # Below that, float32 would have no finite quotient; nothing but the largest is drawn there.
+    least = [max(one.temperature or 1.0, 1e-5) for one in how]
+    scaled = logits / torch.tensor(least, device=logits.device)[:, None]
+    if any(one.top_k or (one.top_p or 1.0) < 1 for one in how):
+        scaled = _filtered(scaled, how)
+    return scaled
+
+
+def facts(logits: Tensor, tokens: Sequence[int], count: int) -> list[Fact]:
+    """What each row's distribution says of its token, entropy over the full vocabulary included.
+
+    Parameters
+    ----------
+    logits
+        ``[num_rows, vocab]`` float32, as they are or :func:`warped`.
+    """
+    log_p = logits.log_softmax(dim=-1)
+    # An impossible token adds nothing; its product would be NaN.
+    entropy = -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0.0)).sum(dim=-1)
+    top = log_p.topk(min(count, log_p.shape[-1]), dim=-1)
+    own = log_p.gather(1, torch.tensor(list(tokens), device=logits.device)[:, None])[:, 0]
+    rows = zip(
+        tokens, own.tolist(), entropy.tolist(), top.indices.tolist(), top.values.tolist()
+    )  # fmt: skip
+    return [
+        Fact(token, value, ranked(dict(zip(ids, values)), count), max(0.0, nats))
+        for token, value, nats, ids, values in rows
+    ]
 
 
 def _filtered(scaled: Tensor, how: Sequence[Sampling]) -> Tensor:

@@ -6,7 +6,7 @@ Knows a call's ids and how to sample, no policy and no event loop.
 import queue
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tokenlens.routing import hf_sampling
 from tokenlens.routing.backend import Ask, Chunk, Finish
+from tokenlens.routing.facts import Fact
 from tokenlens.routing.hf_cache import SlotCache, cache_argument
 from tokenlens.routing.signals import Signals
 from tokenlens.routing.vocabulary import Vocabulary
@@ -32,6 +33,8 @@ class Slot:
     # what its cache holds
     ids: list[int] = field(default_factory=list)
     busy: bool = False
+    # released while its last call was still running
+    over: bool = False
 
 
 @dataclass
@@ -45,9 +48,12 @@ class Job:
     # ids whose log-probabilities are wanted; then nothing is generated
     scored: tuple[int, ...] = ()
     slot: Slot | None = None
+    # whether entropies are wanted, too
+    entropies: bool = False
     made: int = 0
     unsent: list[int] = field(default_factory=list)
     signals: Signals | None = None
+    facts: list[Fact] = field(default_factory=list)
     is_cancelled: bool = False
 
 
@@ -99,21 +105,24 @@ class Worker:
                 self._tick()
             except Exception as error:
                 # Whoever waits gets the error; the caches may be half written.
-                for job in self._running:
+                for job in list(self._running):
                     job.deliver(error)
                     assert job.slot is not None
-                    job.slot.ids, job.slot.busy = [], False
-                self._running = []
+                    job.slot.ids = []
+                    self._end(job)
 
     def _admit(self) -> None:
         waiting, self._waiting = self._waiting, []
         for job in waiting:
             if job.is_cancelled:
                 continue
+            is_new = job.session not in self._slots
             slot = self._slot(job.session)
             if slot is None:
                 self._waiting.append(job)
                 continue
+            if is_new and job.ask is not None and job.ask.fork_of is not None:
+                self._fork(job.ask.fork_of, slot, job.ids)
             slot.busy, job.slot = True, slot
             # The last token is read again: its logits are what the next one is chosen from. Where
             # log-probabilities are wanted, so is everything that they come from.
@@ -134,12 +143,25 @@ class Worker:
         slot = self._slots[session] = self._free.pop()
         return slot
 
+    def _fork(self, parent: str, slot: Slot, ids: list[int]) -> None:
+        """Have a new slot begin with what its parent's has read of the same context."""
+        source = self._slots.get(parent)
+        if source is None or source is slot:
+            return
+        keep = _common(source.ids, ids, len(ids))
+        self._cache.copy(source.index, slot.index, keep)
+        slot.ids = ids[:keep]
+
     def _forget(self, session: str) -> None:
         slot = self._slots.get(session)
-        if slot is not None and not slot.busy:
-            del self._slots[session]
-            slot.ids = []
-            self._free.append(slot)
+        if slot is None:
+            return
+        if slot.busy:
+            slot.over = True
+            return
+        del self._slots[session]
+        slot.ids, slot.over = [], False
+        self._free.append(slot)
 
     def _tick(self) -> None:
         """One forward pass for rows that read one token, and one for those that read more."""
@@ -197,8 +219,34 @@ class Worker:
                 texts = [self._vocabulary.piece(token) for token in ids]
                 jobs[row].signals = Signals(tuple(zip(texts, values)), entropy)
         # The loop over steps ends on the host: this is the one read of a step.
-        for job, ask, token in zip(jobs, asks, tokens.tolist()):
-            self._push(job, ask, token)
+        drawn = tokens.tolist()
+        self._note_facts(jobs, asks, logits, drawn)
+        for job, ask, token in zip(jobs, asks, drawn):
+            if ask.trip is not None and ask.trip.is_met(job.facts[-1]):
+                # The token that tripped is not written: only its distribution is told.
+                job.deliver(Chunk(tuple(job.unsent), "", len(job.unsent), job.signals, "trip",
+                                  tuple(job.facts)))  # fmt: skip
+                self._end(job)
+            else:
+                self._push(job, ask, token)
+
+    def _note_facts(
+        self, jobs: list[Job], asks: list[Ask], logits: Tensor, drawn: list[int]
+    ) -> None:
+        for is_warped in (False, True):
+            rows = [
+                row for row, ask in enumerate(asks)
+                if (ask.facts or ask.trip is not None) and ask.warped == is_warped
+            ]  # fmt: skip
+            if not rows:
+                continue
+            chosen = logits[rows]
+            if is_warped:
+                chosen = hf_sampling.warped(chosen, [asks[row].sampling for row in rows])
+            count = max(1, *(asks[row].facts for row in rows), 1)
+            found = hf_sampling.facts(chosen, [drawn[row] for row in rows], count)
+            for row, fact in zip(rows, found):
+                jobs[row].facts.append(replace(fact, top=fact.top[: max(1, asks[row].facts)]))
 
     def _push(self, job: Job, ask: Ask, token: int) -> None:
         job.made += 1
@@ -213,7 +261,8 @@ class Worker:
         elif job.made >= ask.max_tokens or len(job.ids) >= self.limit:
             finish = "length"
         if finish is not None or ask.stream:
-            job.deliver(Chunk(tuple(job.unsent), "", len(job.unsent), job.signals, finish))
+            facts, job.facts = tuple(job.facts), []
+            job.deliver(Chunk(tuple(job.unsent), "", len(job.unsent), job.signals, finish, facts))
             job.unsent, job.signals = [], None
         if finish is not None:
             self._end(job)
@@ -221,20 +270,27 @@ class Worker:
     def _score(self, job: Job) -> None:
         assert job.slot is not None
         values: list[float] = []
+        entropies: list[float] = []
         step = max(1, min(MAX_QUERIES, MAX_LOGITS // self._width))
         while len(job.slot.ids) < len(job.ids):
             chunk = job.ids[len(job.slot.ids) :][:step]
             logits = self._forward([job], [chunk], None)[0, :, : self._width].float()
             aim = torch.tensor(job.scored[len(values) :][: len(chunk)], device=logits.device)
-            values += logits.log_softmax(-1).gather(1, aim[:, None])[:, 0].tolist()
+            log_p = logits.log_softmax(-1)
+            values += log_p.gather(1, aim[:, None])[:, 0].tolist()
+            if job.entropies:
+                finite = log_p.masked_fill(log_p == -torch.inf, 0.0)
+                entropies += (-(log_p.exp() * finite).sum(-1)).tolist()
             job.slot.ids += chunk
-        job.deliver(values)
+        job.deliver((values, entropies) if job.entropies else values)
         self._end(job)
 
     def _end(self, job: Job) -> None:
         assert job.slot is not None
         job.slot.busy = False
         self._running.remove(job)
+        if job.slot.over:
+            self._forget(job.session)
 
     def _forward(
         self, jobs: list[Job], chunks: list[list[int]], wanted: list[int] | None

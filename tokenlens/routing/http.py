@@ -25,11 +25,15 @@ from tokenlens.routing.backend import Ask, Chunk, Context
 from tokenlens.routing.breaker import Breaker, Call
 from tokenlens.routing.carried import KEY, PROBE, SpecField, written
 from tokenlens.routing.completions import Api, Completions
-from tokenlens.routing.settings import Role
+from tokenlens.routing.facts import Ranked, Scale
+from tokenlens.routing.generations import Generations
+from tokenlens.routing.settings import Role, Sampling
 from tokenlens.spec.base import StrictModel
 
 logger = logging.getLogger(__name__)
 
+MAX_FACTS = 256
+"""Bytes of one token's id, or of one alternative with its log-probability."""
 MAX_TOKEN = 32 << 10
 """Bytes that one token's event may have, on average."""
 ASK_AGAIN = 60.0
@@ -66,7 +70,7 @@ class HTTPBackend:
     model
         The served model's name.
     api
-        ``vllm``: ids in and out; ``text``: text.
+        ``vllm``, ``sglang``: ids in and out; ``text``: text.
     on_error
         Is told the kind of every failure, also of those that a retry makes good.
     max_length
@@ -78,6 +82,7 @@ class HTTPBackend:
     """
 
     gives_full_entropy = False
+    trips = False
 
     def __init__(
         self,
@@ -95,7 +100,9 @@ class HTTPBackend:
     ) -> None:
         self._role: Role = role
         self._model, self._url = model, url
-        self._completions = Completions(role, model, api, specs_in)
+        kind = Generations if api == "sglang" else Completions
+        self._completions: Completions = kind(role, model, api, specs_in)
+        self._scale: Scale | None = None
         self._probed: tuple[float, bool] | None = None
         self._settings = settings or HTTPSettings()
         self._on_error = on_error
@@ -151,17 +158,13 @@ class HTTPBackend:
             raise NotImplementedError(
                 "this server takes text; probabilities of a draft need vLLM's token ids"
             )
-        body = {
-            "model": self._model, "prompt": [*context, *ids], "max_tokens": 1, "temperature": 0,
-            "prompt_logprobs": 0,
-        }  # fmt: skip
+        body = self._completions.scoring(context, ids)
         for attempt in range(self._settings.retries + 1):
             call = await self._admit()
             try:
                 answer = await self._post(body)
                 try:
-                    entries = answer["choices"][0]["prompt_logprobs"][-len(ids) :]
-                    values = [float(e[str(i)]["logprob"]) for e, i in zip(entries, ids)]
+                    values = self._completions.scored(answer, ids)
                     if not all(math.isfinite(value) for value in values):
                         raise ValueError("a log-probability is no finite number")
                 except (LookupError, TypeError, ValueError, OverflowError) as error:
@@ -178,6 +181,42 @@ class HTTPBackend:
                 raise
         raise AssertionError
 
+    async def log_prob_scale(self) -> Scale:
+        """Whether its log-probabilities are before the temperature, or behind it or the filters.
+
+        Servers do not say it (vLLM: ``--logprobs-mode``; SGLang: ``SGLANG_RETURN_ORIGINAL_LOGPROB``
+        and what else is in the batch), so it is asked for one token twice: at temperature 1, and at
+        a temperature that makes every distribution flat. Their largest entries tell it.
+
+        Raises
+        ------
+        BackendError
+            It does not answer.
+        """
+        if self._scale is None:
+            plain, hot = [
+                await self._first(Sampling(temperature=t, top_k=k))
+                for t, k in ((1.0, 0), (50.0, 1))
+            ]
+            if hot == plain:
+                scale: Scale = "raw"
+            elif len(hot) < 2 or hot[0][1] > -1e-6:
+                scale = "processed"
+            else:
+                near = all(abs(a[1] - b[1]) < 1e-3 for a, b in zip(hot, plain))
+                scale = "raw" if near else "tempered"
+            self._scale = self._completions.scale = scale
+        return self._scale
+
+    async def _first(self, how: Sampling) -> Ranked:
+        """The most likely first tokens behind a prompt that every vocabulary has."""
+        ask = Ask("scale", (0, 1), 1, how, facts=2, stream=True)
+        async with aclosing(self.generate(ask)) as chunks:
+            async for chunk in chunks:
+                if chunk.facts:
+                    return chunk.facts[0].top
+        return ()
+
     async def carries_specs(self) -> bool:
         """Whether the server carries decoding specs out: one that does refuses a wrong one.
 
@@ -193,10 +232,7 @@ class HTTPBackend:
             return False
         if self._probed is None or now - self._probed[0] > ASK_AGAIN:
             wrong = {KEY: {"methods": [{"method": PROBE}]}}
-            body = {
-                "model": self._model, "prompt": "x", "max_tokens": 1, "temperature": 0,
-                **written(wrong, field),
-            }  # fmt: skip
+            body = self._completions.probing(written(wrong, field))
             carries = False
             try:
                 await self._post(body)
@@ -252,17 +288,22 @@ class HTTPBackend:
 
     async def _events(self, body: dict[str, Any], ask: Ask, signals: bool) -> AsyncGenerator[Chunk]:
         # vLLM repeats the prompt's ids, with at most ten characters each.
-        longest = reading.MAX_LINE + 12 * len(body["prompt"])
-        most = longest + MAX_TOKEN * body["max_tokens"]
+        longest = reading.MAX_LINE + 12 * len(ask.context)
+        most = longest + MAX_TOKEN * ask.max_tokens
+        if self._completions.repeats:
+            # Each event of SGLang's holds all that came before it.
+            longest += MAX_FACTS * (1 + ask.facts) * ask.max_tokens
+            most += longest * ask.max_tokens
         async with (
             self._answer(body) as response,
             aclosing(reading.lines(response, longest, most)) as lines,
         ):
+            reads = self._completions.begin()
             async for line in lines:
                 data = line[5:].strip()
                 if not line.startswith("data:") or data == "[DONE]":
                     continue
-                for chunk in self._completions.chunks(data, ask, signals=signals):
+                for chunk in reads.chunks(data, ask, signals=signals):
                     yield chunk
 
     async def _post(self, body: dict[str, Any]) -> Any:
@@ -280,7 +321,8 @@ class HTTPBackend:
             return BackendError(self._role, kind, says, detail=f"{self._url}: {error!r}")
 
         try:
-            async with self._client.stream("POST", "completions", json=body) as response:
+            path = self._completions.path
+            async with self._client.stream("POST", path, json=body) as response:
                 if response.status_code != 200:
                     raise self._status(response.status_code, await reading.error_text(response))
                 yield response

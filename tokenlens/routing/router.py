@@ -8,7 +8,7 @@ import contextlib
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from tokenlens.errors import BackendError, SpecError
 from tokenlens.routing.backend import Backend, Context
@@ -146,7 +146,9 @@ class Router:
         )
         run = _Run(self.spec, request, self._policy(), max_tokens)
         try:
-            finish = await run.finish(self._thinks(prompts))
+            finish = await run.finish(
+                leaves_thinking(self.spec, prompts["large"], self.vocabularies["large"])
+            )
         finally:
             for backend in self.backends.values():
                 # A backend that is gone holds nothing for us any more.
@@ -161,21 +163,6 @@ class Router:
         """No request will follow."""
         for backend in self.backends.values():
             await backend.close()
-
-    def _thinks(self, prompts: Mapping[Role, Context]) -> bool:
-        """Whether the prompt leaves the thinking to the model."""
-        spec, prompt, vocabulary = self.spec, prompts["large"], self.vocabularies["large"]
-        if spec.think_end is None:
-            return True
-        text = prompt if isinstance(prompt, str) else ""
-        if not isinstance(prompt, str) and vocabulary is not None:
-            # Only its end counts, and the event loop waits for this.
-            text = vocabulary.decode(prompt[-PROMPT_END:])
-        ended = text.rfind(spec.think_end)
-        # An end marker with text behind it belongs to an earlier turn, a start marker in front of
-        # the end of a turn to somebody else's words: both leave the thinking to the model.
-        closed = ended >= 0 and not text[ended + len(spec.think_end) :].strip()
-        return not (closed and ended > text.rfind(spec.think_start))
 
     def _check(self) -> None:
         policy = self.spec.policy
@@ -200,6 +187,33 @@ class Router:
             for field, text in texts.items():
                 if text:
                     encode_text(vocabulary.tokenizer, text, field)
+
+
+class Markers(Protocol):
+    """What opens and ends a thought."""
+
+    @property
+    def think_start(self) -> str:
+        """The start marker."""
+
+    @property
+    def think_end(self) -> str | None:
+        """The end marker; ``None``: a model that does not think."""
+
+
+def leaves_thinking(spec: Markers, prompt: Context, vocabulary: Vocabulary | None) -> bool:
+    """Whether a prompt leaves the thinking to the model."""
+    if spec.think_end is None:
+        return True
+    text = prompt if isinstance(prompt, str) else ""
+    if not isinstance(prompt, str) and vocabulary is not None:
+        # Only its end counts, and the event loop waits for this.
+        text = vocabulary.decode(prompt[-PROMPT_END:])
+    ended = text.rfind(spec.think_end)
+    # An end marker with text behind it belongs to an earlier turn, a start marker in front of
+    # the end of a turn to somebody else's words: both leave the thinking to the model.
+    closed = ended >= 0 and not text[ended + len(spec.think_end) :].strip()
+    return not (closed and ended > text.rfind(spec.think_start))
 
 
 class _Run:

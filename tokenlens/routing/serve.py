@@ -87,7 +87,7 @@ def build(
     }
     templates = {role: one.vocabulary for role, one in found.items()}
     # A server of text is given text; its tokenizer writes its chats, no more.
-    read = {role: templates[role] if found[role].api == "vllm" else None for role in ROLES}
+    read = {role: templates[role] if found[role].api != "text" else None for role in ROLES}
     router = Router(
         backends["small"], backends["large"], spec,
         small_vocabulary=read["small"], large_vocabulary=read["large"],

@@ -10,6 +10,7 @@ from typing import Any
 
 from tokenlens.errors import BackendError
 from tokenlens.routing.backend import Ask, Chunk, Context, Finish
+from tokenlens.routing.facts import Fact, Scale, fact_of, ranked
 from tokenlens.routing.settings import Role, Sampling
 from tokenlens.routing.signals import TOP, Signals
 from tokenlens.routing.vocabulary import Vocabulary
@@ -27,6 +28,7 @@ class VLLMBackend:
     """
 
     gives_full_entropy = False
+    trips = False
 
     def __init__(self, role: Role, engine: Any, vocabulary: Vocabulary) -> None:
         self._role: Role = role
@@ -44,14 +46,16 @@ class VLLMBackend:
             max_tokens=ask.max_tokens,
             **self._sampling(ask.sampling),
             seed=ask.engine_seed,
-            stop=list(ask.ends.texts) if ask.ends is not None else None,
+            stop=[*(ask.ends.texts if ask.ends is not None else ()), *ask.stop_texts] or None,
+            stop_token_ids=sorted(ask.stop_ids) or None,
             include_stop_str_in_output=True,
             skip_special_tokens=False,
             spaces_between_special_tokens=False,
-            logprobs=TOP if ask.signals else None,
+            logprobs=TOP if ask.signals else ask.facts or None,
             output_kind=RequestOutputKind.DELTA if ask.stream else RequestOutputKind.FINAL_ONLY,
         )
         is_first = True
+        scale = await self.log_prob_scale()
         async for output in self._outputs(ask.session, ask.context, params):
             one = output.outputs[0]
             signals = self._signals(one.logprobs[0]) if is_first and one.logprobs else None
@@ -62,9 +66,13 @@ class VLLMBackend:
             elif one.finish_reason is not None:
                 # A number is the token that ended the text, where a model has several.
                 asked = ask.ends.texts if ask.ends is not None else ()
-                finish = "stop" if one.stop_reason in asked else "eos"
+                ours = (*asked, *ask.stop_texts, *ask.stop_ids)
+                finish = "stop" if one.stop_reason in ours else "eos"
             ids = tuple(one.token_ids)
-            yield Chunk(ids, "", len(ids), signals, finish)
+            facts: tuple[Fact, ...] = ()
+            if ask.facts and one.logprobs:
+                facts = tuple(self._fact(i, e, ask, scale) for i, e in zip(ids, one.logprobs))
+            yield Chunk(ids, "", len(ids), signals, finish, facts)
 
     async def log_probs(self, session: str, context: Context, ids: Sequence[int]) -> list[float]:
         """Log-probabilities of ``ids`` behind the context."""
@@ -76,6 +84,11 @@ class VLLMBackend:
             entries = output.prompt_logprobs[-len(ids) :]
             found = [entry[token].logprob for entry, token in zip(entries, ids)]
         return found
+
+    async def log_prob_scale(self) -> Scale:
+        """As the engine was started."""
+        mode = str(getattr(self._engine.model_config, "logprobs_mode", "raw_logprobs"))
+        return "processed" if mode.startswith("processed") else "raw"
 
     async def release(self, session: str) -> None:
         """Nothing: the prefix cache looks after itself."""
@@ -106,3 +119,9 @@ class VLLMBackend:
     def _signals(self, entries: Any) -> Signals:
         ranked = sorted(entries.items(), key=lambda item: -item[1].logprob)[:TOP]
         return Signals(tuple((self._vocabulary.piece(i), one.logprob) for i, one in ranked))
+
+    def _fact(self, token: int, entries: Any, ask: Ask, scale: Scale) -> Fact:
+        values = {i: float(one.logprob) for i, one in entries.items()}
+        how = Sampling(**self._sampling(ask.sampling))
+        top = ranked(values, ask.facts)
+        return fact_of(token, values[token], top, how, scale, warped=ask.warped)

@@ -1,0 +1,1 @@
+"""The methods: a file each, with its config, its source and what it does."""

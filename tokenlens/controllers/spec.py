@@ -1,0 +1,84 @@
+"""All methods by name, and the spec that asks for one of them."""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from tokenlens.controllers.flow import Method
+from tokenlens.controllers.methods.best_of_n import BestOfN, MostConfident
+from tokenlens.controllers.methods.self_consistency import SelfConsistency, Voting
+from tokenlens.controllers.settings import Frame, PolicyBase
+from tokenlens.errors import SpecError
+
+CONTROLLERS: dict[str, tuple[type[PolicyBase], Callable[..., Method]]] = {
+    "self_consistency": (SelfConsistency, Voting),
+    "best_of_n": (BestOfN, MostConfident),
+}
+"""Config and class by the name that goes into the field ``policy``."""
+
+AnyPolicy = SelfConsistency | BestOfN
+
+
+class ControllerSpec(Frame):
+    """How one request is steered from outside the step.
+
+    Parameters
+    ----------
+    policy
+        The method: its name, or its config.
+    """
+
+    policy: Annotated[AnyPolicy, Field(discriminator="policy")]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_of_policy(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and isinstance(data.get("policy"), str):
+            return {**data, "policy": {"policy": data["policy"]}}
+        return data
+
+    @model_validator(mode="after")
+    def _within_limits(self) -> "ControllerSpec":
+        needed = self.policy.needed()
+        for name in ("forks", "probes"):
+            wanted, most = getattr(needed, name), getattr(self.limits, name)
+            if wanted > most:
+                raise SpecError.of(
+                    f"policy.{self.policy.policy}", f"{wanted} {name}",
+                    f"at most {most} a request (limits.{name})",
+                )  # fmt: skip
+        return self
+
+    def method(self) -> Method:
+        """What writes one request."""
+        return CONTROLLERS[self.policy.policy][1](self.policy)
+
+
+def name_of(data: Any) -> str | None:
+    """The name of a controller in what might be a controller's or a router's spec."""
+    if isinstance(data, ControllerSpec):
+        return data.policy.policy
+    policy = data.get("policy") if isinstance(data, Mapping) else data
+    name = policy.get("policy") if isinstance(policy, Mapping) else policy
+    return name if isinstance(name, str) and name in CONTROLLERS else None
+
+
+def parse_controller(data: "ControllerSpec | Mapping[str, Any] | str") -> ControllerSpec:
+    """A controller's spec from a mapping or a method's name.
+
+    Raises
+    ------
+    SpecError
+        Names each wrong field, what was got, and what is allowed.
+    """
+    if isinstance(data, ControllerSpec):
+        return data
+    if isinstance(data, str):
+        data = {"policy": data}
+    if not isinstance(data, Mapping):
+        raise SpecError.of("controller", data, "a mapping, or one of " + ", ".join(CONTROLLERS))
+    try:
+        return ControllerSpec.model_validate(dict(data))
+    except ValidationError as error:
+        raise SpecError.from_validation(ControllerSpec, error) from None

@@ -10,6 +10,7 @@ from tokenlens.controllers.methods.best_of_n import BestOfN, MostConfident
 from tokenlens.controllers.methods.self_consistency import SelfConsistency, Voting
 from tokenlens.controllers.settings import Frame, PolicyBase
 from tokenlens.errors import SpecError
+from tokenlens.spec.errors import translated
 
 CONTROLLERS: dict[str, tuple[type[PolicyBase], Callable[..., Method]]] = {
     "self_consistency": (SelfConsistency, Voting),
@@ -81,4 +82,4 @@ def parse_controller(data: "ControllerSpec | Mapping[str, Any] | str") -> Contro
     try:
         return ControllerSpec.model_validate(dict(data))
     except ValidationError as error:
-        raise SpecError.from_validation(ControllerSpec, error) from None
+        raise translated(ControllerSpec, error) from None

@@ -3,7 +3,8 @@
 A :class:`Controller` runs one of them over the backends of :mod:`tokenlens.routing`.
 """
 
-from tokenlens.controllers.controller import Controller, Line, Steered
+from tokenlens.controllers.controller import Controller
+from tokenlens.controllers.results import Line, Steered
 from tokenlens.controllers.settings import Limits
 from tokenlens.controllers.spec import CONTROLLERS, ControllerSpec, parse_controller
 from tokenlens.controllers.tree import Node, SteerTrace

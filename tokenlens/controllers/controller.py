@@ -2,58 +2,22 @@
 
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from tokenlens.controllers.desk import Desk, Model
 from tokenlens.controllers.page import Outlet, Page
+from tokenlens.controllers.results import Steered
 from tokenlens.controllers.spec import ControllerSpec, parse_controller
 from tokenlens.controllers.tree import SteerTrace, report
 from tokenlens.controllers.votes import equality, read
 from tokenlens.errors import SpecError
 from tokenlens.routing.backend import Backend, Context
 from tokenlens.routing.canonical import is_canonical
-from tokenlens.routing.router import FinishReason, Routed, leaves_thinking
+from tokenlens.routing.router import FinishReason, leaves_thinking
 from tokenlens.routing.settings import Role, Sampling
 from tokenlens.routing.vocabulary import Ends, Vocabulary, same_vocabulary
 from tokenlens.spec import encode_text
 from tokenlens.spec.markers import marker_of
-
-
-@dataclass(frozen=True)
-class Line:
-    """One of the lines that a request wrote; methods that branch keep all of them.
-
-    Attributes
-    ----------
-    parent, birth
-        The line that it left, and the tokens that it had then.
-    log_prob
-        Sum over its tokens, where the method has it.
-    """
-
-    ids: tuple[int, ...]
-    text: str
-    parent: int | None = None
-    birth: int = 0
-    log_prob: float | None = None
-
-
-@dataclass(frozen=True)
-class Steered(Routed):
-    """One text, and how it came about.
-
-    Attributes
-    ----------
-    answer
-        What the text answers, as the spec reads it; ``None`` where it ends inside the thinking.
-    lines
-        All whole lines that the method wrote, for trainers; empty where there was one.
-    """
-
-    trace: SteerTrace  # type: ignore[assignment]
-    answer: str | None = None
-    lines: tuple[Line, ...] = ()
 
 
 class Controller:
@@ -155,7 +119,7 @@ class Controller:
         try:
             await self.spec.method().run(page)
         finally:
-            await desk.release(name)
+            await desk.close()
         page.flush()
         return self._result(page, desk)
 
@@ -176,7 +140,8 @@ class Controller:
                 role: Role = "large" if atom.writer is None else atom.writer
                 kept[role] = kept.get(role, 0) + atom.tokens
         vocabulary = self.vocabularies["large"]
-        ids = page.ids
+        visible = page.visible
+        ids = [atom.token for atom in visible if atom.token is not None]
         canonical = None if vocabulary is None else is_canonical(vocabulary, ids)
         nodes = desk.tree.nodes()
         trace = SteerTrace(
@@ -188,7 +153,13 @@ class Controller:
         report(trace)
         answer = read(page.answer, self.spec.read_answer)
         return Steered(
-            ids, page.text, finish, page.tokens, trace, answer, tuple(desk.notes.get("lines", ()))
+            ids,
+            page.text,
+            finish,
+            sum(atom.tokens for atom in visible),
+            trace,
+            answer,
+            tuple(desk.notes.get("lines", ())),
         )
 
     def _ends(self, role: Role) -> Ends:
@@ -208,9 +179,13 @@ class Controller:
         if policy.needs_ids is not None and vocabulary is None:
             allowed = f"a server by token ids (vLLM or SGLang), because {policy.needs_ids}"
             raise SpecError.of(field, "a server that takes and gives text", allowed)
-        if policy.needs_second is not None and "small" not in self.backends:
-            allowed = f"a second one: {policy.needs_second}"
-            raise SpecError.of(field, "one model", allowed)
+        why = policy.second()
+        if why is not None and "small" not in self.backends:
+            raise SpecError.of(field, "one model", f"a second one: {why}")
+        for name in policy.scorers():
+            if name not in self.scorers:
+                allowed = "a function that the caller gives: Controller(..., scorers={name: ...})"
+                raise SpecError.of(f"{field}.scorers", f"no {name}", allowed)
         equality(spec.equality)
         texts = {f"policy.{name}": text for name, text in policy.texts().items()}
         texts["closing"] = spec.closing_text

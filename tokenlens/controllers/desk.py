@@ -110,6 +110,7 @@ class Desk:
         self.tree = Tree(self.frame.trace_nodes)
         self.counts = {role: Counts() for role in self.models}
         self.notes: dict[str, Any] = {}
+        self._sessions: dict[tuple[str, Role], None] = {}
 
     def seed(self, *key: object) -> int:
         """A seed of the request's own and a call's name: whenever the call is made, the same."""
@@ -160,6 +161,7 @@ class Desk:
             else:
                 stop_texts = (*stop_texts, ends.think_end)
         watcher = stop.watch(words)
+        self._sessions[session, role] = None
         counts = self.counts[role]
         counts.calls += 1
         ask = Ask(
@@ -227,10 +229,16 @@ class Desk:
     async def release(self, session: str, role: Role | None = None) -> None:
         """A session is over."""
         for name, model in self.models.items():
-            if role in (None, name):
+            if role in (None, name) and (session, name) in self._sessions:
+                del self._sessions[session, name]
                 # A backend that is gone holds nothing for us any more.
                 with suppress(BackendError):
                     await model.backend.release(session)
+
+    async def close(self) -> None:
+        """Every session of the request is over."""
+        for session, role in list(self._sessions):
+            await self.release(session, role)
 
     def usage(self, kept: Mapping[Role, int]) -> dict[Role, SteerUsage]:
         """Kept and thrown away, by model."""

@@ -3,6 +3,7 @@
 ``Probing`` looks at an unfinished thought and may stop it; ``Injecting`` writes into it.
 """
 
+from dataclasses import replace
 from typing import Protocol
 
 from tokenlens.controllers.desk import Span
@@ -18,28 +19,67 @@ class Method(Protocol):
 
 
 async def finish(page: Page, why: str = "") -> None:
-    """End the thinking if it is not over, and write the answer, once.
-
-    An end of the text inside the thinking is no answer: it is taken back, and the answer asked for.
-    """
-    frame = page.desk.frame
-    if frame.think_end is None:
+    """End the thinking if it is not over, and write the answer, once."""
+    if page.desk.frame.think_end is None:
         if page.state != "eos" and not why:
             page.state = "full"
         page.why = page.why or why or page.state
         return
-    if page.answer_at is None:
-        page.why = page.why or why or ("eos" if page.state == "eos" else "budget")
-        if page.state == "eos":
-            drop_eos(page)
-        text = frame.closing_text
-        if not text or not page.insert(text, "closing", "closing"):
-            page.state = "full"
-            return
-        page.close(len(page.atoms))
+    if page.answer_at is None and not close(page, why):
+        return
     page.why = page.why or why or "think_end"
     if page.state != "eos":
         await answer(page)
+
+
+def close(page: Page, why: str = "") -> bool:
+    """End the thinking by force; whether there was room for that.
+
+    An end of the text inside the thinking is no answer: it is taken back, and the answer follows.
+    """
+    page.why = page.why or why or ("eos" if page.state == "eos" else "budget")
+    if page.state == "eos":
+        drop_eos(page)
+    text = page.desk.frame.closing_text
+    if not text or not page.insert(text, "closing", "closing"):
+        page.state = "full"
+        return False
+    page.close(len(page.atoms))
+    return True
+
+
+def goes_on(page: Page) -> bool:
+    """Whether the line goes on, for methods that steer thinking and answer alike.
+
+    Closes the thinking where its budget is used up.
+    """
+    if page.desk.frame.think_end is not None and page.answer_at is None:
+        if page.state == "eos" or page.room() <= 0:
+            return close(page) and page.room() > 0
+        return True
+    page.why = page.why or ("think_end" if page.desk.frame.think_end is not None else page.state)
+    if page.state == "eos":
+        return False
+    if page.room() <= 0:
+        page.state = "full"
+        return False
+    return True
+
+
+def divided(page: Page, span: Span, texts: tuple[str, ...]) -> tuple[Span, Span]:
+    """A span before the text that ended it, and from its tokens on."""
+    if span.ids:
+        for at in range(len(span.ids) - 1, -1, -1):
+            if any(text in page.model.decode(span.ids[at:]) for text in texts):
+                head = replace(span, ids=span.ids[:at], facts=span.facts[:at], finish="cut")
+                return head, replace(span, ids=span.ids[at:], facts=span.facts[at:])
+        return replace(span, finish="cut"), replace(span, ids=(), facts=())
+    whole = "".join(text for text, _ in span.words)
+    at = max((whole.rfind(text) for text in texts), default=-1)
+    if at < 0:
+        return replace(span, finish="cut"), replace(span, words=())
+    tail = replace(span, words=((whole[at:], 1),))
+    return replace(span, words=((whole[:at], max(0, span.tokens - 1)),), finish="cut"), tail
 
 
 def drop_eos(page: Page) -> None:

@@ -33,6 +33,8 @@ class Atom:
     mark: Mark
     injected: bool = False
     writer: Role | None = None
+    # read by the model, and no part of the text that is returned
+    hidden: bool = False
 
 
 @dataclass
@@ -99,13 +101,18 @@ class Page:
         return sum(atom.tokens for atom in self.atoms)
 
     @property
+    def visible(self) -> list[Atom]:
+        """What is returned."""
+        return [atom for atom in self.atoms if not atom.hidden]
+
+    @property
     def text(self) -> str:
         """Everything written, without the end of the text."""
         return self.text_from(0)
 
     def text_from(self, at: int, to: int | None = None) -> str:
         """The text of atoms in a row."""
-        atoms = self.atoms[at:to]
+        atoms = [atom for atom in self.atoms[at:to] if not atom.hidden]
         if self.model.vocabulary is None:
             return "".join(atom.text for atom in atoms)
         return self.model.decode([atom.token for atom in atoms if atom.token is not None])
@@ -128,9 +135,13 @@ class Page:
         left = 1 << 30 if self._max_tokens is None else self._max_tokens - self.tokens
         if not isinstance(prompt, str):
             left = min(left, self.model.limit - len(prompt) - self.tokens - 1)
-        if self.is_thinking and self.desk.frame.think_end is not None:
-            left = min(left, self.desk.frame.thinking_tokens - self.tokens)
-        return left
+        frame = self.desk.frame
+        if frame.think_end is None:
+            return min(left, frame.thinking_tokens + frame.answer_tokens - self.tokens)
+        if self.is_thinking:
+            return min(left, frame.thinking_tokens - self.tokens)
+        written = sum(atom.tokens for atom in self.atoms[self.answer_at or 0 :])
+        return min(left, frame.answer_tokens - written)
 
     def begin(self, kind: Kind) -> Mark:
         """A node of the trace that begins here."""
@@ -198,6 +209,21 @@ class Page:
         """The thinking ends there."""
         self.state, self.answer_at = "closed", at
 
+    def reread(self) -> None:
+        """Find the state anew in what was put in as a whole."""
+        vocabulary, ends = self.model.vocabulary, self.model.ends
+        self.state, self.answer_at = "thinking", None
+        if vocabulary is None:
+            return
+        watcher = Stop(ends=ends if ends.think_end else None).watch(vocabulary)
+        for at, atom in enumerate(self.atoms):
+            end = watcher.push(atom.token) if atom.token is not None else None
+            if end == "eos":
+                self.state = "eos"
+                return
+            if end == "think_end" and self.answer_at is None:
+                self.close(at + 1)
+
     def cut(self, count: int, why: str = "") -> None:
         """Throw away all but the first atoms."""
         for atom in self.atoms[count:]:
@@ -208,7 +234,10 @@ class Page:
         if self.state in ("eos", "closed") and self.answer_at is None:
             self.state = "thinking"
 
-    def insert(self, text: str, field: str, kind: Kind = "hint", at: int | None = None) -> bool:
+    def insert(
+        self, text: str, field: str, kind: Kind = "hint", at: int | None = None, *,
+        hidden: bool = False,
+    ) -> bool:  # fmt: skip
         """Put a text in, by ids where there are ids; at the end, or before an atom.
 
         Returns
@@ -234,9 +263,9 @@ class Page:
         mark = self.begin(kind)
         mark.text, mark.kept = text, 0
         if isinstance(context, str):
-            new = [Atom(None, text, count, mark, injected=True)]
+            new = [Atom(None, text, count, mark, injected=True, hidden=hidden)]
         else:
-            new = [Atom(token, "", 1, mark, injected=True) for token in context]
+            new = [Atom(i, "", 1, mark, injected=True, hidden=hidden) for i in context]
         place = len(self.atoms) if at is None else at
         self.atoms[place:place] = new
         self._settle()
@@ -264,11 +293,14 @@ class Page:
         stop: Stop = NO_STOP,
         facts: int = 0,
         warped: bool = False,
+        apart: bool = False,
     ) -> Span | None:
         """What the model would write behind the line and a suffix; ``None`` where that failed.
 
-        A probe shares the line's session: its own tokens are forgotten with the next call.
+        A probe shares the line's session: its own tokens are forgotten with the next call. One that
+        runs beside it (``apart``) has its own.
         """
+        name = f"{self.session}.probe" if apart else self.session
         mark = self.begin("probe")
         try:
             self.desk.use("probes")
@@ -277,12 +309,16 @@ class Page:
             if room <= 0:
                 raise LimitError("no room in the model's context")
             return await self.desk.call(
-                context, mark, session=self.session, max_tokens=min(max_tokens, room),
-                sampling=sampling, stop=stop, facts=facts, warped=warped, fork_of=self.fork_of,
+                context, mark, session=name, max_tokens=min(max_tokens, room), sampling=sampling,
+                stop=stop, facts=facts, warped=warped,
+                fork_of=self.session if apart else self.fork_of,
             )  # fmt: skip
         except FAILURES as error:
             mark.error = _short(error)
             return None
+        finally:
+            if apart:
+                await self.desk.release(name)
 
     def branch(self, *key: object, kind: Kind = "line", at: int | None = None) -> "Page":
         """Another line that begins as this one, or its first atoms, with a session of its own."""
@@ -324,6 +360,7 @@ class Page:
         if outlet.held or (outlet.emit is None and outlet.watch is None):
             return
         new, self._settled = self.atoms[self._settled :], len(self.atoms)
+        new = [atom for atom in new if not atom.hidden]
         vocabulary = self.model.vocabulary
         ids = tuple(atom.token for atom in new if atom.token is not None)
         if outlet.watch is not None and ids:

@@ -56,6 +56,14 @@ class PolicyBase(MethodBase):
         """The most that it can use, as far as that is known before a request."""
         return Needed()
 
+    def second(self) -> str | None:
+        """Why a second model is needed, if it is."""
+        return self.needs_second
+
+    def scorers(self) -> tuple[str, ...]:
+        """Functions that the caller has to give."""
+        return ()
+
     def texts(self) -> dict[str, str]:
         """Texts by field that are put into what the model reads: its tokenizer must write them."""
         return {}

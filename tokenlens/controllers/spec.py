@@ -7,18 +7,45 @@ from pydantic import Field, ValidationError, model_validator
 
 from tokenlens.controllers.flow import Method
 from tokenlens.controllers.methods.best_of_n import BestOfN, MostConfident
+from tokenlens.controllers.methods.cntp import Cntp, Trials
+from tokenlens.controllers.methods.concise_hint import ConciseHint, Hints
+from tokenlens.controllers.methods.conditional_entropy import ConditionalEntropy, Falling
+from tokenlens.controllers.methods.deer import Deer, Exits
+from tokenlens.controllers.methods.dynasor import Agreement, Dynasor
+from tokenlens.controllers.methods.first_try import Candidates, FirstTry
+from tokenlens.controllers.methods.latr import Latr, Rollout
 from tokenlens.controllers.methods.self_consistency import SelfConsistency, Voting
+from tokenlens.controllers.methods.trimr import TrimR, Verified
 from tokenlens.controllers.settings import Frame, PolicyBase
 from tokenlens.errors import SpecError
 from tokenlens.spec.errors import translated
 
 CONTROLLERS: dict[str, tuple[type[PolicyBase], Callable[..., Method]]] = {
-    "self_consistency": (SelfConsistency, Voting),
     "best_of_n": (BestOfN, MostConfident),
+    "cntp": (Cntp, Trials),
+    "concise_hint": (ConciseHint, Hints),
+    "conditional_entropy": (ConditionalEntropy, Falling),
+    "deer": (Deer, Exits),
+    "dynasor": (Dynasor, Agreement),
+    "first_try": (FirstTry, Candidates),
+    "latr": (Latr, Rollout),
+    "self_consistency": (SelfConsistency, Voting),
+    "trimr": (TrimR, Verified),
 }
 """Config and class by the name that goes into the field ``policy``."""
 
-AnyPolicy = SelfConsistency | BestOfN
+AnyPolicy = (
+    BestOfN
+    | Cntp
+    | ConciseHint
+    | ConditionalEntropy
+    | Deer
+    | Dynasor
+    | FirstTry
+    | Latr
+    | SelfConsistency
+    | TrimR
+)
 
 
 class ControllerSpec(Frame):

@@ -45,7 +45,9 @@ class Latr(PolicyBase):
     relative: Probability = 0.15
     checks: Steps = (20, 30, 50)
     edit: Probability | None = Field(0.4, description="dropped below it; distance over length")
-    suffix: Probability | None = Field(None, description="dropped above it; common end over length")
+    suffix: Probability | None = Field(
+        None, description="dropped above it; of an end that the other has"
+    )
     rouge_l: Probability | None = Field(None, description="dropped above it")
     force: int = Field(512, ge=1, le=1_000_000, description="steps; then rows go on by themselves")
     choose: Literal["vote", "root"] = "vote"
@@ -220,13 +222,18 @@ def edit_distance(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def common_suffix(a: Sequence[int], b: Sequence[int]) -> int:
-    """Tokens of the common end."""
-    count = 0
-    for x, y in zip(reversed(a), reversed(b)):
-        if x != y:
-            break
-        count += 1
-    return count
+    """Tokens of the longest end of one of them that stands anywhere in the other one."""
+    return max(_end_within(a, b), _end_within(b, a))
+
+
+def _end_within(a: Sequence[int], b: Sequence[int]) -> int:
+    best = 0
+    for stop in range(len(b), 0, -1):
+        count = 0
+        while count < min(stop, len(a)) and a[-1 - count] == b[stop - 1 - count]:
+            count += 1
+        best = max(best, count)
+    return best
 
 
 def rouge_l(a: Sequence[int], b: Sequence[int]) -> float:

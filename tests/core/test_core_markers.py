@@ -230,10 +230,10 @@ def test_what_clients_write_does_not_grow_the_device_s_memory(monkeypatch):
     core.add(3, markers(18), [])  # somebody else has it
     with pytest.raises(SpecError, match=r"one pair of markers more than the 3 in use"):
         core.add(4, markers(1), [])
-    parked = core.park(2)
+    suspended = core.suspend(2)
     with pytest.raises(SpecError, match=r"3 different pairs of markers"):
         core.add(4, markers(1), [])
-    core.drop(parked)
+    core.discard(suspended)
     core.add(4, markers(1), [])
 
 

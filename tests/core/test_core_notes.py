@@ -141,14 +141,14 @@ def test_a_slot_s_last_request_says_nothing_of_its_next():
     slots = torch.tensor([0, 1])
     core.step(torch.randn(2, VOCAB, generator=torch.Generator().manual_seed(0)), slots)
     # In another order: filed by slot.
-    notes = core.commit(torch.tensor([9, 9]), torch.tensor([1, 0])).notes.tolist()
+    notes = core.commit(torch.tensor([9, 9]), torch.tensor([1, 0])).records.tolist()
     assert edits_and_switch(notes[0], core.records)[0] is not None
     assert edits_and_switch(notes[1], core.records) == (None, None)
 
 
 @pytest.mark.parametrize("level", ["off", "summary"])
 def test_without_a_full_trace_nothing_is_recorded(level, monkeypatch):
-    monkeypatch.setattr("tokenlens.core.pipeline._recorded", pytest.fail)
+    monkeypatch.setattr("tokenlens.core.rows.Rows.stacked_records", pytest.fail)
     seen = []
     original = Rows.record
     monkeypatch.setattr(

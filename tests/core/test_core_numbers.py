@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tokenlens import DecodingSpec, SpecError
+from tokenlens.core.columns import INVALID_STEPS
 from tokenlens.core.engine_vectors import Host
 from tokenlens.core.forcing import FORCED_LOGIT
 from tokenlens.core.next_input import gaussian
-from tokenlens.core.pipeline import INVALID_STEPS
 from tokenlens.spec import METHOD_CONFIGS, parse_spec
 from tokenlens.spec.needs import Need
 from tokenlens.spec.registry import NEEDS_LATENT

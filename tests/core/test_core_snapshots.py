@@ -75,19 +75,19 @@ def test_other_tokens_may_follow():
     assert other == [step(fresh, 0, number) for number in (30, 31)]
 
 
-def test_a_parked_request_comes_back_in_another_slot():
+def test_a_suspended_request_comes_back_in_another_slot():
     core = Core(max_slots=2, vocab_size=VOCAB, rewind_steps=2)
     core.add(0, request(), [1], 1)
     expected = Core(max_slots=2, vocab_size=VOCAB, rewind_steps=2)
     expected.add(0, request(), [1], 1)
     for number in range(4):
         assert step(core, 0, number) == step(expected, 0, number)
-    parked = core.park(0)
+    suspended = core.suspend(0)
     assert core.idle
     # Somebody else has the slot meanwhile.
     core.add(0, request(), [3, 1], 2)
     step(core, 0, 50)
-    core.unpark(1, parked)
+    core.resume(1, suspended)
     for number in range(4, 10):
         assert step(core, 1, number) == step(expected, 0, number)
     core.rewind(1, 9)

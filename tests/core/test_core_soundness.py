@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tokenlens import SpecError
 from tokenlens.core import soundness
-from tokenlens.core.pipeline import INVALID_STEPS
+from tokenlens.core.columns import INVALID_STEPS
 from tokenlens.spec import METHOD_CONFIGS, parse_spec
 
 VOCAB = 80

@@ -2,8 +2,9 @@
 
 from tokenlens.core.columns import Phase
 from tokenlens.core.next_input import FeedPlan
-from tokenlens.core.pipeline import Core, Step
+from tokenlens.core.pipeline import Core
+from tokenlens.core.report import StepReport
 from tokenlens.core.request import Request, bind
 from tokenlens.core.slots import SlotTable
 
-__all__ = ["Core", "FeedPlan", "Phase", "Request", "SlotTable", "Step", "bind"]
+__all__ = ["Core", "FeedPlan", "Phase", "Request", "SlotTable", "StepReport", "bind"]

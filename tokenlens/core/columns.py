@@ -47,6 +47,7 @@ POSITION = Field("position", "int")  # of the token that is decided next
 GENERATED = Field("generated", "int")
 THINKING_TOKENS = Field("thinking_tokens", "int")
 PROMPT_THINKING = Field("prompt_thinking", "int")  # thinking tokens that the prompt holds
+ALIVE = Field("alive", "bool", True)  # no end-of-text token has been committed
 SEED = Field("seed", "int", fixed=True)
 EOS_IDS = Field("eos_ids", "int", -1, size=8, fixed=True)
 # the canonical end of thinking
@@ -71,6 +72,11 @@ BASE_WEIGHT = Field("feed.base_weight", "float")
 NOISE_SCALE = Field("feed.noise_scale", "float")
 # Of the step's noise, for trainers; 0 where there is none.
 LOG_PROBABILITY = Field("proposal.log_probability", "float")
+
+# Totals of a request
+LATENT_STEPS = Field("count.latent_steps", "int")
+FORCED_STEPS = Field("count.forced_steps", "int")
+INVALID_STEPS = Field("count.invalid_steps", "int")
 
 MAX_ANCHORS = 3
 """The last entries of a concept token, which blends use."""

@@ -6,14 +6,18 @@ from typing import Literal
 
 import torch
 
-from tokenlens.core.columns import GENERATED, PHASE, SWITCH, THINKING_TOKENS, Field
-from tokenlens.core.pipeline import (
+from tokenlens.core.columns import (
     FORCED_STEPS,
+    GENERATED,
     INVALID_STEPS,
     LATENT_STEPS,
-    Core,
-    Step,
+    PHASE,
+    SWITCH,
+    THINKING_TOKENS,
+    Field,
 )
+from tokenlens.core.pipeline import Core
+from tokenlens.core.report import StepReport
 from tokenlens.core.request import Request
 from tokenlens.spec.needs import Need
 from tokenlens.trace import PHASE_NAMES, Trace, TraceCounts, TraceStep
@@ -49,11 +53,11 @@ class Recorder:
         self._max_entries = max((config.most_entries(latent=True) for config in full), default=0)
         self._prompts = [tuple(ids) for ids in prompts] or [()] * len(self._requests)
         self._same_noise = _repeats([request.noise_key for request in requests], prompts)
-        self._steps: list[Step] = []
-        self._chunks: list[Step] = []
+        self._steps: list[StepReport] = []
+        self._chunks: list[StepReport] = []
         self._seen = 0
 
-    def append(self, step: Step | None) -> None:
+    def append(self, step: StepReport | None) -> None:
         """Keep a step if any request wants it; no host read."""
         if step is None:
             return
@@ -72,16 +76,16 @@ class Recorder:
 
     def _flush(self) -> None:
         if self._steps:
-            self._chunks.append(Step(*(torch.stack(column) for column in zip(*self._steps))))
+            self._chunks.append(StepReport(*(torch.stack(column) for column in zip(*self._steps))))
             self._steps = []
 
     def traces(self) -> list[Trace | None]:
         """A trace for each request; ``None`` where its spec says ``trace.level: off``."""
         self._flush()
-        host = [Step(*(column.cpu() for column in chunk)) for chunk in self._chunks]
+        host = [StepReport(*(column.cpu() for column in chunk)) for chunk in self._chunks]
         return [self._trace(row, request, host) for row, request in enumerate(self._requests)]
 
-    def _trace(self, row: int, request: Request, host: Sequence[Step]) -> Trace | None:
+    def _trace(self, row: int, request: Request, host: Sequence[StepReport]) -> Trace | None:
         config = request.spec.trace
         if config.level == "off":
             return None
@@ -116,11 +120,11 @@ class Recorder:
         return int(self._core.table.column(column)[row])
 
 
-def _steps(chunk: Step, row: int, request: Request, names: Sequence[str]) -> list[TraceStep]:
+def _steps(chunk: StepReport, row: int, request: Request, names: Sequence[str]) -> list[TraceStep]:
     # A column of `chunk` is [steps, rows] or [steps, rows, entries], on the host.
     columns = {name: column[:, row].tolist() for name, column in chunk._asdict().items()}
     advanced = columns.pop("advanced")
-    columns["notes"] = [edits_and_switch(amounts, names) for amounts in columns["notes"]]
+    columns["records"] = [edits_and_switch(amounts, names) for amounts in columns["records"]]
     scored = Need.SCORES in request.needs
     return [
         step_record(

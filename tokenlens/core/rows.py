@@ -1,6 +1,6 @@
 """One step's copy of the state: a row for each row of the batch. Knows no slots and no engine."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -176,6 +176,11 @@ class Rows:
         Known on the host: a hook may skip what only other values switch on.
         """
         return column in self._used
+
+    def stacked_records(self, names: Sequence[str]) -> Tensor:
+        """What was recorded, ``[num_rows, len(names)]`` float32; 0 for nothing."""
+        nothing = self.constant(0.0)
+        return torch.stack([self.records.get(name, nothing).float() for name in names], dim=1)
 
     @property
     def traced(self) -> bool:

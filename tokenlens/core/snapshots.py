@@ -1,4 +1,4 @@
-"""States that a slot had before: to take tokens back, and to lend a slot to somebody else.
+"""States that a slot had before: to take tokens back, and to suspend a request.
 
 Knows nothing of methods or tokens: it copies rows of the slot tables on the device.
 """
@@ -22,12 +22,12 @@ class State(NamedTuple):
     wide: Mapping[Field, Tensor]
 
 
-class Parked(NamedTuple):
+class SuspendedRequest(NamedTuple):
     """A request that has no slot for now, and everything that its slot held."""
 
     request: Request
     state: State
-    past: State | None
+    snapshots: State | None
 
 
 def copy_of(table: SlotTable, slot: int) -> State:
@@ -35,10 +35,10 @@ def copy_of(table: SlotTable, slot: int) -> State:
     return _copy(State(table.ints, table.floats, table.wide), slice(slot, slot + 1))
 
 
-def paste(table: SlotTable, slot: int, state: State) -> None:
+def restore(table: SlotTable, slot: int, state: State) -> None:
     """Write a copy back, into any slot."""
     table.forget_fixed()
-    _paste(State(table.ints, table.floats, table.wide), slice(slot, slot + 1), state)
+    _copy_into(State(table.ints, table.floats, table.wide), slice(slot, slot + 1), state)
 
 
 def _copy(of: State, rows: slice) -> State:
@@ -46,20 +46,20 @@ def _copy(of: State, rows: slice) -> State:
     return State(of.ints[rows].clone(), of.floats[rows].clone(), wide)
 
 
-def _paste(to: State, rows: slice, state: State) -> None:
+def _copy_into(to: State, rows: slice, state: State) -> None:
     to.ints[rows].copy_(state.ints)
     to.floats[rows].copy_(state.floats)
     for column, values in state.wide.items():
         to.wide[column][rows].copy_(values)
 
 
-class Past:
+class Snapshots:
     """For each slot, the state before each of its newest tokens, in a ring by their number."""
 
     def __init__(self, table: SlotTable, steps: int) -> None:
         self.steps = steps
         self._generated = table.columns[GENERATED].start
-        # [(max_slots + 2) * steps, columns]; what hooks cannot change needs no past.
+        # [(max_slots + 2) * steps, columns]; what hooks cannot change needs no snapshot.
         self.state = State(
             table.ints.repeat_interleave(steps, dim=0),
             table.floats.repeat_interleave(steps, dim=0),
@@ -73,7 +73,7 @@ class Past:
     def record(self, slots: Tensor, table: SlotTable, live: Collection[Field]) -> None:
         """Remember the slots' states before a token is committed.
 
-        They are the table's: rows that were filed between step and commit already hold what the
+        They are the table's: a row that was filed between step and commit already holds what the
         step intends, which a step that is made again would do twice.
 
         Parameters
@@ -94,12 +94,12 @@ class Past:
     def restore(self, slot: int, generated: int, table: SlotTable) -> None:
         """Put the state with so many generated tokens back."""
         place = slot * self.steps + generated % self.steps
-        paste(table, slot, _copy(self.state, slice(place, place + 1)))
+        restore(table, slot, _copy(self.state, slice(place, place + 1)))
 
     def copy_of(self, slot: int) -> State:
         """A copy of one slot's ring."""
         return _copy(self.state, slice(slot * self.steps, (slot + 1) * self.steps))
 
-    def paste(self, slot: int, state: State) -> None:
+    def restore_ring(self, slot: int, state: State) -> None:
         """Write a ring back, into any slot."""
-        _paste(self.state, slice(slot * self.steps, (slot + 1) * self.steps), state)
+        _copy_into(self.state, slice(slot * self.steps, (slot + 1) * self.steps), state)

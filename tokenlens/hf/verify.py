@@ -17,7 +17,7 @@ from transformers import LogitsProcessor
 from tokenlens.errors import UnsupportedError
 from tokenlens.hf.given import tokenizer_of
 from tokenlens.hf.replay import Replay
-from tokenlens.spec import Tokenizer, needs_of
+from tokenlens.spec import NEEDS, Tokenizer, needs_of
 from tokenlens.trace import Trace, TraceStep
 
 TOLERANCE = 1e-4
@@ -171,8 +171,9 @@ def _refuse(trace: Trace, prompt: Sequence[int]) -> None:
         )
     needs = needs_of(trace.spec)
     if needs:
+        fed = ", ".join(NEEDS[need] for need in needs)
         raise UnsupportedError(
-            f"trace: got a spec that feeds {', '.join(sorted(needs))}; allowed: concept tokens and"
+            f"trace: got a spec that feeds {fed}; allowed: concept tokens and"
             " tokens. A trace holds ids and weights, and no vectors of an engine."
         )
     first = trace.steps[0].position

@@ -16,9 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenlens.core import Core, Request
-from tokenlens.core.columns import GENERATED, PHASE, THINKING_TOKENS
-from tokenlens.core.pipeline import FORCED_STEPS, INVALID_STEPS, LATENT_STEPS, Step
-from tokenlens.core.snapshots import Parked
+from tokenlens.core.columns import (
+    FORCED_STEPS,
+    GENERATED,
+    INVALID_STEPS,
+    LATENT_STEPS,
+    PHASE,
+    THINKING_TOKENS,
+)
+from tokenlens.core.report import StepReport
+from tokenlens.core.snapshots import SuspendedRequest
 from tokenlens.methods.gated import SWITCHES
 from tokenlens.methods.soft_thinking import COLD_STOPS
 from tokenlens.serving.embedding import Calls, InputEmbedding
@@ -58,7 +65,7 @@ class Live:
     latent: bool
     slot: int = -1
     preempted: bool = False
-    parked: Parked | None = None
+    suspended: SuspendedRequest | None = None
     held: Ints | None = None
     generated: int = 0
     answer: Ints = field(default_factory=lambda: np.zeros(2, dtype=np.int64))
@@ -166,11 +173,11 @@ class Batch:
         self._changed = True
         if live.slot < 0:
             slot = self._take_slot()
-            assert live.parked is not None
+            assert live.suspended is not None
             assert live.held is not None
-            self.core.unpark(slot, live.parked)
+            self.core.resume(slot, live.suspended)
             self.store.lower(slot, live.held)
-            live.parked = live.held = None
+            live.suspended = live.held = None
             self._seat(live, slot)
             if self.store.pages[slot, max(0, generated - 1) // PAGE] == MISSED:
                 # Its newest concept token was in the slot that it had before.
@@ -196,8 +203,8 @@ class Batch:
             self._changed = True
             if live.held is not None:
                 self.store.free_lifted(live.held)
-            if live.parked is not None:
-                self.core.drop(live.parked)
+            if live.suspended is not None:
+                self.core.discard(live.suspended)
             if live.slot >= 0:
                 self.store.release(live.slot)
                 self._leave(live)
@@ -224,7 +231,7 @@ class Batch:
             slot = idle.slot
             idle.generated = int(self._generated[slot])
             idle.answer = self._answer[slot].copy()
-            idle.parked = self.core.park(slot)
+            idle.suspended = self.core.suspend(slot)
             idle.held = self.store.lift(slot)
             self._leave(idle)
             idle.slot = -1
@@ -390,7 +397,7 @@ class Batch:
         self._advance_tensor = self._upload(self._advance)
         self._entries = np.where(self._owned, self._entries, 0)
 
-    def commit(self, sampled: Tensor) -> Step | None:
+    def commit(self, sampled: Tensor) -> StepReport | None:
         """Take the tokens that were sampled, ``[num_rows]``, and keep what is fed next."""
         if self._is_idle():
             return None

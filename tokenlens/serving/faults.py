@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from tokenlens.core.snapshots import Parked
+    from tokenlens.core.snapshots import SuspendedRequest
     from tokenlens.serving.batch import Batch
 
 logger = logging.getLogger(__name__)
@@ -38,18 +38,18 @@ def decide_apart(batch: "Batch", logits: Tensor) -> Tensor:
     step changes no state, so that the others are what they were. Slow, and only ever done after an
     exception.
     """
-    away: dict[str, Parked] = {}
+    away: dict[str, SuspendedRequest] = {}
     for live in [live for live in batch.live.values() if live.slot >= 0]:
         with _blamed(batch, live.req_id):
-            away[live.req_id] = batch.core.park(live.slot)
+            away[live.req_id] = batch.core.suspend(live.slot)
     for req_id in list(away):
         with _blamed(batch, req_id):
-            batch.core.unpark(batch.live[req_id].slot, away.pop(req_id))
+            batch.core.resume(batch.live[req_id].slot, away.pop(req_id))
             batch.core.step(logits, batch.slots)
-            away[req_id] = batch.core.park(batch.live[req_id].slot)
-    for req_id, parked in away.items():
+            away[req_id] = batch.core.suspend(batch.live[req_id].slot)
+    for req_id, suspended in away.items():
         with _blamed(batch, req_id):
-            batch.core.unpark(batch.live[req_id].slot, parked)
+            batch.core.resume(batch.live[req_id].slot, suspended)
     batch.leave_rows()
     try:
         return batch.core.step(logits, batch.slots)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from tokenlens.core.columns import Phase
-from tokenlens.core.pipeline import Step
 from tokenlens.core.recorder import edits_and_switch
+from tokenlens.core.report import StepReport as BatchStep
 from tokenlens.serving.batch import Batch, Live
 from tokenlens.serving.faults import BROKEN, logger
 from tokenlens.serving.traces import COLUMNS
@@ -31,7 +31,7 @@ class StepReport:
     """
 
     def __init__(
-        self, batch: Batch, step: Step, rows: Sequence[tuple[int, Live]], max_steps: int
+        self, batch: Batch, step: BatchStep, rows: Sequence[tuple[int, Live]], max_steps: int
     ) -> None:
         self._batch, self._max_steps = batch, max_steps
         self._rows = [(row, live, live.rewinds) for row, live in rows]
@@ -47,7 +47,7 @@ class StepReport:
                 _to_host(column[:, : self._entries] if column.dim() == 2 else column)
                 for column in (getattr(step, name) for name in COLUMNS[:-1])
             ]
-            self._step.append(_to_host(step.notes))
+            self._step.append(_to_host(step.records))
         self._ready: Any = None
         if core.device.type == "cuda":
             self._ready = torch.cuda.Event()
@@ -93,7 +93,7 @@ class StepReport:
 
 
 def report_of(
-    batch: Batch, step: Step | None, rows: Sequence[tuple[int, Live]], max_steps: int
+    batch: Batch, step: BatchStep | None, rows: Sequence[tuple[int, Live]], max_steps: int
 ) -> StepReport | None:
     """The report of a step; where it cannot be made, the step's requests end."""
     if step is None or not rows:

@@ -17,9 +17,9 @@ COUNTS = tuple(TraceCounts.model_fields)
 
 COLUMNS = (
     *("position", "phase", "token", "latent", "forced", "valid", "entropy", "max_probability"),
-    *("weights", "ids", "log_probability", "scores", "notes"),
+    *("weights", "ids", "log_probability", "scores", "records"),
 )
-"""Order of a step's values in a report: columns of ``core.pipeline.Step``."""
+"""Order of a step's values in a report: columns of ``core.report.StepReport``."""
 
 
 class Recorder:

@@ -13,9 +13,9 @@ def step_record(columns: Mapping[str, Any], config: TraceConfig, scored: bool) -
     Parameters
     ----------
     columns
-        The row's values by the names of ``core.pipeline.Step``, as plain data, ``phase`` as the
-        core's number; ``weights``, ``ids`` and ``scores`` instead of ``entries``; ``notes`` as
-        ``core.recorder.said`` reads them.
+        The row's values by the names of ``core.report.StepReport``, as plain data, ``phase`` as the
+        core's number; ``weights``, ``ids`` and ``scores`` instead of ``entries``; ``records`` as
+        ``core.recorder.edits_and_switch`` reads them.
     config
         How many places of the concept token are looked at.
     scored
@@ -24,7 +24,7 @@ def step_record(columns: Mapping[str, Any], config: TraceConfig, scored: bool) -
     values = dict(columns)
     weights = values.pop("weights")[: config.most_entries(values["latent"])]
     ids, scores = values.pop("ids"), values.pop("scores")
-    edits, switch = values.pop("notes")
+    edits, switch = values.pop("records")
     # A contrastive push can make the first entry's weight negative.
     live = [place for place, weight in enumerate(weights) if weight != 0]
     return TraceStep(

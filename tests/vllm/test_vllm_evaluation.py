@@ -1,11 +1,17 @@
-"""Evaluations on vLLM: ``tokenlens eval``'s engine and lm-eval's model answer as Hugging Face."""
+"""Evaluations on vLLM: ``tokenlens eval``'s engine and lm-eval's model answer as Hugging Face.
+
+The same of two real servers, of which one is killed in the middle.
+"""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from ports import free_port
+from servers import VLLM_ENVIRONMENT, Process
 from vllm_support import TIMEOUT, environment, needs_vllm
 
 # The fixture counts in the first test.
@@ -54,3 +60,96 @@ def test_lm_eval_s_specs_differ(found):
 
 def test_a_task_that_generates_nothing_is_refused(found):
     assert "soft_thinking with a loglikelihood task" in found["lm_eval"]["scoring"]
+
+
+def start(folder, name):
+    """A server of the model that the driver evaluates, which carries specs out."""
+    from tokenlens.assets import path_of
+
+    port = free_port()
+    command = [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", path_of("tiny-reasoner-latent"), "--served-model-name", "tiny"),
+        *("--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--dtype", "float32"),
+        *("--max-model-len", "512", "--kv-cache-memory-bytes", str(32 << 20)),
+        *("--max-num-seqs", "16", "--logits-processors", "tokenlens.vllm:TokenLens"),
+        *("--api-key", "secret"),
+    ]
+    return Process(command, port, folder / f"{name}.log", environment=VLLM_ENVIRONMENT)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Two servers; the first is there to be killed."""
+    folder = tmp_path_factory.mktemp("servers")
+    running = []
+    try:
+        for name in ("doomed", "other"):
+            running.append(start(folder, name))
+        yield running
+        running[1].check()
+    finally:
+        for one in running:
+            one.stop()
+
+
+def test_a_server_that_is_killed_loses_no_answer(found, pair, tmp_path, monkeypatch):
+    from tokenlens.evaluation import Sampling, arms_of, evaluate, load_task, open_engine
+    from tokenlens.spec import preset
+
+    urls = [one.address for one in pair]
+    with pytest.raises(OSError, match="TOKENLENS_API_KEY"):
+        open_engine("server", "tiny-reasoner-latent", base_url=urls)
+    monkeypatch.setenv("TOKENLENS_API_KEY", "secret")
+    with pytest.raises(ValueError, match="not the one of"):
+        open_engine("server", "tiny-reasoner-small", base_url=urls[1:], served_model="wrong")
+    engine = open_engine("server", "tiny-reasoner-latent", base_url=urls, concurrency=4)
+    told = []
+
+    def progress(arm, done, total):
+        told.append((arm, done))
+        if len(told) == 2:
+            # With requests on their way to it.
+            pair[0].stop(signal.SIGKILL)
+
+    try:
+        results = evaluate(
+            engine,
+            load_task("countdown", limit=4),
+            arms_of({"gumbel": preset("tiny-gumbel")}, Sampling(temperature=0.0, top_p=1.0)),
+            tmp_path,
+            batch_size=4,
+            max_new_tokens=60,
+            progress=progress,
+        )
+        states = engine.states()
+    finally:
+        engine.close()
+    records = {arm.name: [r.model_dump() for r in results.records(arm.name)] for arm in results.arms}
+    greedy = [name for name in found["hf"] if not name.startswith("sampling")]
+    assert {name: records[name] for name in greedy} == {name: found["vllm"][name] for name in greedy}
+    assert sum(one["answered"] for one in states) == sum(map(len, records.values())) == 6 * 4
+    assert "left_out" in states[0]
+    assert "left_out" not in states[1]
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    assert settings["versions"]["vllm server"].startswith("0.32")
+    assert "secret" not in "".join(p.read_text() for p in tmp_path.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("spec", ["", "tiny-soft", "tiny-gumbel"])
+def test_lm_eval_over_a_server_equals_lm_eval_in_this_process(found, pair, spec, monkeypatch):
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    from tokenlens.evaluation.harness.server import TokenlensServer
+
+    monkeypatch.setenv("TOKENLENS_API_KEY", "secret")
+    model = TokenlensServer("tiny-reasoner-latent", base_url=pair[1].address, spec=spec)
+    tasks = TaskManager(include_path=str(Path(__file__).parents[2] / "examples" / "lm_eval"))
+    results = lm_eval.simple_evaluate(
+        model=model, tasks=["tokenlens_countdown"], task_manager=tasks, limit=4,
+        apply_chat_template=True, gen_kwargs={"max_gen_toks": 60}, bootstrap_iters=0,
+    )  # fmt: skip
+    samples = results["samples"]["tokenlens_countdown"]
+    assert [one["resps"][0][0] for one in samples] == found["generate"][spec]
+    assert [one["arguments"][0][0] for one in samples] == [p for p, _ in found["lm_eval"][spec]]

@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(trace_commands.app, name="trace")
 app.command("eval")(evaluate.command)
+app.command("progress")(evaluate.progress)
 
 
 @app.command()

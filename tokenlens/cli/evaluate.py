@@ -19,12 +19,26 @@ def command(
     specs: Annotated[list[str], typer.Option(help=f"{SPEC_HELP}; several may follow")],
     more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
     task: Annotated[
-        str, typer.Option(help="countdown, countdown-dev, math500, aime, gsm8k or gpqa")
+        str, typer.Option(help="countdown, countdown-dev, math500, aime, gsm8k, gpqa or mmlu_pro")
     ] = "countdown",
     data: Annotated[
-        Path | None, typer.Option(help="the questions, JSON Lines; not for Countdown")
+        Path | None,
+        typer.Option(help="the questions: JSON Lines, JSON, CSV or Parquet; not for Countdown"),
     ] = None,
-    engine: Annotated[str, typer.Option(help="hf, vllm or sglang")] = "hf",
+    prompt: Annotated[
+        str, typer.Option(help="what is asked, with {question} in it; not for Countdown")
+    ] = "",
+    engine: Annotated[str, typer.Option(help="hf, vllm, sglang or server")] = "hf",
+    base_url: Annotated[
+        list[str] | None,
+        typer.Option(help="a server with tokenlens (vLLM or SGLang); several may follow"),
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=100_000, help="requests at a time, all servers together")
+    ] = 32,
+    api_key_env: Annotated[
+        str, typer.Option(help="environment variable with the key; TOKENLENS_API_KEY if not named")
+    ] = "",
     engine_args: Annotated[
         str, typer.Option(help="the engine's own arguments, as a JSON object")
     ] = "{}",
@@ -34,13 +48,28 @@ def command(
     limit: Annotated[int | None, typer.Option(min=1, help="how many questions")] = None,
     samples: Annotated[int, typer.Option(min=1, max=10_000, help="answers a question")] = 1,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, max=100_000)] = 64,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, max=1_000_000, help="answers at a time: 64, with servers 1024"),
+    ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
     temperature: Annotated[
         float, typer.Option(min=0, max=100, help="of what the engine samples; 0 = greedy")
     ] = 0.6,
     top_k: Annotated[int, typer.Option(min=0, help="0 = off")] = 0,
     top_p: Annotated[float, typer.Option(min=0.001, max=1)] = 0.95,
+    budget_tokens: Annotated[
+        int | None, typer.Option(min=1, help="stop before more are generated, all arms together")
+    ] = None,
+    until_ci: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=100,
+            help="stop when every accuracy and difference is known to so many points to either"
+            " side (95 %)",
+        ),
+    ] = None,
     controls: Annotated[
         bool, typer.Option(help="add greedy, sampling, no_thinking, top1, random_route")
     ] = True,
@@ -57,15 +86,21 @@ def command(
     )
 
     with sentences():
-        inputs: list[str | Path] = [*spec_files(*specs, *(more or [])), *([data] if data else [])]
+        # What follows an option's first value arrives without the option's name.
+        urls = [one for one in more or [] if one.startswith(("http://", "https://"))]
+        specs = [*specs, *(one for one in more or [] if one not in urls)]
+        settings = _settings(
+            engine, _object(engine_args), [*(base_url or []), *urls], concurrency, api_key_env
+        )
+        inputs: list[str | Path] = [*spec_files(*specs), *([data] if data else [])]
         for path in (*report.files(out), out / "settings.json", *(out / "records").glob("*")):
             refuse_inputs(path, inputs, "--out")
-        named = _named([*specs, *(more or [])])
-        questions = load_task(task, data=data, limit=limit, seed=seed)
+        named = _named(specs)
+        questions = load_task(task, data=data, limit=limit, seed=seed, prompt=prompt or None)
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
         arms = arms_of(named, sampling, controls)
         with console.status("loading the model"):
-            running = open_engine(engine, model, **_object(engine_args))
+            running = open_engine(engine, model, **settings)
         total = len(arms) * len(questions.questions) * samples
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
@@ -85,20 +120,53 @@ def command(
                     model=model,
                     samples=samples,
                     seed=seed,
-                    batch_size=batch_size,
+                    batch_size=batch_size or (1024 if engine == "server" else 64),
                     max_new_tokens=max_new_tokens,
+                    budget_tokens=budget_tokens,
+                    until_ci=until_ci,
                     progress=advance,
                 )
             finally:
                 running.close()
         written = report.write(results, out)
-    for cells in (report.arm_table(rows(results)), report.comparison_table(results)):
+    if results.stopped:
+        console.print(Text(f"stopped: {results.stopped}"))
+    for cells in (
+        report.arm_table(rows(results)),
+        report.comparison_table(results),
+        report.cost_table(results),
+    ):
         if len(cells) > 1:
             table = Table(*cells[0])
             for row in cells[1:]:
                 table.add_row(*map(Text, row))
             console.print(table)
     console.print(Text(f"written: {', '.join(map(str, written))}", style="dim"))
+
+
+def progress(
+    folder: Annotated[Path, typer.Argument(help="the --out folder of an evaluation")],
+) -> None:
+    """How far an evaluation is, also while it runs: answers, tokens a second, time to go."""
+    from tokenlens.evaluation.progress import read
+
+    with sentences():
+        console.print_json(json.dumps(read(folder)))
+
+
+def _settings(
+    engine: str, given: dict[str, Any], urls: list[str], concurrency: int, api_key_env: str
+) -> dict[str, Any]:
+    """The engine's arguments."""
+    if engine != "server":
+        if urls or api_key_env:
+            name = "base-url" if urls else "api-key-env"
+            raise ValueError(f"{name}: got a value for engine {engine}; allowed: --engine server")
+        return given
+    if not urls:
+        raise ValueError("base-url: got none; allowed: at least one address, http://HOST:PORT")
+    options = {"base_url": urls, "concurrency": concurrency, "api_key_env": api_key_env or None}
+    return {**given, **options}
 
 
 def _object(text: str) -> dict[str, Any]:

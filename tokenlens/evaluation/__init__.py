@@ -5,6 +5,7 @@
 
 from tokenlens.errors import FolderError
 from tokenlens.evaluation.arms import DEFAULT_SAMPLING, GREEDY, Arm, Sampling, arms_of
+from tokenlens.evaluation.cost import Curve, EqualCost, at_equal_cost, curve
 from tokenlens.evaluation.engines import Engine, open_engine
 from tokenlens.evaluation.records import Generated, Record
 from tokenlens.evaluation.results import Against, Row, comparisons, rows
@@ -16,7 +17,9 @@ __all__ = [
     "GREEDY",
     "Against",
     "Arm",
+    "Curve",
     "Engine",
+    "EqualCost",
     "FolderError",
     "Generated",
     "Question",
@@ -26,7 +29,9 @@ __all__ = [
     "Sampling",
     "Task",
     "arms_of",
+    "at_equal_cost",
     "comparisons",
+    "curve",
     "evaluate",
     "load_task",
     "open_engine",

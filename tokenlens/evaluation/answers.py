@@ -6,7 +6,7 @@ Knows no task and no tokenizer, and computes nothing: whether an answer is right
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from tokenlens.spec import PhaseConfig
 
@@ -20,6 +20,10 @@ TURN_ENDS = ("<|end|>", "<|eom|>", "<|im_end|>", "<|end_message|>", "<|eot_id|>"
 
 FINAL_CHANNEL = re.compile(r"<\|channel\|>\s*final\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>")
 """Opens what a model that writes in channels means for its reader."""
+
+
+BoxUse = Literal["first", "last", "none"]
+"""Whether a box is looked for before phrases, after them, or not at all."""
 
 
 class Markers(NamedTuple):
@@ -189,28 +193,36 @@ NUMBER = re.compile(
 )
 
 
-def math_answer(text: str) -> str | None:
+def math_answer(text: str, box: BoxUse = "first") -> str | None:
     """What a mathematical text gives as its answer, as LaTeX or plain text; None without one.
 
     The last box (several joined by commas or "and" are one answer); else the value directly behind
     the last answer phrase, such as "the final answer is", "**Answer:**" or "####"; else the text
-    itself where it is nothing but a number. A number elsewhere is no answer.
+    itself where it is nothing but a number. A number elsewhere is no answer. ``box`` puts the box
+    behind these, or takes it away; one that stands behind a phrase is that phrase's value.
     """
     text = tidy(text)
     found = boxes(text)
-    if found:
-        group = [found[-1]]
-        for one in reversed(found[:-1]):
-            if not BETWEEN.fullmatch(text[one[1] : group[0][0]]):
-                break
-            group.insert(0, one)
-        contents = list(dict.fromkeys(plain(content) for _, _, content in group))
-        return ", ".join(f"\\boxed{{{content}}}" for content in contents)
+    if found and box == "first":
+        return _boxed(text, found)
     phrases = [one for one in PHRASE.finditer(text) if _stands(text, one)]
     if phrases:
         return _value(phrases[-1]["value"])
     bare = BARE.fullmatch(text)
-    return None if bare is None else _value(bare[1])
+    if bare is not None:
+        return _value(bare[1])
+    return _boxed(text, found) if found and box == "last" else None
+
+
+def _boxed(text: str, found: Sequence[tuple[int, int, str]]) -> str:
+    """The last box, with those that are one answer with it."""
+    group = [found[-1]]
+    for one in reversed(found[:-1]):
+        if not BETWEEN.fullmatch(text[one[1] : group[0][0]]):
+            break
+        group.insert(0, one)
+    contents = list(dict.fromkeys(plain(content) for _, _, content in group))
+    return ", ".join(f"\\boxed{{{content}}}" for content in contents)
 
 
 def _stands(text: str, phrase: "re.Match[str]") -> bool:
@@ -367,20 +379,32 @@ IN_A_BOX = re.compile(
 )
 
 
-def letter_of(text: str) -> str | None:
+def letter_of(text: str, box: BoxUse = "first") -> str | None:
     """The letter that a text chooses, A to J in upper case; None where it chooses none.
 
     The last box that holds a letter, in whatever dress and whatever follows it; else the last of
     the usual phrases; else the last line where that, and no line before it, is nothing but a
-    letter; else the letter that a text of one line begins with.
+    letter; else the letter that a text of one line begins with. ``box`` puts the box behind these,
+    or takes it away.
     """
     text = tidy(text)
+    if box == "first" and (found := _boxed_letter(text)) is not None:
+        return found
+    found = _unboxed_letter(text)
+    return _boxed_letter(text) if found is None and box == "last" else found
+
+
+def _boxed_letter(text: str) -> str | None:
     for _, _, content in reversed(boxes(text)):
         bare = re.sub(rf"{_FONT}|[{{}}$]", " ", content, flags=re.IGNORECASE)
         if found := IN_A_BOX.match(bare):
             return found["letter"].upper()
         if (said := _said(bare)) is not None:
             return said
+    return None
+
+
+def _unboxed_letter(text: str) -> str | None:
     if (said := _said(text)) is not None:
         return said
     lines = [line for line in text.split("\n") if re.search(r"\w", line)]

@@ -9,7 +9,7 @@ from tokenlens.evaluation.records import Generated
 from tokenlens.spec import DecodingSpec
 from tokenlens.trace import Trace
 
-EngineName = Literal["hf", "vllm", "sglang"]
+EngineName = Literal["hf", "vllm", "sglang", "server"]
 
 
 class Engine(Protocol):
@@ -17,6 +17,12 @@ class Engine(Protocol):
 
     ``generate`` must give the same answers to the same arguments: an evaluation that was killed
     goes on with the next batch, and its numbers must be those of one that was not.
+
+    An engine whose answers come one by one may also have ``answer_each`` (see
+    :class:`tokenlens.evaluation.engine_server.ServedModel`): each answer is then on disk when it
+    is there, and of a batch that was interrupted only the rest is asked for. One with ``check`` is
+    shown every arm's spec before the first question; one with ``versions`` has its own beside
+    those of this process.
     """
 
     name: EngineName
@@ -111,8 +117,15 @@ def _sglang(model: str, settings: dict[str, Any]) -> Engine:
     return SGLang(model, **settings)
 
 
+def _server(model: str, settings: dict[str, Any]) -> Engine:
+    from tokenlens.evaluation.engine_server import ServedModel
+
+    return ServedModel(model, **settings)
+
+
 ENGINES: dict[str, Callable[[str, dict[str, Any]], Engine]] = {
     "hf": _hf,
     "vllm": _vllm,
     "sglang": _sglang,
+    "server": _server,
 }

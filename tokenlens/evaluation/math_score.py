@@ -19,6 +19,9 @@ STARTING = 120.0
 MAX_CHARACTERS = 4000
 """An answer that is longer is wrong; parsers take time that grows faster than the text."""
 
+HERE = False
+"""Whether answers are compared in this process: it is one that scores, and does nothing else."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -41,7 +44,16 @@ def equal(gold: str, given: str, patience: float = PATIENCE) -> bool:
     check()
     if len(given) > MAX_CHARACTERS:
         return False
+    if HERE:
+        from tokenlens.evaluation.math_worker import verdict
+
+        return verdict(gold, given)
     return _WORKER.ask(gold, given, patience)
+
+
+def prepare() -> None:
+    """Compare once, so that what math-verify imports is no comparison's time."""
+    equal("1", "1")
 
 
 class _Worker:

@@ -9,6 +9,17 @@ import os
 import sys
 
 
+def verdict(gold: str, given: str) -> bool:
+    """Whether two answers are equal; not where one cannot be read."""
+    from math_verify import parse, verify
+
+    try:
+        return bool(verify(parse(gold), parse(given)))
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return False
+
+
 def main() -> None:
     """Answer until nobody asks."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -21,16 +32,8 @@ def main() -> None:
     except (ImportError, OSError, ValueError):
         # Not every system bounds a process; the one that asks bounds the time.
         pass
-    from math_verify import parse, verify
-
     for line in sys.stdin:
-        gold, given = json.loads(line)
-        try:
-            right = bool(verify(parse(gold), parse(given)))
-        except Exception as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-            right = False
-        answers.write(json.dumps(right) + "\n")
+        answers.write(json.dumps(verdict(*json.loads(line))) + "\n")
         answers.flush()
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
+from tokenlens.evaluation.cost import Curve
 from tokenlens.evaluation.results import Row
 from tokenlens.evaluation.statistics import Estimate, wilson
 from tokenlens.trace.plots import figure
@@ -23,10 +24,19 @@ class Point(NamedTuple):
     is_control: bool = False
 
 
-def against_tokens(rows: Sequence[Row]) -> "Figure":
-    """Accuracy against tokens an answer, intervals of 95 % on both."""
+def against_tokens(rows: Sequence[Row], curves: Mapping[str, Curve] | None = None) -> "Figure":
+    """Accuracy against tokens an answer, intervals of 95 % on both.
+
+    The curve of an arm leads to its point, as the limit on an answer grows.
+    """
     points = [Point(row.arm, row.tokens, row.accuracy, row.is_control) for row in rows]
-    return accuracy_plot(points, "tokens an answer")
+    drawing = accuracy_plot(points, "tokens an answer")
+    for point in points if curves else ():
+        assert curves is not None
+        costs, accuracies = curves[point.label].points()
+        colour = CONTROL if point.is_control else SPEC
+        drawing.axes[0].step(costs, accuracies, where="post", color=colour, lw=0.6, alpha=0.6)
+    return drawing
 
 
 def against_latent_share(rows: Sequence[Row]) -> "Figure":

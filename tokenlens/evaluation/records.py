@@ -2,13 +2,16 @@
 
 Every arm has a JSON Lines file. The lines of a batch are followed by one that closes it; what has
 no such line behind it was interrupted, and is cut off when the run goes on. A batch that was
-generated and not yet scored is in a file beside it, ``.unscored``, from which the run goes on.
+generated and not yet scored is in a file beside it, ``.unscored``, from which the run goes on; of
+an engine whose answers come one by one, those of the batch at work are in ``.partial``.
 """
 
 import json
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter
 
 from pydantic import Field
 
@@ -63,6 +66,7 @@ class RecordFile:
         self.records.extend(records)
         self.seconds.append(seconds)
         self._unscored.unlink(missing_ok=True)
+        self._partial.unlink(missing_ok=True)
 
     def keep(self, answers: Sequence[Generated], seconds: float) -> None:
         """Put what was generated for the next batch on disk, before it is scored."""
@@ -79,6 +83,14 @@ class RecordFile:
         if batch != self.batches:
             return None
         return [Generated.model_validate_json(line) for line in lines], seconds
+
+    def pieces(self) -> "Pieces":
+        """The answers of the next batch that are there, and those that are to come."""
+        return Pieces(self._partial, self.batches)
+
+    @property
+    def _partial(self) -> Path:
+        return self.path.with_suffix(".partial")
 
     @property
     def _unscored(self) -> Path:
@@ -100,3 +112,53 @@ class RecordFile:
                     batch.append(Record.model_validate_json(line))
         if whole < self.path.stat().st_size:
             os.truncate(self.path, whole)
+
+
+class Pieces:
+    """One batch whose answers come one by one, in any order and from any thread.
+
+    Each is on disk when :meth:`add` returns; what a crash cut off in the middle is left out.
+    """
+
+    def __init__(self, path: Path, batch: int) -> None:
+        self._path, self._lock = path, threading.Lock()
+        self.answers: dict[int, Generated] = {}
+        self.seconds = 0.0
+        self._last = perf_counter()
+        if not self._resume(batch):
+            path.write_text(json.dumps([batch]) + "\n", encoding="utf-8")
+
+    def add(self, row: int, answer: Generated) -> None:
+        """Take a row's answer; a second one for the same row is dropped."""
+        with self._lock:
+            if row in self.answers:
+                return
+            now = perf_counter()
+            # Wall time adds up over all lines, whichever process wrote them.
+            passed, self._last = now - self._last, now
+            self.seconds += passed
+            line = json.dumps([row, round(passed, 6), answer.model_dump(mode="json")])
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+            self.answers[row] = answer
+
+    def _resume(self, batch: int) -> bool:
+        """Read what is there; false where it is nothing, or of another batch."""
+        if not self._path.exists():
+            return False
+        whole = 0
+        with self._path.open("rb") as file:
+            head = file.readline()
+            if not head.endswith(b"\n") or json.loads(head) != [batch]:
+                return False
+            whole = len(head)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                row, passed, answer = json.loads(line)
+                self.answers.setdefault(row, Generated.model_validate(answer))
+                self.seconds += passed
+                whole += len(line)
+        if whole < self._path.stat().st_size:
+            os.truncate(self._path, whole)
+        return True

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tokenlens.evaluation import plots
+from tokenlens.evaluation.cost import curve
 from tokenlens.evaluation.results import Row, comparisons, rows
 from tokenlens.evaluation.run import Results
 from tokenlens.evaluation.statistics import Comparison, Estimate
@@ -19,6 +20,12 @@ METHOD = (
     " bootstrap. Differences are paired by question; p is of a sign-flip test (McNemar's exact test"
     " for single answers), p (Holm) allows for all comparisons in the table. An answer that did not"
     " end by itself counts as wrong. Wall time is of whole batches on this machine, shared or not."
+)
+
+COST = (
+    "At equal cost each arm has the limit on an answer's tokens with which it spends the same on"
+    " average, the smaller of the two means; an answer that is longer is wrong there. The area is"
+    " the mean accuracy over all costs up to that one. Not valid for specs that know their limit."
 )
 
 STYLE = """
@@ -52,6 +59,7 @@ def markdown(results: Results) -> str:
     against = comparison_table(results)
     if len(against) > 1:
         parts += ["## Specs beside their controls", _markdown_table(against)]
+        parts += ["## At equal token cost", _markdown_table(cost_table(results)), COST]
     return "\n\n".join([*parts, METHOD]) + "\n"
 
 
@@ -63,9 +71,15 @@ def page(results: Results) -> str:
     against = comparison_table(results)
     if len(against) > 1:
         body += ["<h2>Specs beside their controls</h2>", _html_table(against)]
+        body += ["<h2>At equal token cost</h2>", _html_table(cost_table(results))]
+        body.append(f"<p>{html.escape(COST)}</p>")
     body.append(f"<p>{html.escape(METHOD)}</p>")
     try:
-        drawn = [svg(plots.against_tokens(found)), svg(plots.against_latent_share(found))]
+        curves = {arm.name: curve(results.records(arm.name)) for arm in results.arms}
+        drawn = [
+            svg(plots.against_tokens(found, curves)),
+            svg(plots.against_latent_share(found)),
+        ]
     except ImportError as error:
         drawn = [f"<p>{html.escape(str(error))}</p>"]
     body += ["<h2>Accuracy against what it costs</h2>", *drawn, "<h2>Settings</h2>"]
@@ -123,6 +137,21 @@ def comparison_table(results: Results) -> Cells:
     return table
 
 
+def cost_table(results: Results) -> Cells:
+    """A header, and a row for each spec and control: differences in points at equal token cost."""
+    table = [["spec", "beside", "tokens an answer", "accuracy, points", "p", "area, points", "p"]]
+    for one in comparisons(results):
+        cost, accuracy, area = one.at_cost
+        table.append(
+            [
+                *(one.arm, one.control, f"{cost:.0f}"),
+                *(_signed(accuracy, 100, 1), f"{accuracy.p:.2g}"),
+                *(_signed(area, 100, 1), f"{area.p:.2g}"),
+            ]
+        )
+    return table
+
+
 def _title(results: Results) -> str:
     settings = results.settings
     return f"{settings['task']}: {settings['model'] or 'a model'} on {settings['engine']}"
@@ -131,9 +160,13 @@ def _title(results: Results) -> str:
 def _about(results: Results) -> str:
     s = results.settings
     versions = ", ".join(f"{name} {version}" for name, version in s["versions"].items())
+    stopped = ""
+    if results.stopped:
+        answered = len(results.records(results.arms[0].name)) // s["samples"]
+        stopped = f" Stopped after {answered} of them: {results.stopped}."
     return (
         f"{s['questions']} questions, {s['samples']} answers to each, seed {s['seed']}, at most"
-        f" {s['max_new_tokens']} new tokens, batches of {s['batch_size']}. {versions}."
+        f" {s['max_new_tokens']} new tokens, batches of {s['batch_size']}.{stopped} {versions}."
     )
 
 

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tokenlens.evaluation.cost import EqualCost, at_equal_cost
 from tokenlens.evaluation.records import Record
 from tokenlens.evaluation.run import Results
 from tokenlens.evaluation.statistics import (
@@ -31,13 +32,17 @@ class Row(NamedTuple):
 
 
 class Against(NamedTuple):
-    """A spec beside one of its controls; ``p_holm`` allows for all comparisons of the run."""
+    """A spec beside one of its controls; ``p_holm`` allows for all comparisons of the run.
+
+    ``accuracy`` and ``tokens`` are at equal settings, ``at_cost`` is at equal token cost.
+    """
 
     arm: str
     control: str
     accuracy: Comparison
     p_holm: float
     tokens: Comparison
+    at_cost: EqualCost
 
 
 def rows(results: Results) -> list[Row]:
@@ -57,12 +62,13 @@ def comparisons(results: Results) -> list[Against]:
             (
                 compare(by_question(left), by_question(right)),
                 compare(by_question(left, "tokens"), by_question(right, "tokens")),
+                at_equal_cost(left, right),
             )
         )
-    adjusted = holm([accuracy.p for accuracy, _ in found])
+    adjusted = holm([accuracy.p for accuracy, _, _ in found])
     return [
-        Against(arm, control, accuracy, p, tokens)
-        for (arm, control), (accuracy, tokens), p in zip(pairs, found, adjusted)
+        Against(arm, control, accuracy, p, tokens, at_cost)
+        for (arm, control), (accuracy, tokens, at_cost), p in zip(pairs, found, adjusted)
     ]
 
 

@@ -265,3 +265,19 @@ class TraceFileError(TokenlensError, ValueError):
 
 class FolderError(TokenlensError, ValueError):
     """A result folder of another evaluation."""
+
+
+class ServersError(TokenlensError, OSError):
+    """No server of an evaluation is left, or one refuses. What was answered is on disk."""
+
+
+class AnswerError(TokenlensError, ValueError):
+    """A server's answer that is not what an evaluation asked for."""
+
+
+class NoTraceError(TokenlensError, ValueError):
+    """A server that generates, and carries no spec out."""
+
+
+class ScoringError(TokenlensError, RuntimeError):
+    """Nothing of a batch could be scored; what was generated is on disk."""

@@ -125,9 +125,13 @@ def test_a_server_that_is_killed_loses_no_answer(found, pair, tmp_path, monkeypa
         states = engine.states()
     finally:
         engine.close()
-    records = {arm.name: [r.model_dump() for r in results.records(arm.name)] for arm in results.arms}
+    records = {
+        arm.name: [r.model_dump() for r in results.records(arm.name)] for arm in results.arms
+    }
     greedy = [name for name in found["hf"] if not name.startswith("sampling")]
-    assert {name: records[name] for name in greedy} == {name: found["vllm"][name] for name in greedy}
+    assert {name: records[name] for name in greedy} == {
+        name: found["vllm"][name] for name in greedy
+    }
     assert sum(one["answered"] for one in states) == sum(map(len, records.values())) == 6 * 4
     assert "left_out" in states[0]
     assert "left_out" not in states[1]

@@ -6,6 +6,7 @@ Prompts travel as token ids, so that a server sees what the same engine in this 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from tokenlens.errors import AnswerError, NoTraceError
 from tokenlens.evaluation.arms import Sampling
 from tokenlens.serving.arguments import KEY
 from tokenlens.spec import DecodingSpec
@@ -23,6 +24,7 @@ class Asked(NamedTuple):
     sampling: Sampling
     max_new_tokens: int
     seed: int
+    stop: tuple[str, ...] = ()
 
 
 class Reply(NamedTuple):
@@ -31,14 +33,6 @@ class Reply(NamedTuple):
     ids: list[int]
     finished: bool
     counts: dict[str, int]
-
-
-class MalformedError(ValueError):
-    """A server's answer that is not what was asked for."""
-
-
-class NoTraceError(ValueError):
-    """A server that generates, and carries no spec out."""
 
 
 class VLLMDialect:
@@ -60,6 +54,7 @@ class VLLMDialect:
             "seed": asked.seed,
             "return_token_ids": True,
             "skip_special_tokens": False,
+            "stop": list(asked.stop),
             "vllm_xargs": extra_args(asked.spec),
         }
 
@@ -91,6 +86,7 @@ class SGLangDialect:
                 "sampling_seed": asked.seed,
                 "skip_special_tokens": False,
                 "no_stop_trim": True,
+                "stop": list(asked.stop),
                 "custom_params": custom_params(asked.spec),
             },
         }
@@ -122,18 +118,18 @@ def _sampled(sampling: Sampling) -> dict[str, Any]:
 
 def _reply(ids: Any, reason: Any, trace: Any, asked: Asked) -> Reply:
     if reason not in ENDS:
-        raise MalformedError(f"its answer ended with {reason!r}; allowed: {', '.join(ENDS)}")
+        raise AnswerError(f"its answer ended with {reason!r}; allowed: {', '.join(ENDS)}")
     if not isinstance(ids, list) or not all(type(one) is int and one >= 0 for one in ids):
-        raise MalformedError("its answer holds no token ids")
+        raise AnswerError("its answer holds no token ids")
     if not 0 < len(ids) <= asked.max_new_tokens:
-        raise MalformedError(f"its answer has {len(ids)} tokens; allowed: {asked.max_new_tokens}")
+        raise AnswerError(f"its answer has {len(ids)} tokens; allowed: {asked.max_new_tokens}")
     if trace is None:
         raise NoTraceError("it answers without a trace: tokenlens is not switched on there")
     counts = _at(trace, "counts")
     found = {name: _at(counts, name) for name in COUNTS}
     for name, value in found.items():
         if type(value) is not int or not 0 <= value <= len(ids):
-            raise MalformedError(f"its trace counts {name} as {value!r:.40}")
+            raise AnswerError(f"its trace counts {name} as {value!r:.40}")
     return Reply(ids, ENDS[reason], found)
 
 
@@ -142,5 +138,5 @@ def _at(data: Any, *path: str | int) -> Any:
         try:
             data = data[key]
         except (LookupError, TypeError):
-            raise MalformedError(f"its answer has no {'.'.join(map(str, path))}") from None
+            raise AnswerError(f"its answer has no {'.'.join(map(str, path))}") from None
     return data

@@ -5,21 +5,21 @@ engine in this process would get; the model itself is not loaded.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from tokenlens import assets
+from tokenlens.errors import AnswerError, NoTraceError, ServersError
 from tokenlens.evaluation.arms import GREEDY, Sampling
 from tokenlens.evaluation.dialects import (
     DIALECTS,
     Asked,
     Dialect,
-    MalformedError,
-    NoTraceError,
     Reply,
 )
 from tokenlens.evaluation.engines import EngineName, counted, opened, prompt_ids
 from tokenlens.evaluation.records import Generated
-from tokenlens.evaluation.servers import Patience, Servers, ServersError, key_of
+from tokenlens.evaluation.servers import Patience, Servers, key_of
 from tokenlens.spec import DecodingSpec
 
 PROBE = "What is 2 + 3? <|x|> Σ 1,024"
@@ -76,7 +76,7 @@ class ServedModel:
         except TypeError:
             known = ", ".join(Patience.__dataclass_fields__)
             raise ValueError(f"patience: got {patience!r}; allowed: fields {known}") from None
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(assets.path_of(model))
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(assets.path_of(model))
         urls = [base_url] if isinstance(base_url, str) else base_url
         self._servers = Servers(
             urls, concurrency=concurrency, api_key=key_of(api_key_env), patience=waits
@@ -97,7 +97,7 @@ class ServedModel:
         ServersError
             A server carries no specs out, or refuses one; names it.
         """
-        ids = prompt_ids(self._tokenizer, "1 + 1 = ?")
+        ids = prompt_ids(self.tokenizer, "1 + 1 = ?")
         for name, spec in specs.items():
             asked = Asked(ids, counted(spec), GREEDY, 1, 0)
             body = self._dialect.body(self._model, asked)
@@ -111,7 +111,7 @@ class ServedModel:
                 except NoTraceError as error:
                     hint = self._dialect.hint
                     raise ServersError(f"{server.url}: {error}; {hint}") from None
-                except MalformedError as error:
+                except AnswerError as error:
                     raise ServersError(f"{server.url}, spec {name!r}: {error}") from None
 
     def generate(
@@ -153,14 +153,11 @@ class ServedModel:
         """
         asked = [
             Asked(
-                prompt_ids(self._tokenizer, prompts[row]), counted(specs[row]), sampling,
+                prompt_ids(self.tokenizer, prompts[row]), counted(specs[row]), sampling,
                 max_new_tokens, (seed + row) % (1 << 31),
             )
             for row in rows
         ]  # fmt: skip
-
-        def read(place: int, data: Any) -> Reply:
-            return self._dialect.reply(data, asked[place])
 
         def done(place: int, reply: Reply) -> None:
             row, ids = rows[place], asked[place].ids
@@ -170,19 +167,31 @@ class ServedModel:
                     text=self.decode(reply.ids),
                     tokens=len(reply.ids),
                     finished=reply.finished,
-                    opened=opened(self._tokenizer, prompts[row], self.decode(ids), specs[row]),
+                    opened=opened(self.tokenizer, prompts[row], self.decode(ids), specs[row]),
                     **reply.counts,
                 ),
             )
 
-        def body(one: Asked) -> Callable[[], Any]:
-            return lambda: self._dialect.body(self._model, one)
+        self._ask(asked, done)
 
-        self._servers.ask_all(self._dialect.path, [body(one) for one in asked], read, done)
+    def _ask(self, asked: Sequence[Asked], done: Callable[[int, Reply], None]) -> None:
+        self._servers.ask_all(
+            self._dialect.path,
+            [partial(self._dialect.body, self._model, one) for one in asked],
+            lambda place, data: self._dialect.reply(data, asked[place]),
+            done,
+        )
+
+    def complete(self, asked: Sequence[Asked]) -> list[Reply]:
+        """Answers to prompts that are ids already, in their order."""
+        asked = [one._replace(spec=counted(one.spec)) for one in asked]
+        found: dict[int, Reply] = {}
+        self._ask(asked, found.__setitem__)
+        return [found[place] for place in range(len(asked))]
 
     def decode(self, ids: Sequence[int]) -> str:
         """See :class:`tokenlens.evaluation.engines.Engine`."""
-        return str(self._tokenizer.decode(list(ids)))
+        return str(self.tokenizer.decode(list(ids)))
 
     def states(self) -> list[dict[str, Any]]:
         """See :meth:`tokenlens.evaluation.servers.Servers.states`."""
@@ -235,7 +244,7 @@ class ServedModel:
             answers = self._servers.ask_each("/tokenize", body)
         except (ServersError, OSError):
             return
-        own = self._tokenizer.encode(PROBE, add_special_tokens=False)
+        own = self.tokenizer.encode(PROBE, add_special_tokens=False)
         for server, data in answers:
             theirs = data.get("tokens") if isinstance(data, Mapping) else None
             if isinstance(theirs, list) and theirs != own:

@@ -1,12 +1,12 @@
-"""Scores answers in a process of its own: frames in, frames out, until nobody asks.
+"""Scores answers in a process of its own: a line of JSON in, a line of JSON out.
 
 Run as a program by :mod:`tokenlens.evaluation.scoring`, for a score that can be imported; called
-after a fork for one that cannot. A frame is the length of a pickle in eight bytes, and the pickle;
-both ends are ours.
+after a fork for one that cannot.
 """
 
+import importlib
+import json
 import os
-import pickle
 import sys
 from collections.abc import Callable
 from typing import IO, Any
@@ -15,56 +15,38 @@ MEMORY = 4 << 30
 """Bytes that scoring may take beyond what the process has when it begins."""
 
 
-def send(file: IO[bytes], value: Any) -> None:
-    """Write one frame."""
-    data = pickle.dumps(value)
-    file.write(len(data).to_bytes(8, "big") + data)
-    file.flush()
-
-
-def receive(file: IO[bytes]) -> Any:
-    """Read one frame.
-
-    Raises
-    ------
-    EOFError
-        The other end is gone.
-    """
-    head = file.read(8)
-    data = file.read(int.from_bytes(head, "big")) if len(head) == 8 else b""
-    if len(head) < 8 or len(data) < int.from_bytes(head, "big"):
-        raise EOFError
-    return pickle.loads(data)
-
-
-def serve(asked: IO[bytes], answers: IO[bytes], score: Callable[..., Any] | None = None) -> None:
-    """Answer until the other end is gone: ``(True, verdict)`` or ``(False, an exception)``."""
-    while True:
+def serve(asked: IO[bytes], answers: IO[bytes], judge: Callable[[Any], Any]) -> None:
+    """Answer until nobody asks: ``[true, verdict]``, or ``[false, error's class, its text]``."""
+    for line in asked:
+        found: list[Any]
         try:
-            given = receive(asked)
-        except EOFError:
-            return
-        try:
-            if isinstance(given, bytes):
-                score = pickle.loads(given)
-                getattr(score, "prepare", int)()
-                _bound()
-                found: tuple[bool, Any] = True, True
-            else:
-                assert score is not None
-                found = True, bool(score(*given))
+            found = [True, bool(judge(json.loads(line)))]
         except Exception as error:
-            found = False, _sent(error)
-        send(answers, found)
+            found = [False, type(error).__name__, str(error)]
+        answers.write(json.dumps(found).encode() + b"\n")
+        answers.flush()
 
 
-def _sent(error: Exception) -> Exception:
-    """An exception that can travel."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
+class Imported:
+    """Scores by the names of functions: ``[module, name]`` chooses one, then jobs come."""
+
+    def __init__(self) -> None:
+        self._score: Callable[..., bool] | None = None
+
+    def __call__(self, given: Any) -> bool:
+        """Take a function, or judge ``[id, prompt, answer, text]``."""
+        from tokenlens.evaluation.answers import Answer
+        from tokenlens.evaluation.tasks import Question
+
+        if len(given) == 2:
+            score = getattr(importlib.import_module(given[0]), given[1])
+            getattr(score, "prepare", int)()
+            _bound()
+            self._score = score
+            return True
+        assert self._score is not None
+        *question, text = given
+        return self._score(Question(*question), Answer(text))
 
 
 def _bound() -> None:
@@ -74,9 +56,8 @@ def _bound() -> None:
 
         with open("/proc/self/statm") as file:
             now = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(
-            resource.RLIMIT_AS, (now + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1])
-        )
+        most = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, most))
     except (ImportError, OSError, ValueError):
         # The one that asks bounds the time.
         return
@@ -90,7 +71,7 @@ def main() -> None:
     from tokenlens.evaluation import math_score
 
     math_score.HERE = True
-    serve(sys.stdin.buffer, answers)
+    serve(sys.stdin.buffer, answers, Imported())
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ in this thread. Works in any thread, with or without a ``__main__`` that can be 
 """
 
 import atexit
+import builtins
 import contextlib
-import hashlib
+import json
 import logging
 import os
-import pickle
 import select
 import signal
 import subprocess
@@ -23,6 +23,7 @@ from pathlib import Path
 from time import monotonic
 from typing import IO, Any
 
+from tokenlens.errors import ScoringError
 from tokenlens.evaluation import score_worker
 
 Score = Callable[..., bool]
@@ -38,10 +39,6 @@ SUSPECT = 8
 """Answers of a batch from which on it is no chance that not one of them got a verdict."""
 
 _log = logging.getLogger(__name__)
-
-
-class ScoringError(RuntimeError):
-    """Nothing of a batch could be scored; what was generated is on disk."""
 
 
 def score_all(
@@ -66,36 +63,39 @@ def score_all(
     """
     if not jobs:
         return []
-    data = _importable(score)
-    if data is None and sys.platform != "linux":
+    name = _importable(score, jobs)
+    if name is None and sys.platform != "linux":
         return [bool(score(*job)) for job in jobs]
-    many = 1 if data is None else min(MOST, os.cpu_count() or 1, 1 + len(jobs) // SHARE)
+    many = 1 if name is None else min(MOST, os.cpu_count() or 1, 1 + len(jobs) // SHARE)
     lent: list[_Process] = []
     here = threading.local()
 
-    def judge(job: tuple[Any, str]) -> bool | None:
+    def judge(place: int) -> bool | None:
+        question, text = jobs[place]
         for _ in range(2):
             process = getattr(here, "process", None)
             if process is None or not process.alive:
-                process = None if data is None else _program(data)
-                process = here.process = process or _fork(score)
+                process = None if name is None else _program(name)
+                process = here.process = process or _fork(score, jobs)
                 lent.append(process)
+            # A fork has the jobs already.
+            job = [question.id, question.prompt, question.answer, text] if process.name else place
             try:
                 return process.ask(job, patience)
             except TimeoutError:
-                _log.warning("no score within %g s for %.80r: counted as wrong", patience, job[1])
+                _log.warning("no score within %g s for %.80r: counted as wrong", patience, text)
                 return None
             except EOFError:
                 continue
-        _log.warning("the score ended its process on %.80r: counted as wrong", job[1])
+        _log.warning("the score ended its process on %.80r: counted as wrong", text)
         return None
 
     try:
         with ThreadPoolExecutor(many) as pool:
-            found = list(pool.map(judge, jobs))
+            found = list(pool.map(judge, range(len(jobs))))
     finally:
         for process in lent:
-            if process.key and process.alive and process.idle:
+            if process.name and process.alive and process.idle:
                 _POOL.give_back(process)
             else:
                 process.end()
@@ -107,22 +107,23 @@ def score_all(
     return [bool(one) for one in found]
 
 
-def _importable(score: Score) -> bytes | None:
-    """The score as another process can import it; ``None`` where it cannot."""
-    try:
-        data = pickle.dumps(score)
-    except (pickle.PicklingError, AttributeError, TypeError):
+def _importable(score: Score, jobs: Sequence[tuple[Any, str]]) -> list[str] | None:
+    """Module and name of a score that another process can import; ``None`` where it cannot."""
+    from tokenlens.evaluation.tasks import Question
+
+    module, name = getattr(score, "__module__", None), getattr(score, "__qualname__", "")
+    if not module or module == "__main__" or any(type(job[0]) is not Question for job in jobs):
         return None
-    if b"__main__" in data:
-        return None
-    return data
+    found = getattr(sys.modules.get(module), name, None)
+    return [module, name] if found is score else None
 
 
 class _Process:
     """A process that scores, with a pipe to it and one from it."""
 
     def __init__(self, pid: int, to: IO[bytes], back: IO[bytes], reap: Callable[[], Any]) -> None:
-        self.pid, self.alive, self.idle, self.key = pid, True, True, b""
+        self.pid, self.alive, self.idle = pid, True, True
+        self.name: list[str] = []
         self._to, self._back, self._reap = to, back, reap
         self._owner = os.getpid()
 
@@ -138,18 +139,21 @@ class _Process:
         """
         self.idle = False
         try:
-            score_worker.send(self._to, what)
+            self._to.write(json.dumps(what).encode() + b"\n")
+            self._to.flush()
             if not select.select([self._back], [], [], patience)[0]:
                 self.end()
                 raise TimeoutError
-            fine, value = score_worker.receive(self._back)
-        except (BrokenPipeError, EOFError, pickle.UnpicklingError, ConnectionError):
+            fine, *found = json.loads(self._back.readline())
+        except (OSError, ValueError) as error:
+            if isinstance(error, TimeoutError):
+                raise
             self.end()
             raise EOFError from None
         self.idle = True
         if not fine:
-            raise value
-        return bool(value)
+            raise _error(*found)
+        return bool(found[0])
 
     def end(self) -> None:
         """Kill it; a child of a fork leaves its parent's processes alone."""
@@ -167,6 +171,18 @@ class _Process:
                 continue
 
 
+def _error(name: str, text: str) -> Exception:
+    """What a score raised: a built-in exception as itself, another in words."""
+    kind = getattr(builtins, name, None)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        try:
+            return kind(text)
+        except TypeError:
+            # Some take more than a text.
+            pass
+    return RuntimeError(f"{name}: {text}")
+
+
 class _Pool:
     """Programs that wait for the next batch."""
 
@@ -174,10 +190,10 @@ class _Pool:
         self._idle: list[_Process] = []
         self._lock = threading.Lock()
 
-    def take(self, key: bytes) -> _Process | None:
+    def take(self, name: list[str]) -> _Process | None:
         """One that has the score already, else any."""
         with self._lock:
-            self._idle.sort(key=lambda one: one.key == key)
+            self._idle.sort(key=lambda one: one.name == name)
             return self._idle.pop() if self._idle else None
 
     def give_back(self, process: _Process) -> None:
@@ -207,10 +223,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_POOL.forked)
 
 
-def _program(data: bytes) -> _Process | None:
+def _program(name: list[str]) -> _Process | None:
     """A program that has the score; ``None`` where it cannot import it."""
-    key = hashlib.sha256(data).digest()
-    process = _POOL.take(key)
+    process = _POOL.take(name)
     if process is None:
         path = os.pathsep.join(place for place in sys.path if place)
         # -P: the folder of the program has modules with names of the standard library's.
@@ -225,10 +240,10 @@ def _program(data: bytes) -> _Process | None:
         assert running.stdin is not None
         assert running.stdout is not None
         process = _Process(running.pid, running.stdin, running.stdout, running.wait)
-    if process.key != key:
+    if process.name != name:
         began = monotonic()
         try:
-            process.ask(data, STARTING)
+            process.ask(name, STARTING)
         except (EOFError, TimeoutError):
             process.end()
             raise ScoringError(
@@ -239,12 +254,12 @@ def _program(data: bytes) -> _Process | None:
             process.end()
             _log.info("the score cannot be imported elsewhere: %r", error)
             return None
-        process.key = key
+        process.name = name
     return process
 
 
-def _fork(score: Score) -> _Process:
-    """A fork of this process that has the score."""
+def _fork(score: Score, jobs: Sequence[tuple[Any, str]]) -> _Process:
+    """A fork of this process that has the score and the jobs, which are asked for by number."""
     to_child, to = os.pipe()
     back, from_child = os.pipe()
     with warnings.catch_warnings():
@@ -259,7 +274,7 @@ def _fork(score: Score) -> _Process:
             quiet = os.open(os.devnull, os.O_WRONLY)
             os.dup2(quiet, 1)
             with open(to_child, "rb") as asked, open(from_child, "wb") as answers:
-                score_worker.serve(asked, answers, score)
+                score_worker.serve(asked, answers, lambda place: score(*jobs[place]))
             code = 0
         finally:
             # Nothing of the parent's is cleaned up here.

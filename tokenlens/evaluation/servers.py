@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tokenlens.evaluation.dialects import MalformedError, NoTraceError
+from tokenlens.errors import AnswerError, NoTraceError, ServersError, TooLongError
 from tokenlens.routing import reading
 
 T = TypeVar("T")
@@ -33,11 +33,7 @@ GONE = (408, 502, 503, 504)
 LONGEST_PAUSE = 60.0
 
 
-class ServersError(OSError):
-    """No server is left, or one refuses. What was answered is on disk: the run can go on."""
-
-
-class _FailedError(Exception):
+class _FailedRequestError(Exception):
     """One request that failed; ``counts`` where the request itself may be to blame."""
 
     def __init__(self, says: str, *, counts: bool = True, busy: float | None = None) -> None:
@@ -186,7 +182,7 @@ class Servers:
         ----------
         bodies
             Each makes the body of a request; ``read`` makes of the number of a request and its
-            answer what ``done`` is told, and raises :class:`MalformedError` where it cannot.
+            answer what ``done`` is told, and raises :class:`AnswerError` where it cannot.
 
         Raises
         ------
@@ -235,7 +231,7 @@ class Servers:
         async def one(server: Server) -> tuple[Server, Any] | None:
             try:
                 return server, await self._call(server, path, body)
-            except _FailedError as error:
+            except _FailedRequestError as error:
                 self._note(server, error)
                 self._leave_out(server)
                 return None
@@ -262,7 +258,7 @@ class Servers:
                 row = waiting.popleft()
                 try:
                     found = await self._answer(path, bodies[row](), partial(read, row))
-                except _FailedError as error:
+                except _FailedRequestError as error:
                     # The others are asked all the same.
                     lost.append(str(error))
                     continue
@@ -291,11 +287,11 @@ class Servers:
                 data = await self._call(server, path, body)
                 try:
                     found = read(data)
-                except MalformedError as error:
-                    raise _FailedError(f"{server.url}: {error}") from None
+                except AnswerError as error:
+                    raise _FailedRequestError(f"{server.url}: {error}") from None
                 except NoTraceError as error:
                     raise ServersError(f"{server.url}: {error}") from None
-            except _FailedError as error:
+            except _FailedRequestError as error:
                 self._note(server, error)
                 counted += error.counts
                 if counted >= self.patience.attempts:
@@ -335,7 +331,7 @@ class Servers:
             current = asyncio.current_task()
             if not server.hung or (current is not None and current.cancelling()):
                 raise
-            raise _FailedError(
+            raise _FailedRequestError(
                 f"{server.url}: it holds requests and has no health", counts=False
             ) from None
         finally:
@@ -350,27 +346,27 @@ class Servers:
                 if status != 200:
                     self._status(server, path, response, await reading.error_text(response))
                 return json.loads(await reading.body(response))
-        except (reading.TooLongError, ValueError, RecursionError) as error:
-            raise _FailedError(f"{url}: its answer is no JSON ({error!r:.200})") from None
+        except (TooLongError, ValueError, RecursionError) as error:
+            raise _FailedRequestError(f"{url}: its answer is no JSON ({error!r:.200})") from None
         except httpx.ReadTimeout:
-            raise _FailedError(f"{url}: no answer within {self.patience.read:g} s") from None
+            raise _FailedRequestError(f"{url}: no answer within {self.patience.read:g} s") from None
         except httpx.RequestError as error:
             # One that breaks off in the middle may do so because of what it was asked.
             counts = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
             says = f"{url}: {type(error).__name__} {error}".rstrip()
-            raise _FailedError(says, counts=counts) from None
+            raise _FailedRequestError(says, counts=counts) from None
 
     def _status(self, server: Server, path: str, response: httpx.Response, text: str) -> NoReturn:
         status = response.status_code
         says = f"{server.url}{path}: status {status}: {text[:2000]!r}"
         if status == OVERLOADED:
-            raise _FailedError(
+            raise _FailedRequestError(
                 says, counts=False, busy=_seconds(response.headers.get("retry-after"))
             )
         if status in GONE:
-            raise _FailedError(says, counts=False)
+            raise _FailedRequestError(says, counts=False)
         if status >= 500:
-            raise _FailedError(says)
+            raise _FailedRequestError(says)
         if status in (401, 403):
             raise ServersError(f"{says}. The key is read from the environment: {KEY_VARIABLE}")
         raise ServersError(says)
@@ -380,7 +376,7 @@ class Servers:
         server.failed, server.is_out, server.hung = 0, False, False
         server.heard = self._heard = time.monotonic()
 
-    def _note(self, server: Server, error: _FailedError) -> None:
+    def _note(self, server: Server, error: _FailedRequestError) -> None:
         if error.busy is not None:
             # It is alive.
             self._heard = time.monotonic()

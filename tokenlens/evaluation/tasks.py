@@ -9,7 +9,6 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -131,11 +130,14 @@ def _countdown(name: str, size: int, seed: int) -> Task:
     for problem in chosen:
         by_id[f"{','.join(map(str, problem.numbers))}={problem.target}"] = problem
     questions = tuple(Question(i, countdown.prompt(p), str(p.target)) for i, p in by_id.items())
-    return Task(name, questions, partial(_score_countdown, by_id), 320)
+    return Task(name, questions, score_countdown, 320)
 
 
-def _score_countdown(problems: dict[str, countdown.Problem], question: Question, text: str) -> bool:
-    return countdown.check_answer(problems[question.id], answer_part(text))
+def score_countdown(question: Question, text: str) -> bool:
+    """Whether equations solve a problem, whose numbers and target are the question's id."""
+    numbers, _, target = question.id.partition("=")
+    problem = countdown.Problem(tuple(map(int, numbers.split(","))), int(target))
+    return countdown.check_answer(problem, answer_part(text))
 
 
 def _read(path: Path, form: "FileTask", template: str, seed: int) -> list[Question]:

@@ -1,4 +1,4 @@
-"""What an engine may lend to methods that feed more than concept tokens. Knows no engine."""
+"""An engine's vectors, for methods that feed more than concept tokens. Knows no engine."""
 
 from typing import Protocol
 
@@ -70,7 +70,7 @@ class Host(Protocol):
 
 
 def base_vectors(host: Host, logits: Tensor, rows: Rows, proposal: Proposal) -> Tensor:
-    """What the engine lends to each row of a step, ``[num_rows, hidden]`` float32, 0 if nothing."""
+    """The engine's vector for each row of a step, ``[num_rows, hidden]`` float32, 0 if none."""
     base = torch.zeros(len(logits), host.hidden_size, device=logits.device)
     if Need.DENSE_MIXTURE in rows.needs:
         active = rows[DENSE] & proposal.latent

@@ -48,7 +48,7 @@ from tokenlens.core.engine_vectors import Host
 from tokenlens.core.marker_columns import STATE
 from tokenlens.core.marker_table import MarkerTable
 from tokenlens.core.method import HOOKS, Method, overrides
-from tokenlens.core.next_input import FeedPlan
+from tokenlens.core.next_input import NextInputs
 from tokenlens.core.pending import Intents
 from tokenlens.core.request import Request
 from tokenlens.core.rows import IDLE, Live
@@ -107,7 +107,7 @@ class Lifecycle:
         # What `step` intends; becomes the state when a token is committed.
         self._intents = Intents(self.table, self.width)
         self.marker_table = MarkerTable(vocab_size, self.device)
-        self.feed = FeedPlan(max_slots, self.width, self.device)
+        self.feed = NextInputs(max_slots, self.width, self.device)
         self._host, self._engine = host, engine
         # [max_slots + 2, hidden] and [max_slots + 2, width]: of the rows that were stepped
         self._base = torch.zeros(0, device=self.device)

@@ -1,8 +1,8 @@
 """The automata of live requests on the device, in bounded memory.
 
 A request's markers take a row of classes and a row of transitions; requests with the same markers
-share them. Rows that nobody lives on are kept for the next request with these markers, until
-somebody else needs the room. Knows no slots and no texts.
+share them. Rows that no live request uses are kept for the next request with these markers, until
+other markers need the memory. Knows no slots and no texts.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,8 @@ class MarkerTable:
         self._width = vocab_size + 2
         self._device = device
         self.max_rows = max(1, num_bytes // (2 * self._width + 4 * MAX_MOVES))
-        # Which automaton is in which row, the one that was left first in front, and who lives there
+        # Which automaton is in which row, the one that was left first in front, and how many live
+        # requests use it
         self._rows: dict[Automaton, int] = {}
         self._users: dict[Automaton, int] = {}
         self._made = 0
@@ -101,7 +102,7 @@ class MarkerTable:
         return self._made - 1
 
     def _grow(self, rows: int) -> None:
-        """Room for so many rows; twice as many as before, within the bound."""
+        """Make memory for so many rows; twice as many as before, within the bound."""
         held = len(self._classes) // self._width
         if rows <= held:
             return

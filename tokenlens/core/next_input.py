@@ -1,4 +1,4 @@
-"""The feed plan: what each slot's next input is. Engines read it where they embed tokens."""
+"""What each slot's next input is. Adapters read it where their engine embeds tokens."""
 
 import torch
 from tokenlens_kernels import philox
@@ -7,8 +7,8 @@ from torch import Tensor
 from tokenlens.core.columns import MAX_ANCHORS
 
 
-class FeedPlan:
-    """Concept tokens by slot, at fixed addresses so that a captured graph can read them.
+class NextInputs:
+    """Concept tokens by slot, in tables that stay where they are for the life of a core.
 
     Attributes
     ----------
@@ -21,7 +21,7 @@ class FeedPlan:
         weight 1.
     base, base_weight
         ``[max_slots + 1, hidden]`` and ``[max_slots + 1]`` float32: a vector of the engine's own
-        that the mixture is added to, and its weight. ``None`` where the engine lends none.
+        that the mixture is added to, and its weight. ``None`` where the engine has none.
     noise_scale, noise_seed, noise_position
         ``[max_slots + 1]`` each: Gaussian noise on what is fed, in units of the embedding's root
         mean square, of a coordinate or, negative, of a row. ``None`` where the engine cannot.
@@ -34,7 +34,7 @@ class FeedPlan:
     noise_position: Tensor | None = None
 
     def __init__(self, max_slots: int, width: int, device: torch.device) -> None:
-        # One row more than anybody reads, for what is not kept.
+        # One row more than adapters read, for what is not kept.
         self._all = (
             torch.zeros(max_slots + 2, dtype=torch.bool, device=device),
             torch.zeros(max_slots + 2, width, dtype=torch.float32, device=device),
@@ -43,19 +43,19 @@ class FeedPlan:
         self.latent, self.weights, self.ids = (table[:-1] for table in self._all)
 
         # [1, width]: one entry that has all the weight
-        self._alone = torch.zeros(1, width, dtype=torch.float32, device=device)
-        self._alone[:, 0] = 1
+        self._one_token = torch.zeros(1, width, dtype=torch.float32, device=device)
+        self._one_token[:, 0] = 1
         self._anchors = torch.arange(width, device=device) >= width - MAX_ANCHORS
 
     def extend(self, hidden_size: int) -> None:
-        """Make room for an engine's vectors and for noise."""
+        """Add tables for an engine's vectors and for noise."""
         size, device = len(self._all[0]), self.latent.device
         scalar = (torch.float32, torch.float32, torch.int64, torch.int64)
-        self._lent = (
+        self._of_engine = (
             torch.zeros(size, hidden_size, device=device),
             *(torch.zeros(size, dtype=dtype, device=device) for dtype in scalar),
         )
-        self.base, self.base_weight, *noise = (table[:-1] for table in self._lent)
+        self.base, self.base_weight, *noise = (table[:-1] for table in self._of_engine)
         self.noise_scale, self.noise_seed, self.noise_position = noise
 
     def clear(self, slot: int) -> None:
@@ -74,8 +74,8 @@ class FeedPlan:
         """Set the next input of the given slots from this step's concept tokens."""
         if base_weight is not None:
             # A vector of the engine's stands in for all entries but the anchors.
-            lent = base_weight[:, None]
-            out = ((lent > 0) & ~self._anchors) | (lent >= 1)
+            share = base_weight[:, None]
+            out = ((share > 0) & ~self._anchors) | (share >= 1)
             weights = torch.where(out, 0.0, weights)
         # The reference divides by the sum again where it embeds; after a cut and noise the sum is
         # already 1 up to rounding, and exactly 1 for a single entry.
@@ -87,7 +87,7 @@ class FeedPlan:
         mask = latent[:, None]
         rows = (
             latent,
-            torch.where(mask, weights, self._alone),
+            torch.where(mask, weights, self._one_token),
             torch.where(mask, ids, sampled[:, None]),
         )
         for table, values in zip(self._all, rows, strict=True):
@@ -95,12 +95,12 @@ class FeedPlan:
 
     def write_base(self, slots: Tensor, base: Tensor, base_weight: Tensor) -> None:
         """Set the engine's vectors of the given slots."""
-        for table, values in zip(self._lent[:2], (base, base_weight), strict=True):
+        for table, values in zip(self._of_engine[:2], (base, base_weight), strict=True):
             table.index_copy_(0, slots, values)
 
     def write_noise(self, slots: Tensor, scale: Tensor, seed: Tensor, position: Tensor) -> None:
         """Set the noise of the given slots."""
-        for table, values in zip(self._lent[2:], (scale, seed, position), strict=True):
+        for table, values in zip(self._of_engine[2:], (scale, seed, position), strict=True):
             table.index_copy_(0, slots, values)
 
     def noise(self, num_rows: int, hidden_size: int) -> Tensor:

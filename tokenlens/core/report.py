@@ -22,7 +22,7 @@ class StepReport(NamedTuple):
     valid: Tensor
     # [num_rows] bool: False where no token was committed (not sampled, or finished before)
     advanced: Tensor
-    # [num_rows] float32; 0 where nobody asked for signals
+    # [num_rows] float32; 0 where no method asked for signals
     entropy: Tensor
     max_probability: Tensor
     # [num_rows, width] float32 and int64; meaningful where latent

@@ -41,7 +41,7 @@ class Rows:
     written
         Columns that were assigned, in that order.
     records
-        What :meth:`record` was told.
+        What was given to :meth:`record`, by name.
     latent, forced
         ``[num_rows]`` bool, in ``commit``'s hooks: what the step intended. A hook may take a latent
         row back.

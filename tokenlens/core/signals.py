@@ -19,7 +19,7 @@ class Observation(NamedTuple):
     """What a look at the logits finds, per row."""
 
     signals: Signals
-    # [num_rows] float32; 0 where nobody asked
+    # [num_rows] float32; 0 where no method asked
     entropy: Tensor
     max_probability: Tensor
     # [num_rows, width] float32 and int64: the concept token, with the op's own noise

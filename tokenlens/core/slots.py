@@ -1,8 +1,8 @@
 """The slot table: every live request's state as columns of tensors, and the row-to-slot map.
 
 A slot keeps its index for as long as its request lives; rows are reordered at every step. The last
-two slots are nobody's: rows without a request point at the null slot, which stays as it was made,
-and what must not be kept is written to the scratch slot, which nobody reads.
+two slots are no request's: rows without a request point at the null slot, which stays as it was
+made, and what must not be kept is written to the scratch slot, which no step reads.
 """
 
 import math

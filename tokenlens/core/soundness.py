@@ -39,7 +39,7 @@ def keep_sound(rows: Rows, proposal: Proposal, active: Tensor, base: Tensor | No
     active
         ``[num_rows]`` bool: rows that have a concept token; others are fine.
     base
-        ``[num_rows, hidden]``: what the engine lends, ``None`` if nothing.
+        ``[num_rows, hidden]``: the engine's vectors, ``None`` if none are fed.
 
     Returns
     -------

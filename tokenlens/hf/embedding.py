@@ -6,7 +6,7 @@ import torch
 from tokenlens_kernels import concept_mixture
 from torch import Tensor, nn
 
-from tokenlens.core import FeedPlan
+from tokenlens.core import NextInputs
 
 PROBED_IDS = 3
 """Rows of the table that are looked up to learn what the module does to them."""
@@ -78,7 +78,7 @@ class InputEmbedding:
         assert isinstance(out, Tensor)
         return out
 
-    def mixture(self, feed: FeedPlan, num_rows: int, dtype: torch.dtype | None = None) -> Tensor:
+    def mixture(self, feed: NextInputs, num_rows: int, dtype: torch.dtype | None = None) -> Tensor:
         """``[num_rows, hidden]`` mixtures of the first rows of a feed plan.
 
         Parameters

@@ -4,7 +4,7 @@ import torch
 from tokenlens_kernels import dense_mixture
 from torch import Tensor, nn
 
-from tokenlens.core import FeedPlan
+from tokenlens.core import NextInputs
 from tokenlens.core.engine_vectors import alignment_matrix
 from tokenlens.errors import ProtocolError
 from tokenlens.hf.embedding import InputEmbedding
@@ -83,7 +83,7 @@ class HFHost:
             self._rms = root_mean_square(self._embedding.table) * self._embedding.scale
         return self._rms
 
-    def add(self, mixture: Tensor, feed: FeedPlan, noisy: bool) -> Tensor:
+    def add(self, mixture: Tensor, feed: NextInputs, noisy: bool) -> Tensor:
         """Concept mixtures with the engine's vectors and the noise, ``[num_rows, hidden]``."""
         assert feed.base is not None
         assert feed.base_weight is not None

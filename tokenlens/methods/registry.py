@@ -59,6 +59,6 @@ METHODS: tuple[Method, ...] = (
     # Before top1: a step that chance makes discrete is the engine's to sample.
     RandomRouteMethod(),
     Top1Method(),
-    # Last: it asks only for what nobody else has asked.
+    # Last: it asks only for what no other method has asked.
     TraceMethod(),
 )

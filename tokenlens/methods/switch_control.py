@@ -2,8 +2,7 @@
 
 The gate counts the switches from latent to discrete. From ``after`` to twice as many, each one
 injects a text that ends thinking; the next injects a text that begins the answer, and the request
-ends a number of tokens later. Knows the gate by what it is told: which rows have just left, and
-their count.
+ends a number of tokens later. Knows of the gate which rows have just left, and how often.
 
 ``published`` differs from the default so (each line is a field of the config):
 
@@ -17,7 +16,7 @@ an injected token is fed as    itself                       whatever the gate sa
 a switch to discrete inside    waits: its text comes when   replaces what is left of the text,
 an injected text               this one is written          and its blend is fed (``restarts``)
 an end of thinking that the    is not looked at: it is in   ends latent thinking for good
-model would have written in    nobody's text                (``hidden_end_locks``)
+model would have written in    no text                      (``hidden_end_locks``)
 place of an injected token
 an injected end of thinking    ends latent thinking         does not (``injected_end_locks``)
 the answer's beginning         comes once                   at each later switch (``rearms``)

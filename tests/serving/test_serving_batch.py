@@ -15,6 +15,7 @@ from built_in import Core, bind
 from tokenlens.core import Phase
 from tokenlens.serving.batch import REWIND_STEPS, Batch
 from tokenlens.serving.embedding import Calls
+from tokenlens.serving.faults import FORGOTTEN
 from tokenlens.serving.store import PAGE, ConceptStore, entry_bytes
 from tokenlens.spec import parse_spec
 
@@ -219,7 +220,7 @@ def test_a_request_that_lost_its_history_is_reported():
         batch.preempt(name)
         batch.resume(name, 4)
     batch.begin(["a", "b"], np.array([0, 0]), np.array([6, 6]))
-    assert batch.failed == {"b"}
+    assert batch.failed == {"b": FORGOTTEN}
 
 
 def blocks(number):
@@ -295,7 +296,7 @@ def test_an_answer_without_a_page_is_not_lost():
     batch.store.give_back = lambda *arguments: None
     write_blocks(batch, 340, 0)
     replay(batch, 340)
-    assert batch.failed == {"a"}
+    assert batch.failed == {"a": FORGOTTEN}
 
 
 def test_other_uses_of_the_sampler_are_left_alone():

@@ -17,11 +17,9 @@ from tokenlens.spec.texts import texts_of
 PHASE = {"think_start": "<think>", "think_end": "</think>"}
 
 
-class Worker(Binder):
-    """A worker's binder, on an engine whose requests end at nothing."""
-
-    def stop_ids(self, params):
-        return ()
+def worker_of(tokenizer):
+    """A worker's binder, on an engine whose requests are their arguments and end at nothing."""
+    return Binder(tokenizer, 2000, arguments=lambda params: params)
 
 
 @pytest.fixture(scope="module")
@@ -79,16 +77,16 @@ def test_what_a_front_end_found_travels_and_is_not_searched_for_again(binder, mo
     sent = binder.found(asked, request)
     assert sent == {**asked, FOUND_KEY: {"nowait.words": list(request.found["nowait.words"])}}
     assert binder.found(asked, None) == asked
-    worker = Worker(byte_level(), 2000)
+    worker = worker_of(byte_level())
     monkeypatch.setattr(TextIndex, "holding", lambda *_, **__: pytest.fail("a search"))
-    assert worker.request(sent, None).columns == request.columns
+    assert worker(sent).columns == request.columns
 
 
 @pytest.mark.parametrize("found", ["text", [1], {"nowait.words": [5000]}, {"nowait.words": "1"}])
 def test_a_worker_checks_what_travelled(found):
     asked = {"tokenlens": spec("wait").model_dump_json(), FOUND_KEY: found}
     with pytest.raises(SpecError, match="found"):
-        Worker(byte_level(), 2000).request(asked, None)
+        worker_of(byte_level())(asked)
 
 
 def test_only_our_front_end_says_what_was_found():

@@ -6,7 +6,7 @@ import torch
 from built_in import bind
 
 from tokenlens.methods.top1 import Top1Method
-from tokenlens.serving.faults import BROKEN
+from tokenlens.serving.faults import BROKEN, BROKEN_STEP, TAKEN_BACK
 from tokenlens.serving.report import report_of
 from tokenlens.spec import parse_spec
 
@@ -59,7 +59,7 @@ def test_a_request_that_cannot_be_decided_ends_alone(monkeypatch):
 
     monkeypatch.setattr(Top1Method, "gate", broken)
     run(batch, names, 1, start=1)
-    assert batch.failed == {"bad"}
+    assert set(batch.failed) == {"bad"}
     assert set(batch.live) == {"good"}
     assert batch.slots_in_use == 1
     assert run(batch, names, 1, start=2) == wanted
@@ -75,7 +75,7 @@ def test_a_method_that_raises_whatever_it_sees_ends_only_those_that_asked_for_it
 
     monkeypatch.setattr(Top1Method, "gate", broken)
     run(batch, names, 1, start=1)
-    assert batch.failed == {"bad"}
+    assert set(batch.failed) == {"bad"}
     assert set(batch.live) == {"good"}
 
 
@@ -103,10 +103,10 @@ def test_a_report_that_cannot_be_read_ends_its_requests(monkeypatch):
     monkeypatch.setattr(batch, "saw", lambda *_: 1 / 0)
     failed = {}
     assert report.result(failed) == {}
-    assert failed == dict.fromkeys(names, BROKEN)
+    assert failed == dict.fromkeys(names, BROKEN_STEP)
     monkeypatch.setattr(batch, "totals", lambda: 1 / 0)
     assert report_of(batch, step, rows, 10) is None
-    assert batch.failed == set(names)
+    assert batch.failed == dict.fromkeys(names, BROKEN_STEP)
 
 
 @pytest.mark.parametrize("hook", ["core.add", "core.rewind", "store.take_page", "core.commit"])
@@ -128,13 +128,15 @@ def test_an_exception_elsewhere_fails_requests_and_not_the_engine(hook, monkeypa
     if hook == "core.rewind":
         batch.preempt("bad")
         batch.resume("bad", 0)
-        assert batch.failed == {"bad"}
+        assert set(batch.failed) == {"bad"}
         return
     if hook == "store.take_page":
         batch.store.pages[batch.live["bad"].slot] = -1
     run(batch, names, 1, start=1)
-    assert batch.take_failed()["bad"] == BROKEN
-    assert ("good" in batch.live) == (hook == "store.take_page")
+    alone = hook == "store.take_page"
+    failed = batch.take_failed()
+    assert failed == ({"bad": BROKEN} if alone else dict.fromkeys(names, BROKEN_STEP))
+    assert ("good" in batch.live) == alone
     assert batch.slots_in_use == len(batch.live)
     monkeypatch.undo()
     batch.admit("new", request(), [1, 5], 2)
@@ -143,6 +145,16 @@ def test_an_exception_elsewhere_fails_requests_and_not_the_engine(hook, monkeypa
 
 def test_a_request_that_ended_has_not_failed():
     batch = account.make()
-    batch.failed.add("gone")
+    batch.failed["gone"] = BROKEN
     batch.finish(["gone"])
     assert batch.take_failed() == {}
+
+
+@pytest.mark.parametrize("known", [0, 9])
+def test_what_cannot_be_taken_back_is_said_so(known):
+    batch = account.make()
+    names = both(batch)
+    run(batch, names, account.REWIND_STEPS + 1)
+    batch.preempt("bad")
+    batch.resume("bad", known)
+    assert batch.take_failed() == {"bad": TAKEN_BACK}

@@ -6,7 +6,8 @@ from sglang.srt.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from torch import nn
 
 from tokenlens.errors import EmbeddingError
-from tokenlens.sglang.embedding import find_input_embedding
+from tokenlens.serving.embedding import find_input_embedding
+from tokenlens.sglang.embedding import layout
 
 
 def table():
@@ -17,7 +18,7 @@ def table():
 def refused(model, words):
     """The model is refused with a reason and a way out."""
     with pytest.raises(EmbeddingError, match=words) as caught:
-        find_input_embedding(model)
+        find_input_embedding(model, layout())
     assert "--tokenlens-allow" in str(caught.value)
 
 
@@ -25,7 +26,7 @@ def main():
     """One that is taken, and four that are not."""
     model = nn.Module()
     model.embed_tokens = table()
-    assert find_input_embedding(model) == ("embed_tokens", model.embed_tokens)
+    assert find_input_embedding(model, layout()) == ("embed_tokens", model.embed_tokens)
     quantised, packed = type("GGUFEmbeddingMethod", (), {})(), torch.zeros(100, 16).byte()
     method, weight = model.embed_tokens.quant_method, model.embed_tokens.weight
     model.embed_tokens.quant_method = quantised

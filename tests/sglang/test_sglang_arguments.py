@@ -9,6 +9,7 @@ import pytest
 
 from tokenlens.errors import UnsupportedError
 from tokenlens.serving.arguments import spec_of
+from tokenlens.serving.hooks import install
 from tokenlens.serving.traces import Recorder
 from tokenlens.sglang import Settings, custom_params, hooks, refusals, switch, trace, versions
 from tokenlens.sglang.refusals import check_engine, check_request
@@ -196,11 +197,13 @@ def test_hooks_keep_kinds_and_are_put_once(monkeypatch):
     module.Wrapped = Wrapped
     monkeypatch.setitem(sys.modules, module.__name__, module)
     names = ("plain", "of_class", "of_nobody")
-    around = lambda original, *args: (original(*args), "seen")  # noqa: E731  # compared by identity
-    targets = {module.__name__: {f"Wrapped.{name}": around for name in names}}
+    module.around = lambda original, *args: (original(*args), "seen")
+    monkeypatch.setitem(sys.modules, f"tokenlens_test.{module.__name__}", module)
+    ours = f"{module.__name__}.around"
+    targets = {module.__name__: {f"Wrapped.{name}": ours for name in names}}
     hooks.check(targets)
-    hooks.install(targets)
-    hooks.install(targets)
+    install(targets, "tokenlens_test")
+    install(targets, "tokenlens_test")
 
     class Below(Wrapped):
         pass
@@ -208,11 +211,12 @@ def test_hooks_keep_kinds_and_are_put_once(monkeypatch):
     assert Wrapped().plain(1) == (1, "seen")
     assert Below.of_class(2) == ((Below, 2), "seen")
     assert Wrapped.of_nobody(3) == (3, "seen")
-    lost = {module.__name__: {"Wrapped.gone": around}, "tokenlens_no_such_module": {"x": around}}
+    lost = {module.__name__: {"Wrapped.gone": ours}, "tokenlens_no_such_module": {"x": ours}}
     with pytest.raises(SystemExit, match=r"Wrapped\.gone.*tokenlens_no_such_module"):
         hooks.check(lost)
     with pytest.raises(SystemExit, match=r"Wrapped\.gone"):
-        hooks.install({module.__name__: {"Wrapped.gone": around}})
+        install({module.__name__: {"Wrapped.gone": ours}}, "tokenlens_test", hooks.refuse_missing)
+    install({module.__name__: {"Wrapped.gone": ours}}, "tokenlens_test")
 
 
 def test_a_trace_comes_back_as_a_record():
@@ -287,8 +291,8 @@ def test_a_scheduler_queues_what_was_admitted_and_fails_the_rest(monkeypatch, on
     queued = []
 
     def queue(req):
-        # What we do not let through must not reach the room.
-        plugin._add_request_to_queue(lambda _, one: queued.append(one), None, req)
+        # What we do not let through must not reach the scheduler.
+        plugin.add_request_to_queue(lambda _, one: queued.append(one), None, req)
         return req
 
     try:
@@ -318,7 +322,7 @@ def test_routers_between_processes_may_leave_an_entry_empty():
     try:
         seen = {}
         for entry in (None, [], [None]):
-            responses._update_request_meta_info(
+            responses.update_request_meta_info(
                 lambda *_: None, manager, seen, SimpleNamespace(), {"tokenlens": [entry]}, 0, None
             )
         assert seen == {}
@@ -330,7 +334,7 @@ def test_an_idle_scheduler_gives_back_what_has_ended():
     import weakref
 
     from tokenlens.sglang import scheduler
-    from tokenlens.sglang.room import Known, Room
+    from tokenlens.sglang.runtime import Known, RequestFollower
 
     class Request:
         """Stands in for a request of SGLang's."""
@@ -343,18 +347,18 @@ def test_an_idle_scheduler_gives_back_what_has_ended():
     going, ended, lost = Request(), Request(), Request()
     ended.ended = True
     finished = []
-    room = Room.__new__(Room)
-    room.batch = SimpleNamespace(finish=finished.extend)
-    room._known = {
+    follower = RequestFollower.__new__(RequestFollower)
+    follower.batch = SimpleNamespace(finish=finished.extend)
+    follower._known = {
         name: Known(weakref.ref(req), 0)
         for name, req in (("going", going), ("ended", ended), ("lost", lost))
     }
     del lost
-    runner = SimpleNamespace(_tokenlens=room)
+    runner = SimpleNamespace(_tokenlens=follower)
     manager = SimpleNamespace(tp_worker=SimpleNamespace(model_runner=runner))
-    assert scheduler._on_idle(lambda _: "stock's own", manager) == "stock's own"
+    assert scheduler.on_idle(lambda _: "stock's own", manager) == "stock's own"
     assert sorted(finished) == ["ended", "lost"]
-    assert list(room._known) == ["going"]
+    assert list(follower._known) == ["going"]
     # An engine without tokenlens is left alone.
     bare = SimpleNamespace(tp_worker=SimpleNamespace(model_runner=SimpleNamespace()))
-    assert scheduler._on_idle(lambda _: 3, bare) == 3
+    assert scheduler.on_idle(lambda _: 3, bare) == 3

@@ -1,39 +1,38 @@
 """Specs are bound before SGLang looks at a request, in a thread of ours, and searched for once.
 
-SGLang's tokenizer manager cannot be made without an engine: a stand-in does with a request what it
+SGLang's tokenizer manager cannot be made without an engine: a fake does with a request what it
 does, on the event loop. The tokenizer is a real one.
 """
 
 import asyncio
-import threading
 from types import SimpleNamespace
 
 import conformance_models as models
 import pytest
 import transformers
+from binding_thread import bound_off_the_loop
 
 from tokenlens.serving.arguments import FOUND_KEY
 from tokenlens.serving.settings import Settings
 from tokenlens.sglang import frontend
-from tokenlens.sglang.binding import Binder
+from tokenlens.sglang.binding import binder_of
 from tokenlens.sglang.hooks import ADMISSION
-from tokenlens.spec import vocabulary
 from tokenlens.spec.text_index import TextIndex
 
 SPEC = {"methods": [{"method": "nowait", "words": ["1"], "match": "substring"}]}
 
 
-class Manager:
-    """A stand-in for SGLang's tokenizer manager."""
+class FakeManager:
+    """A fake of SGLang's tokenizer manager."""
 
     def __init__(self):
         self.preferred_sampling_params = None
         self.rid_to_state = {}
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(models.REASONER_PATH)
         self.model_config = SimpleNamespace(vocab_size=128, is_multimodal=False)
-        admission = frontend.Admission.__new__(frontend.Admission)
+        admission = frontend.FrontEnd.__new__(frontend.FrontEnd)
         admission.settings = Settings()
-        admission.bind = Binder(self.model_config, self.tokenizer)
+        admission.bind = binder_of(self.model_config, self.tokenizer)
         setattr(self, ADMISSION, admission)
 
     async def tokenize(self, request):
@@ -49,12 +48,12 @@ class Manager:
 
 @pytest.fixture(scope="module")
 def manager():
-    return Manager()
+    return FakeManager()
 
 
 def admit(manager, custom):
     request = SimpleNamespace(sampling_params={"custom_params": custom}, rid="1")
-    return frontend._tokenize_one_request(Manager.tokenize, manager, request)
+    return frontend.tokenize_one_request(FakeManager.tokenize, manager, request)
 
 
 @pytest.fixture(autouse=True)
@@ -65,33 +64,14 @@ def hosted(monkeypatch):
 
 @pytest.mark.parametrize("text", [False, True])
 def test_a_spec_is_bound_off_the_event_loop(manager, monkeypatch, text):
-    goes_on, threads = threading.Event(), []
-    search = vocabulary.Vocabulary.matching
-
-    def waits(self, *args, **kwargs):
-        threads.append(threading.current_thread())
-        # Set by the event loop: on the loop itself this would wait for good.
-        assert goes_on.wait(60)
-        return search(self, *args, **kwargs)
-
-    monkeypatch.setattr(vocabulary.Vocabulary, "matching", waits)
     spec = {**SPEC, "trace": {"level": "full" if text else "off"}}
-
-    async def run():
-        asked = asyncio.ensure_future(admit(manager, {"tokenlens": spec}))
-        while not threads:
-            await asyncio.sleep(0.001)
-        goes_on.set()
-        return await asked
-
-    params = asyncio.run(run())
-    assert [thread.name[:17] for thread in threads] == ["tokenlens-binding"]
+    params = bound_off_the_loop(monkeypatch, lambda: admit(manager, {"tokenlens": spec}))
     assert params.custom_params[FOUND_KEY]["nowait.words"]
 
 
 def test_the_scheduler_does_not_search_again(manager, monkeypatch):
     params = asyncio.run(admit(manager, {"tokenlens": SPEC}))
-    scheduler = Binder(manager.model_config, manager.tokenizer)
+    scheduler = binder_of(manager.model_config, manager.tokenizer)
     monkeypatch.setattr(TextIndex, "holding", lambda *_, **__: pytest.fail("a search"))
     bound = scheduler(params)
     assert list(bound.found["nowait.words"]) == params.custom_params[FOUND_KEY]["nowait.words"]

@@ -1,17 +1,16 @@
 """Specs are bound before vLLM looks at a request, in a thread of ours, and searched for once.
 
 The processor that admits requests is vLLM's own, on a real configuration; the asynchronous engine
-around it is a stand-in that does with it what vLLM's does.
+around it is a fake that does with it what vLLM's does.
 """
 
 import asyncio
-import threading
 
 import conformance_models as models
 import pytest
+from binding_thread import bound_off_the_loop
 
 from tokenlens.serving.arguments import FOUND_KEY
-from tokenlens.spec import vocabulary
 from tokenlens.spec.texts import texts_of
 
 SPEC = {"tokenlens_nowait.words": ["1"], "tokenlens_nowait.match": "substring"}
@@ -38,8 +37,8 @@ def params(**extra_args):
     return SamplingParams(max_tokens=4, extra_args=extra_args)
 
 
-class Engine:
-    """A stand-in for `AsyncLLM`: it admits on the event loop, and starts nothing."""
+class FakeEngine:
+    """A fake of `AsyncLLM`: it admits on the event loop, and starts nothing."""
 
     def __init__(self, processor):
         self.input_processor = processor
@@ -54,8 +53,8 @@ def admit(processor, asked):
     from tokenlens.vllm.frontend import add_request
 
     prompt = {"type": "token", "prompt_token_ids": [1, 2, 3]}
-    engine = Engine(processor)
-    return add_request(Engine.add_request, engine, "1", prompt, asked)
+    engine = FakeEngine(processor)
+    return add_request(FakeEngine.add_request, engine, "1", prompt, asked)
 
 
 def test_texts_are_there_before_any_request(processor):
@@ -63,28 +62,7 @@ def test_texts_are_there_before_any_request(processor):
 
 
 def test_a_spec_is_bound_off_the_event_loop(processor, monkeypatch):
-    goes_on, threads = threading.Event(), []
-    search = vocabulary.Vocabulary.matching
-
-    def waits(self, *args, **kwargs):
-        threads.append(threading.current_thread())
-        # Set by the event loop: on the loop itself this would wait for good.
-        assert goes_on.wait(60)
-        return search(self, *args, **kwargs)
-
-    monkeypatch.setattr(vocabulary.Vocabulary, "matching", waits)
-
-    async def run():
-        asked = asyncio.ensure_future(admit(processor, params(**SPEC)))
-        await asyncio.sleep(0)
-        while not threads:
-            await asyncio.sleep(0.001)
-        goes_on.set()
-        return await asked
-
-    request = asyncio.run(run())
-    # Bound once: what vLLM does on the loop finds it.
-    assert [thread.name[:17] for thread in threads] == ["tokenlens-binding"]
+    request = bound_off_the_loop(monkeypatch, lambda: admit(processor, params(**SPEC)))
     found = request.sampling_params.extra_args[FOUND_KEY]
     assert found["nowait.words"]
     assert request.sampling_params.extra_args["tokenlens_nowait.words"] == ["1"]
@@ -111,10 +89,10 @@ def test_a_client_cannot_say_what_was_found(processor):
 
 def test_the_worker_does_not_search_again(processor, monkeypatch):
     from tokenlens.spec.text_index import TextIndex
-    from tokenlens.vllm.binding import Binder
+    from tokenlens.vllm.binding import binder_of
 
     request = asyncio.run(admit(processor, params(**SPEC)))
-    worker = Binder(processor.model_config, processor.tokenizer)
+    worker = binder_of(processor.model_config, processor.tokenizer)
     monkeypatch.setattr(TextIndex, "holding", lambda *_, **__: pytest.fail("a search"))
     bound = worker(request.sampling_params)
     assert (

@@ -28,8 +28,8 @@ ENGINE = {
 NAMED = ["tokenlens.vllm:TokenLens"]
 
 
-def room_of(llm):
-    """The runner's room in this process, None without tokenlens or with workers elsewhere."""
+def runtime_of(llm):
+    """The runner's runtime in this process, None without tokenlens or with workers elsewhere."""
     executor = llm.llm_engine.engine_core.engine_core.model_executor
     if not hasattr(executor, "driver_worker"):
         return None, executor
@@ -82,8 +82,8 @@ def drive(llm, run, before):
         llm.reset_prefix_cache()
     waiting = sorted(run["requests"], key=lambda request: request.get("arrive", 0))
     prompts, done, errors, step, most_pages = {}, {}, {}, 0, 0
-    room, _ = room_of(llm)
-    RIG.preemptions, RIG.room = 0, room
+    runtime, _ = runtime_of(llm)
+    RIG.preemptions, RIG.runtime = 0, runtime
     while waiting or engine.has_unfinished_requests():
         while waiting and waiting[0].get("arrive", 0) <= step:
             request = waiting.pop(0)
@@ -105,13 +105,13 @@ def drive(llm, run, before):
                 if output.finished:
                     name = output.request_id
                     done[name] = {"prompt": prompts[name], **result(output)}
-        if room is not None:
-            most_pages = max(most_pages, room.batch.store.pages_in_use)
+        if runtime is not None:
+            most_pages = max(most_pages, runtime.batch.store.pages_in_use)
         step += 1
     before.update(done)
     facts = {"steps": step, "preemptions": RIG.preemptions, "errors": errors}
-    if room is not None:
-        facts |= {"most_pages": most_pages, "num_pages": room.batch.store.num_pages}
+    if runtime is not None:
+        facts |= {"most_pages": most_pages, "num_pages": runtime.batch.store.num_pages}
     return {"outputs": done, **facts}
 
 
@@ -159,10 +159,10 @@ def leaks(llm):
 
     # The worker hears of an end with the next step.
     llm.generate({"prompt_token_ids": [1, 2, 3]}, SamplingParams(max_tokens=1, detokenize=False))
-    room, _ = room_of(llm)
-    if room is None:
+    runtime, _ = runtime_of(llm)
+    if runtime is None:
         return None
-    batch = room.batch
+    batch = runtime.batch
     return {"slots": batch.slots_in_use, "pages": batch.store.pages_in_use, "live": len(batch.live)}
 
 
@@ -189,7 +189,7 @@ def main(jobs_file, out_file):
         llm, before = None, {}
         try:
             llm = LLM(job["model"], **kwargs)
-            _, runner = room_of(llm)
+            _, runner = runtime_of(llm)
             found = {
                 "runs": [drive(llm, run, before) for run in job["runs"]],
                 "again": [drive(llm, repeated(before), {})] if job.get("again") else [],

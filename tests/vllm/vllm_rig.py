@@ -11,14 +11,14 @@ class Rig:
     def __init__(self):
         self.values = {}
         self.preemptions = 0
-        self.room = None
+        self.runtime = None
         self._patch()
 
     def set(self, values):
         """Names of switches with their values; what is not named is off."""
         self.values = values
         self.preemptions = 0
-        self.room = None
+        self.runtime = None
         other = os.environ.get("TOKENLENS_TESTS_ON_ANY_VERSION", "0")
         os.environ["TOKENLENS_ANY_VLLM"] = "1" if values.get("any_version") else other
 
@@ -36,12 +36,12 @@ class Rig:
             InputProcessor.process_inputs = ours
 
     def _thinks(self, req_id):
-        live = None if self.room is None else self.room.batch.live.get(req_id)
+        live = None if self.runtime is None else self.runtime.batch.live.get(req_id)
         if live is None or not live.latent or live.slot < 0:
             return False
         from tokenlens.core.columns import PHASE, Phase
 
-        return int(self.room.batch.core.table.column(PHASE)[live.slot]) == Phase.THINKING
+        return int(self.runtime.batch.core.table.column(PHASE)[live.slot]) == Phase.THINKING
 
     def _plant(self):
         """Exceptions by a request's seed (13: not admitted, 14: not decided), and a bad number."""

@@ -11,10 +11,11 @@ from torch import nn
 def refuse_quantised(model):
     """Rows of a quantised table cannot be mixed: neither its method nor its type is taken."""
     from tokenlens.errors import EmbeddingError
-    from tokenlens.vllm.embedding import find_input_embedding
+    from tokenlens.serving.embedding import find_input_embedding
+    from tokenlens.vllm.embedding import layout
 
     table = model.embed_tokens
-    assert find_input_embedding(model)[1] is table
+    assert find_input_embedding(model, layout())[1] is table
     method, weight = table.quant_method, table.weight
     quantised = type("GGUFEmbeddingMethod", (), {})()
     packed = nn.Parameter(torch.zeros(100, 16, dtype=torch.uint8), requires_grad=False)
@@ -25,7 +26,7 @@ def refuse_quantised(model):
         for name, value in {"quant_method": method, "weight": weight, **change}.items():
             setattr(table, name, value)
         with pytest.raises(EmbeddingError, match=f"{word}.*not quantised"):
-            find_input_embedding(model)
+            find_input_embedding(model, layout())
     table.quant_method, table.weight = method, weight
 
 
@@ -47,8 +48,9 @@ def main(rank, port, instructions):
     from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 
     from tokenlens.errors import EmbeddingError
+    from tokenlens.serving.embedding import InputEmbedding
     from tokenlens.serving.store import PAGE, ConceptStore, entry_bytes
-    from tokenlens.vllm.embedding import InputEmbedding
+    from tokenlens.vllm.embedding import layout
 
     with set_current_vllm_config(VllmConfig()):
         init_distributed_environment(2, rank, f"tcp://127.0.0.1:{port}", rank, "gloo")
@@ -66,9 +68,9 @@ def main(rank, port, instructions):
         store = ConceptStore(4, 8, PAGE * entry_bytes(8), 100, torch.device("cpu"))
         sums = model.embed_tokens.__dict__.pop("reduce_results")
         with pytest.raises(EmbeddingError, match="tensor_parallel_size 2"):
-            InputEmbedding(model, store, 32)
+            InputEmbedding(model, layout(), store, 32)
         model.embed_tokens.reduce_results = sums
-        embedding = InputEmbedding(model, store, 32)
+        embedding = InputEmbedding(model, layout(), store, 32)
         weights = torch.rand(5, 8, generator=generator)
         weights[:, 6:] = 0
         weights /= weights.sum(dim=1, keepdim=True)

@@ -29,7 +29,14 @@ from tokenlens.core.snapshots import SuspendedRequest
 from tokenlens.methods.gated import SWITCHES
 from tokenlens.methods.soft_thinking import COLD_STOPS
 from tokenlens.serving.embedding import Calls, InputEmbedding
-from tokenlens.serving.faults import BROKEN, FORGOTTEN, decide_apart, logger
+from tokenlens.serving.faults import (
+    BROKEN,
+    BROKEN_STEP,
+    FORGOTTEN,
+    TAKEN_BACK,
+    decide_apart,
+    logger,
+)
 from tokenlens.serving.store import MISSED, NO_PAGE, PAGE, PLAIN, ConceptStore
 from tokenlens.spec.needs import Need
 from tokenlens.spec.registry import LATENT_METHODS
@@ -86,9 +93,8 @@ class Batch:
     def __init__(self, core: Core, store: ConceptStore, embedding: InputEmbedding | None) -> None:
         self.core, self.store, self.embedding = core, store, embedding
         self.live: dict[str, Live] = {}
-        # Requests that cannot go on, which the engine ends, and those of them that raised
-        self.failed: set[str] = set()
-        self._broken: set[str] = set()
+        # Requests that cannot go on, which the engine ends, and why
+        self.failed: dict[str, str] = {}
         places = [core.table.columns[column].start for column in REPORTED]
         self._report_places = np.array(places, dtype=np.int64)
         self._report_columns = torch.tensor(places, device=core.device)
@@ -181,10 +187,10 @@ class Batch:
             self._seat(live, slot)
             if self.store.pages[slot, max(0, generated - 1) // PAGE] == MISSED:
                 # Its newest concept token was in the slot that it had before.
-                self.failed.add(live.req_id)
+                self.failed[live.req_id] = FORGOTTEN
         dropped = int(self._generated[live.slot]) - generated
         if dropped > REWIND_STEPS or dropped < 0:
-            self.failed.add(live.req_id)
+            self.failed[live.req_id] = TAKEN_BACK
         elif dropped > 0:
             self.core.rewind(live.slot, generated)
             self._generated[live.slot] = generated
@@ -195,8 +201,7 @@ class Batch:
     def finish(self, req_ids: Iterable[str]) -> None:
         """Requests that ended, however they did."""
         for req_id in req_ids:
-            self.failed.discard(req_id)
-            self._broken.discard(req_id)
+            self.failed.pop(req_id, None)
             live = self.live.pop(req_id, None)
             if live is None:
                 continue
@@ -210,18 +215,16 @@ class Batch:
                 self._leave(live)
                 self.core.remove(live.slot)
 
-    def fail(self, req_id: str) -> None:
+    def fail(self, req_id: str, reason: str = BROKEN) -> None:
         """End one request after an exception of ours that is being handled; the engine goes on."""
-        logger.exception("request %s: %s", req_id, BROKEN)
+        logger.exception("request %s: %s", req_id, reason)
         self.finish([req_id])
-        self.failed.add(req_id)
-        self._broken.add(req_id)
+        self.failed[req_id] = reason
 
     def take_failed(self) -> dict[str, str]:
         """Requests that cannot go on, with the reason; they are the caller's to end from now on."""
-        found = {one: BROKEN if one in self._broken else FORGOTTEN for one in sorted(self.failed)}
-        self.failed, self._broken = set(), set()
-        return found
+        found, self.failed = self.failed, {}
+        return dict(sorted(found.items()))
 
     def _take_slot(self) -> int:
         if not self._free:
@@ -329,7 +332,9 @@ class Batch:
         lost = fed & (pages == MISSED) & (place < self._generated[owner] - 1)
         if lost.any():
             gone = set(owner[lost].tolist())
-            self.failed.update(one.req_id for one in self.live.values() if one.slot in gone)
+            for live in self.live.values():
+                if live.slot in gone:
+                    self.failed[live.req_id] = FORGOTTEN
         self._write_pointers(np.where(fed, self.store.entries(owner, place), -1))
 
     def _write_pointers(self, entries: Ints) -> None:
@@ -386,7 +391,7 @@ class Batch:
         """End all requests of this step, after an exception that is none's alone."""
         for req_id in self._rows:
             if req_id in self.live:
-                self.fail(req_id)
+                self.fail(req_id, BROKEN_STEP)
         self.leave_rows()
 
     def leave_rows(self) -> None:

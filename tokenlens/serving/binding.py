@@ -3,7 +3,7 @@
 The front end binds to find out whether it can be done (a 400 if not), the worker binds to do it.
 """
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any
 
 from tokenlens.core import Request, bind
@@ -35,9 +35,20 @@ class Binder:
         Columns of the model's logits.
     turn_ends
         The model's end-of-text tokens, which end turns also where a request ignores them.
+    stop_ids
+        Given sampling parameters of the engine's: the tokens that end the request, in order.
+    arguments
+        Given the same: the request's extra arguments, ``None`` if it has none.
     """
 
-    def __init__(self, tokenizer: Any, width: int, turn_ends: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        width: int,
+        turn_ends: Sequence[int] = (),
+        stop_ids: Callable[[Any], Sequence[int]] = lambda params: (),
+        arguments: Callable[[Any], Mapping[str, Any] | None] = lambda params: None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.vocab_size = vocabulary_size(tokenizer, width)
         self.holes = holes(tokenizer, width)
@@ -45,20 +56,18 @@ class Binder:
             texts_of(tokenizer, width).prepare()
             prepare_markers(tokenizer, self.vocab_size)
         self.turn_ends = tuple(turn_ends)
+        self.stop_ids, self._arguments = stop_ids, arguments
         self._bound: Bounded[Request] = Bounded(MAX_BOUND, MAX_BOUND_BYTES)
 
-    def stop_ids(self, params: Any) -> tuple[int, ...]:
-        """Tokens that end a request with these sampling parameters of the engine's, in order."""
-        raise NotImplementedError
-
-    def request(self, arguments: Mapping[str, Any] | None, params: Any) -> Request | None:
-        """The request in a request's extra arguments, ``None`` if they hold no spec.
+    def __call__(self, params: Any) -> Request | None:
+        """The request in sampling parameters of the engine's, ``None`` if they hold no spec.
 
         Raises
         ------
         SpecError
             What the spec asks for cannot be done with this model.
         """
+        arguments = self._arguments(params)
         found = sample_of(arguments)
         if found is None:
             return None

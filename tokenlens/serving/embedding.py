@@ -6,6 +6,7 @@ graph replays it. Rows without a mixture keep the bits that the engine looked up
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ def _mix(
         ``[num_tokens, hidden]``, zero for ids of another shard.
     """
     if rows.device.type == "cpu":
-        _mix_on_processor(pointers, ids, weights, table, shard_start, rows)
+        _mix_on_cpu(pointers, ids, weights, table, shard_start, rows)
         return
     Calls.count += 1
     # One launch; rows that point nowhere get the bits that they have.
@@ -63,7 +64,7 @@ def _mix(
     )
 
 
-def _mix_on_processor(
+def _mix_on_cpu(
     pointers: Tensor, ids: Tensor, weights: Tensor, table: Tensor, shard_start: int, rows: Tensor
 ) -> None:
     Calls.count += 1
@@ -123,7 +124,7 @@ def mix(module: Any, token_ids: Tensor, rows: Tensor) -> None:
     )
     if flat.device.type == "cpu" and not torch.compiler.is_compiling():
         # What the op does, without the price of its dispatch.
-        _mix_on_processor(*mixing)
+        _mix_on_cpu(*mixing)
     else:
         torch.ops.tokenlens_serving.mix_rows(token_ids.reshape(-1), *mixing)
 
@@ -133,17 +134,34 @@ def cannot(instead: str) -> str:
     return f"Latent methods cannot run on this model; all others can: name them {instead}."
 
 
-def find_input_embedding(
-    model: nn.Module, embedding: type[nn.Module], head: type[nn.Module], instead: str
-) -> tuple[str, nn.Module]:
-    """The module that embeds the tokens of the text, found by its type and name.
+@dataclass(frozen=True)
+class EmbeddingLayout:
+    """How an engine embeds tokens.
 
-    Parameters
+    Attributes
     ----------
-    embedding, head
+    table, head
         The engine's classes of input embeddings, and of output embeddings, which may be the same.
+    mixed
+        Given the module's class: a subclass whose lookup is followed by :func:`mix`.
     instead
         How the operator names the methods that it allows, for the errors.
+    check
+        Given the name and the module that was found: refuses it with an :class:`EmbeddingError`.
+    prepare
+        Makes the module ready, before its class is changed.
+    """
+
+    table: type[nn.Module]
+    head: type[nn.Module]
+    mixed: Callable[[type[Any]], type[nn.Module]]
+    instead: str
+    check: Callable[[str, Any], None] = lambda name, module: None
+    prepare: Callable[[Any], None] = lambda module: None
+
+
+def find_input_embedding(model: nn.Module, layout: EmbeddingLayout) -> tuple[str, nn.Module]:
+    """The module that embeds the tokens of the text, found by its type and name.
 
     Raises
     ------
@@ -153,14 +171,14 @@ def find_input_embedding(
     found = [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, embedding)
-        and not isinstance(module, head)
+        if isinstance(module, layout.table)
+        and not isinstance(module, layout.head)
         and NAMES.search(name.removesuffix(".base_layer"))
     ]
     if len(found) != 1:
         raise EmbeddingError(
             f"model: got {len(found)} input embeddings ({', '.join(name for name, _ in found)});"
-            f" allowed: exactly one table of token embeddings. {cannot(instead)}"
+            f" allowed: exactly one table of token embeddings. {cannot(layout.instead)}"
         )
     name, module = found[0]
     method = type(getattr(module, "quant_method", None)).__name__
@@ -170,8 +188,9 @@ def find_input_embedding(
             f"{name}: got an embedding table of {getattr(weight, 'dtype', None)} ({method});"
             " allowed: float32, bfloat16 or float16, not quantised, because rows of a quantised"
             " table cannot be mixed. Use a checkpoint that leaves the embedding unquantised."
-            f" {cannot(instead)}"
+            f" {cannot(layout.instead)}"
         )
+    layout.check(name, module)
     return name, module
 
 
@@ -180,29 +199,26 @@ class InputEmbedding:
 
     Parameters
     ----------
-    name, module
-        The input embedding.
     max_tokens
         The most tokens of one forward pass.
-    mixed
-        A subclass of the module's class whose lookup is followed by the op.
+
+    Raises
+    ------
+    EmbeddingError
+        The model has no input embedding that can be mixed.
     """
 
     def __init__(
-        self,
-        name: str,
-        module: nn.Module,
-        store: ConceptStore,
-        max_tokens: int,
-        mixed: Callable[[type[Any]], type[nn.Module]],
+        self, model: nn.Module, layout: EmbeddingLayout, store: ConceptStore, max_tokens: int
     ) -> None:
-        self.name = name
+        self.name, module = find_input_embedding(model, layout)
+        layout.prepare(module)
         # [max_tokens] int64, read by captured graphs: never replaced
         self.pointers = torch.full((max_tokens,), -1, dtype=torch.int64, device=store.ids.device)
         buffers = {"pointers": self.pointers, "weights": store.weights, "ids": store.ids}
         for buffer, tensor in buffers.items():
             module.register_buffer(f"tokenlens_{buffer}", tensor, persistent=False)
         base = type(module)
-        made = mixed(base)
+        made = layout.mixed(base)
         made.__name__ = made.__qualname__ = base.__name__
         module.__class__ = made

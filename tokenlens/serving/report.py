@@ -12,14 +12,14 @@ from torch import Tensor
 
 from tokenlens.core.columns import Phase
 from tokenlens.core.recorder import edits_and_switch
-from tokenlens.core.report import StepReport as BatchStep
+from tokenlens.core.report import StepReport
 from tokenlens.serving.batch import Batch, Live
-from tokenlens.serving.faults import BROKEN, logger
+from tokenlens.serving.faults import BROKEN_STEP, logger
 from tokenlens.serving.traces import COLUMNS
 from tokenlens.spec.needs import Need
 
 
-class StepReport:
+class PendingReport:
     """The reports of one step, on their way to the host.
 
     Parameters
@@ -31,7 +31,7 @@ class StepReport:
     """
 
     def __init__(
-        self, batch: Batch, step: BatchStep, rows: Sequence[tuple[int, Live]], max_steps: int
+        self, batch: Batch, step: StepReport, rows: Sequence[tuple[int, Live]], max_steps: int
     ) -> None:
         self._batch, self._max_steps = batch, max_steps
         self._rows = [(row, live, live.rewinds) for row, live in rows]
@@ -65,7 +65,7 @@ class StepReport:
             return self._result()
         except Exception:
             logger.exception("the reports of a step cannot be read")
-            failed.update({live.req_id: BROKEN for _, live, _ in self._rows})
+            failed.update({live.req_id: BROKEN_STEP for _, live, _ in self._rows})
             return {}
 
     def _result(self) -> dict[str, list[Any]]:
@@ -93,13 +93,13 @@ class StepReport:
 
 
 def report_of(
-    batch: Batch, step: BatchStep | None, rows: Sequence[tuple[int, Live]], max_steps: int
-) -> StepReport | None:
+    batch: Batch, step: StepReport | None, rows: Sequence[tuple[int, Live]], max_steps: int
+) -> PendingReport | None:
     """The report of a step; where it cannot be made, the step's requests end."""
     if step is None or not rows:
         return None
     try:
-        return StepReport(batch, step, rows, max_steps)
+        return PendingReport(batch, step, rows, max_steps)
     except Exception:
         batch.fail_rows()
         return None

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from tokenlens.core import Request
-from tokenlens.serving import binding as shared
+from tokenlens.serving.binding import Binder
 
 
 def model_stop_ids(model_config: Any, tokenizer: Any) -> tuple[int, ...]:
@@ -23,8 +22,8 @@ def model_stop_ids(model_config: Any, tokenizer: Any) -> tuple[int, ...]:
     return tuple(found)
 
 
-class Binder(shared.Binder):
-    """Resolves specs for one model.
+def binder_of(model_config: Any, tokenizer: Any) -> Binder:
+    """What resolves specs for one model.
 
     Parameters
     ----------
@@ -33,19 +32,22 @@ class Binder(shared.Binder):
     tokenizer
         Its tokenizer; ``None`` where SGLang runs without one.
     """
+    eos = model_stop_ids(model_config, tokenizer)
 
-    def __init__(self, model_config: Any, tokenizer: Any) -> None:
-        eos = model_stop_ids(model_config, tokenizer)
-        super().__init__(tokenizer, int(model_config.vocab_size), eos)
-        self._eos = tuple(token for token in eos if token < self.vocab_size)
-
-    def __call__(self, params: Any) -> Request | None:
-        """The request in sampling parameters, ``None`` if they hold no spec."""
-        return self.request(params.custom_params, params)
-
-    def stop_ids(self, params: Any) -> tuple[int, ...]:
+    def stop_ids(params: Any) -> tuple[int, ...]:
         """Tokens that end a request, the model's own before the request's."""
         if params.ignore_eos:
             return ()
-        others = sorted({int(token) for token in params.stop_token_ids or ()} - set(self._eos))
-        return (*self._eos, *others)
+        own = tuple(token for token in eos if token < binder.vocab_size)
+        others = sorted({int(token) for token in params.stop_token_ids or ()} - set(own))
+        return (*own, *others)
+
+    binder = Binder(
+        tokenizer,
+        int(model_config.vocab_size),
+        eos,
+        stop_ids,
+        # An empty mapping is none.
+        lambda params: params.custom_params or None,
+    )
+    return binder

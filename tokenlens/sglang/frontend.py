@@ -13,8 +13,8 @@ from tokenlens.serving.arguments import KEY, SAMPLE_KEY, asks, refuse_internal, 
 from tokenlens.serving.off_loop import off_loop
 from tokenlens.serving.settings import Settings
 from tokenlens.sglang import refusals, switch
-from tokenlens.sglang.binding import Binder
-from tokenlens.sglang.hooks import ADMISSION, HANDSHAKE, Around
+from tokenlens.sglang.binding import binder_of
+from tokenlens.sglang.hooks import ADMISSION, HANDSHAKE
 from tokenlens.sglang.traces import ENGINE
 
 SAMPLES = "_tokenlens_samples"
@@ -27,13 +27,13 @@ MAX_OPEN = 1024
 """Prompts whose samples are being sent at the same time."""
 
 
-class Admission:
+class FrontEnd:
     """What the front end of one engine knows: its settings and its model."""
 
     def __init__(self, manager: Any, settings: Settings) -> None:
         refusals.check_model(manager.model_config, settings)
         self.settings = settings
-        self.bind = Binder(manager.model_config, manager.tokenizer)
+        self.bind = binder_of(manager.model_config, manager.tokenizer)
 
     def prepare(self, manager: Any, request: Any) -> None:
         """Read and bind a spec; :meth:`admit` then finds what was made, and is quick.
@@ -91,14 +91,14 @@ class StopsOf:
         self.stop_token_ids = ids if known else ()
 
 
-async def _tokenize_one_request(
+async def tokenize_one_request(
     original: Any, self: Any, request: Any, *args: Any, **kwargs: Any
 ) -> Any:
     await _prepare(self, [request])
     return await original(self, request, *args, **kwargs)
 
 
-async def _batch_tokenize_and_process(
+async def batch_tokenize_and_process(
     original: Any, self: Any, size: int, requests: Any, *args: Any, **kwargs: Any
 ) -> Any:
     await _prepare(self, [requests[index] for index in range(size)])
@@ -117,27 +117,27 @@ async def _prepare(manager: Any, requests: Sequence[Any]) -> None:
             await off_loop(partial(admission.prepare, manager, request))
 
 
-def admission_of(manager: Any) -> Admission | None:
+def admission_of(manager: Any) -> FrontEnd | None:
     """The manager's admission, ``None`` if its engine runs without tokenlens."""
     found = vars(manager).get(ADMISSION)
-    return found if isinstance(found, Admission) else None
+    return found if isinstance(found, FrontEnd) else None
 
 
 _starting: list[Any] = []
 """Managers of the start that is under way."""
 
 
-def _init(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
+def init_manager(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
     settings = switch.settings()
     if settings is None:
         original(self, *args, **kwargs)
         return
     _starting.append(self)
     original(self, *args, **kwargs)
-    setattr(self, ADMISSION, Admission(self, settings))
+    setattr(self, ADMISSION, FrontEnd(self, settings))
 
 
-def _launch_subprocesses(original: Any, cls: Any, *args: Any, **kwargs: Any) -> Any:
+def launch_subprocesses(original: Any, cls: Any, *args: Any, **kwargs: Any) -> Any:
     """A start that fails leaves nothing of its own behind, and other engines alone."""
     if switch.settings() is None:
         return original(cls, *args, **kwargs)
@@ -168,7 +168,7 @@ def _close_sockets(manager: Any) -> None:
             value.close(linger=0)
 
 
-def _wait_for_scheduler_ready(original: Any, pipes: Any, processes: Any) -> Any:
+def wait_for_scheduler_ready(original: Any, pipes: Any, processes: Any) -> Any:
     """End the start unless every scheduler has tokenlens."""
     infos = original(pipes, processes)
     if switch.settings() is not None and not all(info.get(HANDSHAKE) for info in infos):
@@ -179,7 +179,7 @@ def _wait_for_scheduler_ready(original: Any, pipes: Any, processes: Any) -> Any:
     return infos
 
 
-async def _send_one_request(original: Any, self: Any, tokenized: Any) -> Any:
+async def send_one_request(original: Any, self: Any, tokenized: Any) -> Any:
     params = getattr(tokenized, "sampling_params", None)
     asked = getattr(params, "custom_params", None)
     # The samples of one prompt share their parameters; each gets its own noise.
@@ -200,7 +200,7 @@ def note_parameters(manager: Any, rid: Any, parameters: Any, prompt_ids: Any = N
         setattr(state, PROMPT_IDS, prompt_ids)
 
 
-def _convert_to_internal_request(
+def convert_to_internal_request(
     original: Any, self: Any, request: Any, *args: Any, **kwargs: Any
 ) -> Any:
     """Refuse a grammar beside a spec while it is known what the client wrote."""
@@ -232,24 +232,3 @@ class _Samples:
             # Prompts whose samples were never all sent.
             self._open.pop(next(iter(self._open)))
         return index
-
-
-TARGETS: dict[str, dict[str, Around]] = {
-    "sglang.srt.entrypoints.engine": {
-        "Engine._launch_subprocesses": _launch_subprocesses,
-        "_wait_for_scheduler_ready": _wait_for_scheduler_ready,
-    },
-    "sglang.srt.managers.tokenizer_manager": {
-        "TokenizerManager.__init__": _init,
-        "TokenizerManager._send_one_request": _send_one_request,
-        "TokenizerManager._tokenize_one_request": _tokenize_one_request,
-        "TokenizerManager._batch_tokenize_and_process": _batch_tokenize_and_process,
-    },
-    "sglang.srt.entrypoints.openai.serving_completions": {
-        "OpenAIServingCompletion._convert_to_internal_request": _convert_to_internal_request,
-    },
-    "sglang.srt.entrypoints.openai.serving_chat": {
-        "OpenAIServingChat._convert_to_internal_request": _convert_to_internal_request,
-    },
-}
-"""What is wrapped."""

@@ -1,19 +1,15 @@
-"""The places in SGLang that tokenlens wraps, found by our own code.
+"""Whether everything that tokenlens wraps is there: :mod:`tokenlens.sglang.wrapped` lists it.
 
 SGLang's hook registry logs a target that it does not find and goes on without it. Here a missing
 target ends the start. Wrappers do nothing for engines without tokenlens.
 """
 
-import functools
-import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
-from types import ModuleType
-from typing import Any
 
-from tokenlens.serving.hooks import MARK, after_import
+from tokenlens.serving.hooks import find
 
-Around = Callable[..., Any]
+PACKAGE = "tokenlens.sglang"
 
 ADMISSION = "_tokenlens"
 """Attribute of tokenizer managers whose engines run with tokenlens."""
@@ -37,7 +33,7 @@ def missing(*groups: Mapping[str, Iterable[str]]) -> list[str]:
         except ImportError as error:
             lost.append(f"{module_name} ({error})")
             continue
-        lost += [f"{module_name}.{name}" for name in names if _find(module, name) is None]
+        lost += [f"{module_name}.{name}" for name in names if find(module, name) is None]
     return lost
 
 
@@ -58,49 +54,6 @@ def check(*groups: Mapping[str, Iterable[str]]) -> None:
         )
 
 
-def install(targets: Mapping[str, Mapping[str, Around]], needed: bool = True) -> None:
-    """Wrap all targets, now or when their modules are imported; again does nothing.
-
-    Parameters
-    ----------
-    needed
-        Whether a target that is missing ends the start; otherwise it is left out.
-    """
-    for module_name, names in targets.items():
-        after_import(module_name, functools.partial(_install, names, needed))
-
-
-def _install(names: Mapping[str, Around], needed: bool, module: ModuleType) -> None:
-    for name, around in names.items():
-        found = _find(module, name)
-        if found is not None:
-            wrap(*found, around)
-        elif needed:
-            raise SystemExit(f"tokenlens: not found in this SGLang: {module.__name__}.{name}")
-
-
-def _find(module: ModuleType, name: str) -> tuple[Any, str] | None:
-    owner: Any = module
-    *path, last = name.split(".")
-    for step in path:
-        owner = getattr(owner, step, None)
-    return None if owner is None or not hasattr(owner, last) else (owner, last)
-
-
-def wrap(owner: Any, name: str, around: Around) -> None:
-    """Replace ``owner.name`` by ``around(original, *args, **kwargs)``, once.
-
-    Class and static methods stay what they are; a class method's ``original`` takes the class.
-    """
-    raw = inspect.getattr_static(owner, name)
-    kind = type(raw) if isinstance(raw, (classmethod, staticmethod)) else None
-    original = raw.__func__ if kind is not None else getattr(owner, name)
-    if getattr(original, MARK, None) is around:
-        return
-
-    @functools.wraps(original)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return around(original, *args, **kwargs)
-
-    setattr(wrapper, MARK, around)
-    setattr(owner, name, wrapper if kind is None else kind(wrapper))
+def refuse_missing(name: str) -> None:
+    """End the start: a target is not there."""
+    raise SystemExit(f"tokenlens: not found in this SGLang: {name}")

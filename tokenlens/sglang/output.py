@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tokenlens.serving.arguments import KEY
 from tokenlens.serving.faults import FORGOTTEN
-from tokenlens.serving.report import StepReport
+from tokenlens.serving.report import PendingReport
 
 GUARD = "skip_radix_cache_insert"
 """SGLang's own attribute of requests whose KV must not be found under their token ids."""
@@ -20,7 +20,7 @@ GUARD = "skip_radix_cache_insert"
 class StepOutput:
     """One step's report, on the device and then on the host: its copies are already under way."""
 
-    def __init__(self, report: StepReport | None, failed: dict[str, str]) -> None:
+    def __init__(self, report: PendingReport | None, failed: dict[str, str]) -> None:
         self._report, self._failed = report, failed
 
     def copy_to_host(self, copy_tensor: Callable[[Tensor], Tensor]) -> "StepOutput":
@@ -29,7 +29,7 @@ class StepOutput:
 
     def consume(self, batch: Any, commits: Sequence[Any]) -> None:
         """Hand reports to the requests whose token was committed."""
-        from tokenlens.sglang.room import LATENT, abort
+        from tokenlens.sglang.runtime import LATENT, abort
 
         reports = self._report.result(self._failed) if self._report is not None else {}
         for req, commit in zip(batch.reqs, commits):

@@ -13,15 +13,16 @@ from types import ModuleType
 from typing import Any
 
 from tokenlens.errors import SpecError, UnsupportedError
-from tokenlens.serving import metrics
+from tokenlens.serving import hooks, metrics
 from tokenlens.serving.admission import UNADMITTED, is_admitted
 from tokenlens.serving.arguments import asks
 from tokenlens.serving.hooks import after_import
 from tokenlens.serving.places import Places, check_place, ours
 from tokenlens.sglang import switch
-from tokenlens.sglang.hooks import ADMISSION, Around, check, install
+from tokenlens.sglang.hooks import ADMISSION, PACKAGE, check, refuse_missing
 from tokenlens.sglang.refusals import check_engine
 from tokenlens.sglang.traces import ENGINE
+from tokenlens.sglang.wrapped import ALWAYS, CALLED, SWITCHED_ON
 
 OPTIONS = {
     "tokenlens_allow": "allow",
@@ -34,7 +35,7 @@ OPTIONS = {
 
 def register() -> None:
     """Entry point; may be called any number of times in any process."""
-    install(ALWAYS, needed=False)
+    hooks.install(ALWAYS, PACKAGE)
     after_import("sglang.srt.entrypoints.http_server", _watch_bodies)
     if switch.settings() is not None:
         install_all()
@@ -42,10 +43,7 @@ def register() -> None:
 
 def install_all() -> None:
     """Wrap everything, now or when its modules are imported."""
-    from tokenlens.sglang import frontend, responses, scheduler
-
-    for targets in (frontend.TARGETS, responses.TARGETS, scheduler.TARGETS):
-        install(targets)
+    hooks.install(SWITCHED_ON, PACKAGE, refuse_missing)
 
 
 def check_all() -> None:
@@ -55,12 +53,10 @@ def check_all() -> None:
     ------
     SystemExit
     """
-    from tokenlens.sglang import frontend, responses, scheduler
-
-    check(ALWAYS, frontend.TARGETS, responses.TARGETS, scheduler.TARGETS, scheduler.NEEDED)
+    check(ALWAYS, SWITCHED_ON, CALLED)
 
 
-def _add_cli_args(original: Any, parser: argparse.ArgumentParser) -> None:
+def add_cli_args(original: Any, parser: argparse.ArgumentParser) -> None:
     original(parser)
     group = parser.add_argument_group("tokenlens")
     group.add_argument(
@@ -89,7 +85,7 @@ def _add_cli_args(original: Any, parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _from_cli_args(original: Any, cls: Any, args: argparse.Namespace) -> Any:
+def from_cli_args(original: Any, cls: Any, args: argparse.Namespace) -> Any:
     given = {setting: getattr(args, option, None) for option, setting in OPTIONS.items()}
     values = {setting: value for setting, value in given.items() if value is not None}
     if getattr(args, "tokenlens_no_full_traces", False):
@@ -118,7 +114,7 @@ def _check_start(args: argparse.Namespace) -> None:
         raise SystemExit(str(error)) from None
 
 
-def _check_server_args(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+def check_server_args(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     result = original(self, *args, **kwargs)
     if switch.settings() is not None:
         from sglang.srt.arg_groups.overrides import resolving_view
@@ -127,7 +123,7 @@ def _check_server_args(original: Any, self: Any, *args: Any, **kwargs: Any) -> A
     return result
 
 
-def _create_tokenized_object(
+def create_tokenized_object(
     original: Any, self: Any, request: Any, *args: Any, **kwargs: Any
 ) -> Any:
     tokenized = original(self, request, *args, **kwargs)
@@ -151,7 +147,7 @@ def _create_tokenized_object(
     return tokenized
 
 
-def _add_request_to_queue(original: Any, self: Any, req: Any, *args: Any, **kwargs: Any) -> Any:
+def add_request_to_queue(original: Any, self: Any, req: Any, *args: Any, **kwargs: Any) -> Any:
     """Fail a request, and no other, whose spec nobody has checked or nobody would carry out.
 
     SGLang has front ends that load no plugins. All ranks of an engine decide alike.
@@ -193,18 +189,3 @@ WITHOUT = (
     " --enable-tokenlens, or with tokenlens.sglang.engine(...)"
 )
 """Why a request with a spec is refused by an engine without tokenlens."""
-
-ALWAYS: dict[str, dict[str, Around]] = {
-    "sglang.srt.server_args": {
-        "ServerArgs.add_cli_args": _add_cli_args,
-        "ServerArgs.from_cli_args": _from_cli_args,
-        "ServerArgs.check_server_args": _check_server_args,
-    },
-    "sglang.srt.managers.tokenizer_manager": {
-        "TokenizerManager._create_tokenized_object": _create_tokenized_object,
-    },
-    "sglang.srt.managers.scheduler": {
-        "Scheduler._add_request_to_queue": _add_request_to_queue,
-    },
-}
-"""What is wrapped in every process, with tokenlens or without."""

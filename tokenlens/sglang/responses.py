@@ -12,7 +12,6 @@ from tokenlens.serving.faults import contained
 from tokenlens.serving.streams import with_traces
 from tokenlens.serving.traces import Recorder
 from tokenlens.sglang.frontend import PARAMETERS, PROMPT_IDS, admission_of
-from tokenlens.sglang.hooks import Around
 from tokenlens.sglang.traces import ENGINE
 
 RECORDER = "_tokenlens"
@@ -21,7 +20,7 @@ OPEN = "_tokenlens_open"
 """Attribute of managers: recorders of requests that have not ended, by their ids."""
 
 
-def _update_request_meta_info(
+def update_request_meta_info(
     original: Any,
     self: Any,
     meta_info: Any,
@@ -73,21 +72,21 @@ def _sweep(manager: Any, rids: Iterable[str]) -> None:
             _end(manager, rid)
 
 
-async def _handle_batch_output(original: Any, self: Any, output: Any) -> Any:
+async def handle_batch_output(original: Any, self: Any, output: Any) -> Any:
     try:
         return await original(self, output)
     finally:
         _sweep(self, output.rids)
 
 
-def _handle_abort_req(original: Any, self: Any, abort: Any) -> Any:
+def handle_abort_req(original: Any, self: Any, abort: Any) -> Any:
     try:
         return original(self, abort)
     finally:
         _sweep(self, [abort.rid])
 
 
-def _build_response(original: Any, self: Any, request: Any, ret: Any, *args: Any) -> Any:
+def build_response(original: Any, self: Any, request: Any, ret: Any, *args: Any) -> Any:
     """Put traces where ``/generate`` has them: into each choice's ``meta_info``."""
     response = original(self, request, ret, *args)
     traces = [(one.get("meta_info") or {}).get(KEY) for one in ret]
@@ -106,7 +105,7 @@ def _build_response(original: Any, self: Any, request: Any, ret: Any, *args: Any
     return JSONResponse(content)
 
 
-async def _stream(
+async def stream(
     original: Any, self: Any, adapted: Any, request: Any, raw_request: Any
 ) -> AsyncIterator[str]:
     """Put traces into the chunks that end the choices of a stream."""
@@ -140,21 +139,3 @@ class _Listener:
 
 def _put(content: dict[str, Any], choice: dict[str, Any], trace: Any) -> None:
     choice["meta_info"] = {KEY: trace}
-
-
-TARGETS: dict[str, dict[str, Around]] = {
-    "sglang.srt.managers.tokenizer_manager": {
-        "TokenizerManager.update_request_meta_info": _update_request_meta_info,
-        "TokenizerManager._handle_batch_output": _handle_batch_output,
-        "TokenizerManager._handle_abort_req": _handle_abort_req,
-    },
-    "sglang.srt.entrypoints.openai.serving_completions": {
-        "OpenAIServingCompletion._build_completion_response": _build_response,
-        "OpenAIServingCompletion._generate_completion_stream": _stream,
-    },
-    "sglang.srt.entrypoints.openai.serving_chat": {
-        "OpenAIServingChat._build_chat_response": _build_response,
-        "OpenAIServingChat._generate_chat_stream": _stream,
-    },
-}
-"""What is wrapped."""

@@ -7,13 +7,11 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import ModuleType
 from typing import Any
 
 from tokenlens.errors import SpecError
 from tokenlens.serving import metrics, structure
 from tokenlens.serving.arguments import asks, spec_of
-from tokenlens.serving.hooks import wrap
 from tokenlens.serving.places import Places
 from tokenlens.vllm.traces import ENGINE
 
@@ -47,7 +45,7 @@ def refused() -> Iterator[None]:
         yield
     except SpecError as error:
         metrics.count_refusal(ENGINE)
-        raise VLLMValidationError(str(error), parameter=error.problems[0].field) from None
+        raise VLLMValidationError(str(error), parameter=error.field) from None
 
 
 def init_middleware(original: Any, args: Any, app: Any, *rest: Any, **named: Any) -> None:
@@ -94,19 +92,14 @@ async def create_messages(original: Any, self: Any, request: Any, *args: Any, **
         _written.reset(token)
 
 
-def install_requests(module: ModuleType) -> None:
-    """Wrap the request models of one module of vLLM's."""
-    for name in ("ChatCompletionRequest", "CompletionRequest", "ResponsesRequest"):
-        request = getattr(module, name, None)
-        if request is not None and request.__module__ == module.__name__:
-            wrap(request, "to_sampling_params", to_sampling_params)
-
-
-def install_transcripts(module: ModuleType) -> None:
-    """Wrap the request model of one module for speech."""
-    for name in ("TranscriptionRequest", "TranslationRequest"):
-        request = getattr(module, name, None)
-        if request is not None and request.__module__ == module.__name__:
-            for way in ("to_sampling_params", "to_beam_search_params"):
-                if hasattr(request, way):
-                    wrap(request, way, no_trace)
+def to_beam_search_params(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Refuse beams for a request with a spec, which vLLM would not pass on to them."""
+    if asks(getattr(self, "vllm_xargs", None)):
+        with refused():
+            raise SpecError.of(
+                "use_beam_search",
+                True,
+                "false beside a spec for tokenlens, because beam search would feed a mixture to"
+                " another beam. Use n with a temperature instead",
+            )
+    return original(self, *args, **kwargs)

@@ -1,55 +1,44 @@
-"""Mixtures inside vLLM's input embedding: our op behind the lookup, before shards are summed."""
+"""vLLM's input embedding, with our op behind the lookup and before shards are summed."""
 
 from typing import Any
 
 from torch import Tensor, nn
 
 from tokenlens.errors import EmbeddingError
-from tokenlens.serving import embedding as shared
-from tokenlens.serving.store import ConceptStore
+from tokenlens.serving.embedding import EmbeddingLayout, mix
 
 
-class InputEmbedding(shared.InputEmbedding):
-    """The model's input embedding with our op behind it.
-
-    Parameters
-    ----------
-    max_tokens
-        The most tokens of one forward pass.
-    """
-
-    def __init__(self, model: nn.Module, store: ConceptStore, max_tokens: int) -> None:
-        name, module = find_input_embedding(model)
-        ranks = getattr(module, "tp_size", 1)
-        if ranks > 1 and not hasattr(module, "reduce_results"):
-            raise EmbeddingError(
-                f"{name}: got tensor_parallel_size {ranks}; allowed: 1 on this vLLM,"
-                " whose embedding sums over its shards before tokenlens can mix. Update vLLM."
-            )
-        super().__init__(name, module, store, max_tokens, _mixed)
-        state: Any = module
-        state.tokenlens_reduces = getattr(module, "reduce_results", True)
-        if ranks > 1:
-            # Mixing before the sum over shards costs no communication of its own.
-            state.reduce_results = False
-
-
-def find_input_embedding(model: nn.Module) -> tuple[str, nn.Module]:
-    """The module that embeds the tokens of the text.
-
-    Raises
-    ------
-    EmbeddingError
-        None, several that could be it, or one that cannot be mixed.
-    """
+def layout() -> EmbeddingLayout:
+    """How vLLM embeds tokens. Imports vLLM."""
     from vllm.model_executor.layers.vocab_parallel_embedding import (
         ParallelLMHead,
         VocabParallelEmbedding,
     )
 
-    return shared.find_input_embedding(
-        model, VocabParallelEmbedding, ParallelLMHead, "in the setting allow"
+    return EmbeddingLayout(
+        VocabParallelEmbedding,
+        ParallelLMHead,
+        _mixed,
+        "in the setting allow",
+        _refuse_early_sums,
+        _sum_after_mixing,
     )
+
+
+def _refuse_early_sums(name: str, module: Any) -> None:
+    ranks = getattr(module, "tp_size", 1)
+    if ranks > 1 and not hasattr(module, "reduce_results"):
+        raise EmbeddingError(
+            f"{name}: got tensor_parallel_size {ranks}; allowed: 1 on this vLLM, whose embedding"
+            " sums over its shards before tokenlens can mix. Update vLLM."
+        )
+
+
+def _sum_after_mixing(module: Any) -> None:
+    """Leave the sum over shards to our subclass: mixing before it costs no communication."""
+    module.tokenlens_reduces = getattr(module, "reduce_results", True)
+    if getattr(module, "tp_size", 1) > 1:
+        module.reduce_results = False
 
 
 def _mixed(base: type[Any]) -> type[nn.Module]:
@@ -58,7 +47,7 @@ def _mixed(base: type[Any]) -> type[nn.Module]:
     class Mixed(base):  # type: ignore[misc]  # the base is the engine's
         def forward(self, input_: Tensor) -> Tensor:
             rows: Tensor = super().forward(input_)
-            shared.mix(self, input_, rows)
+            mix(self, input_, rows)
             if self.tp_size > 1 and self.tokenlens_reduces:
                 from vllm.distributed import tensor_model_parallel_all_reduce
 

@@ -1,14 +1,11 @@
 """The engine core: hashes of cached blocks, and reports on their way to the front end."""
 
 import logging
-import sys
 import uuid
-from types import ModuleType
 from typing import Any
 
 from tokenlens.serving import admission
 from tokenlens.serving.arguments import asks, spec_of
-from tokenlens.serving.hooks import wrap
 from tokenlens.serving.places import ours
 from tokenlens.serving.refusals import is_latent
 from tokenlens.vllm.refusals import asked_for
@@ -17,25 +14,12 @@ from tokenlens.vllm.traces import ATTRIBUTE, FAILED, FIELD
 logger = logging.getLogger("vllm.tokenlens")
 
 SALT = "_tokenlens_salt"
-HASHER = "generate_block_hash_extra_keys"
-IMPORTERS = ("vllm.v1.core.block_pool", "vllm.v1.simple_kv_offload.manager")
-"""Modules that import the function by value."""
 
 
-def install_hashes(module: ModuleType) -> None:
-    """Make blocks behind the prompt of a latent request their own request's."""
-    original = getattr(module, HASHER)
-    wrap(module, HASHER, _extra_keys)
-    wrapped = getattr(module, HASHER)
-    for name in IMPORTERS:
-        importer = sys.modules.get(name)
-        if importer is not None and getattr(importer, HASHER, None) is original:
-            setattr(importer, HASHER, wrapped)
-
-
-def _extra_keys(
+def extra_keys(
     original: Any, request: Any, start: int, end: int, start_mm: int, *args: Any, **kwargs: Any
 ) -> Any:
+    """Make blocks behind the prompt of a latent request their own request's."""
     keys, next_mm = original(request, start, end, start_mm, *args, **kwargs)
     salt = _salt(request)
     if salt is None or end <= request.num_prompt_tokens:

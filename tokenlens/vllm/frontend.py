@@ -1,7 +1,6 @@
-"""vLLM's front end: what is admitted, what comes back, and what is counted."""
+"""vLLM's front end: what is admitted. What comes back is in :mod:`tokenlens.vllm.outputs`."""
 
 from copy import copy
-from types import ModuleType
 from typing import Any
 
 from tokenlens.errors import SpecError
@@ -11,33 +10,28 @@ from tokenlens.serving.arguments import (
     SAMPLE_KEY,
     asks,
     refuse_internal,
-    sample_of,
     seeded,
     spec_of,
 )
-from tokenlens.serving.faults import contained
-from tokenlens.serving.hooks import wrap
 from tokenlens.serving.off_loop import off_loop
 from tokenlens.serving.places import check_place
 from tokenlens.serving.settings import Settings
-from tokenlens.serving.traces import Recorder
-from tokenlens.vllm import doors
-from tokenlens.vllm.binding import Binder
+from tokenlens.vllm.binding import binder_of
+from tokenlens.vllm.doors import refused
 from tokenlens.vllm.refusals import asked_for, check_request, check_spec
-from tokenlens.vllm.traces import ENGINE, FIELD
+from tokenlens.vllm.traces import ENGINE
 
 ADMISSION = "_tokenlens"
-RECORDER = "_tokenlens"
-SETTINGS = "_tokenlens_settings"
+"""Attribute of input processors whose engine names our class: their :class:`FrontEnd`."""
 
 
-class Admission:
+class FrontEnd:
     """What the front end of one engine knows: its settings and its model."""
 
     def __init__(self, processor: Any) -> None:
         config = processor.vllm_config
         self.settings = Settings.of(config.additional_config)
-        self.bind = Binder(config.model_config, processor.tokenizer)
+        self.bind = binder_of(config.model_config, processor.tokenizer)
         self._processor = processor
 
     def prepare(self, params: Any) -> None:
@@ -80,7 +74,7 @@ def init_processor(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
     """Make what admission needs, the texts of the vocabulary above all, before any request."""
     original(self, *args, **kwargs)
     if asked_for(self.vllm_config):
-        setattr(self, ADMISSION, Admission(self))
+        setattr(self, ADMISSION, FrontEnd(self))
 
 
 async def add_request(
@@ -89,10 +83,8 @@ async def add_request(
     """Bind a spec before vLLM looks at its request, which it does on the event loop."""
     admission = vars(self.input_processor).get(ADMISSION)
     if admission is not None and asks(getattr(params, "extra_args", None)):
-        try:
+        with refused():
             await off_loop(lambda: admission.prepare(params))
-        except SpecError as error:
-            raise refused(error) from None
     return await original(self, request_id, prompt, params, *args, **kwargs)
 
 
@@ -111,20 +103,9 @@ async def create(original: Any, self: Any, request: Any, *args: Any, **kwargs: A
             extra_args=dict(request.vllm_xargs),
         )
     if admission is not None and asks(getattr(params, "extra_args", None)):
-        try:
+        with refused():
             await off_loop(lambda: admission.prepare(params))
-        except SpecError as error:
-            raise refused(error) from None
     return await original(self, request, *args, **kwargs)
-
-
-def refused(error: SpecError) -> Exception:
-    """vLLM's own error for a spec that cannot be carried out: HTTP 400."""
-    from vllm.exceptions import VLLMValidationError
-
-    metrics.count_refusal(ENGINE)
-    refusal: Exception = VLLMValidationError(str(error), parameter="vllm_xargs")
-    return refusal
 
 
 def process_inputs(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -132,7 +113,7 @@ def process_inputs(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     from vllm.exceptions import VLLMValidationError
 
     for value in (*args, *kwargs.values()):
-        with doors.refused():
+        with refused():
             # Directly in there, and nowhere deeper.
             check_place(getattr(value, "extra_args", None), (), "extra_args")
     if not asked_for(self.vllm_config):
@@ -145,39 +126,26 @@ def process_inputs(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
         return original(self, *args, **kwargs)
     admission = vars(self).get(ADMISSION)
     if admission is None:
-        admission = Admission(self)
+        admission = FrontEnd(self)
         setattr(self, ADMISSION, admission)
-    try:
-        request = original(self, *args, **kwargs)
-        params = request.sampling_params
-        if params is not None and asks(params.extra_args):
-            admission.check(request)
-            params.extra_args = marked(params.extra_args)
-    except SpecError as error:
-        raise refused(error) from None
-    except Exception:
-        if _mentions(args, kwargs):
-            metrics.count_refusal(ENGINE)
-        raise
+    with refused():
+        try:
+            request = original(self, *args, **kwargs)
+            params = request.sampling_params
+            if params is not None and asks(params.extra_args):
+                admission.check(request)
+                params.extra_args = marked(params.extra_args)
+        except SpecError:
+            raise
+        except Exception:
+            if _mentions(args, kwargs):
+                metrics.count_refusal(ENGINE)
+            raise
     return request
 
 
 def _mentions(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return any(asks(getattr(value, "extra_args", None)) for value in (*args, *kwargs.values()))
-
-
-def to_beam_search_params(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
-    """Refuse beams for a request with a spec, which vLLM would not pass on to them."""
-    if asks(getattr(self, "vllm_xargs", None)):
-        from vllm.exceptions import VLLMValidationError
-
-        metrics.count_refusal(ENGINE)
-        raise VLLMValidationError(
-            "use_beam_search: got True; allowed: false beside a spec for tokenlens, because beam"
-            " search would feed a mixture to another beam. Use n with a temperature instead",
-            parameter="use_beam_search",
-        )
-    return original(self, *args, **kwargs)
 
 
 def child_sampling_params(original: Any, self: Any, index: int, *args: Any, **kwargs: Any) -> Any:
@@ -189,88 +157,3 @@ def child_sampling_params(original: Any, self: Any, index: int, *args: Any, **kw
     params = copy(params)
     params.extra_args = {**params.extra_args, SAMPLE_KEY: index}
     return params
-
-
-def install_outputs(module: ModuleType) -> None:
-    """Follow reports through the output processor."""
-    wrap(module.OutputProcessor, "process_outputs", _process_outputs)
-    wrap(module.OutputProcessor, "abort_requests", _abort_requests)
-    wrap(module.RequestState, "_new_completion_output", _new_completion_output)
-    wrap(module.RequestState, "_new_request_output", _new_request_output)
-    state: Any = module.RequestState
-    original = state.from_new_request.__func__
-
-    def from_new_request(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        made = original(cls, *args, **kwargs)
-        request = kwargs.get("request") or next(a for a in args if hasattr(a, "sampling_params"))
-        params = request.sampling_params
-        if params is not None and asks(params.extra_args):
-            found = sample_of(params.extra_args)
-            assert found is not None
-            prompt = getattr(request, "prompt_token_ids", None)
-            setattr(made, RECORDER, Recorder(found[0], ENGINE, found[1], prompt))
-        return made
-
-    state.from_new_request = classmethod(from_new_request)
-
-
-def _abort_requests(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
-    before = dict(self.request_states)
-    result = original(self, *args, **kwargs)
-    _close(before, self.request_states)
-    return result
-
-
-def _close(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Notice requests that ended."""
-    for name, state in before.items():
-        if name not in now:
-            metrics.close(vars(state).get(RECORDER))
-
-
-def _process_outputs(original: Any, self: Any, outputs: Any, *args: Any, **kwargs: Any) -> Any:
-    before = {}
-    for one in outputs:
-        if one.request_id in self.request_states:
-            before[one.request_id] = self.request_states[one.request_id]
-        params = one.kv_transfer_params
-        if params is None or FIELD not in params:
-            continue
-        report = params[FIELD]
-        rest = {key: value for key, value in params.items() if key != FIELD}
-        one.kv_transfer_params = rest or None
-        state = self.request_states.get(one.request_id)
-        recorder = None if state is None else vars(state).get(RECORDER)
-        if recorder is not None:
-            with contained(f"a report of request {one.request_id} is lost"):
-                metrics.observe(recorder, report)
-    result = original(self, outputs, *args, **kwargs)
-    _close(before, self.request_states)
-    return result
-
-
-def _new_completion_output(
-    original: Any, self: Any, token_ids: Any, finish_reason: Any, *args: Any, **kwargs: Any
-) -> Any:
-    output = original(self, token_ids, finish_reason, *args, **kwargs)
-    recorder = vars(self).get(RECORDER)
-    if recorder is not None and finish_reason is not None:
-        with contained("a trace is lost"):
-            setattr(output, FIELD, recorder.trace())
-    return output
-
-
-def _new_request_output(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
-    output = original(self, *args, **kwargs)
-    completions = getattr(output, "outputs", None)
-    if not isinstance(completions, list):  # a pooling request's
-        return output
-    found = [getattr(one, FIELD, None) for one in completions]
-    if any(trace is not None for trace in found):
-        traces = [None if trace is None else trace.model_dump(mode="json") for trace in found]
-        # The one field of vLLM's own that reaches the HTTP response.
-        output.kv_transfer_params = {
-            **(output.kv_transfer_params or {}),
-            FIELD: traces[0] if len(traces) == 1 else traces,
-        }
-    return output

@@ -1,7 +1,7 @@
 """The one class that a vLLM user names; it is a logits processor of both model runners.
 
 Being imported is being asked for: it installs the hooks of the process that it is imported in. What
-decides tokens is in the core; what knows requests is in the room.
+decides tokens is in the core; what knows requests is in the runtime.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from tokenlens.vllm.refusals import MARK, check_engine, marked
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tokenlens.vllm.room import Room
+    from tokenlens.vllm.runtime import RunnerRuntime
 
 try:
     from vllm.v1.worker.gpu.sample.logits_processor.interface import (
@@ -48,7 +48,7 @@ class TokenLens(LogitsProcessorV1, LogitsProcessorV2):  # type: ignore[misc]
                 " VLLM_PLUGINS is set, add tokenlens to it; otherwise install the package again."
             )
         # Set once the model is loaded, by the hooks of the second runner; the first needs none.
-        self.room: Room | None = None
+        self.runtime: RunnerRuntime | None = None
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
@@ -77,7 +77,7 @@ class TokenLens(LogitsProcessorV1, LogitsProcessorV2):  # type: ignore[misc]
 
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
         """Whether the sampler has to come by for this request."""
-        # Whether the spec can be carried out is not looked at here: the room fails the request.
+        # Whether the spec can be carried out is not looked at here: the runtime fails the request.
         return asks(sampling_params.extra_args)
 
     def apply_staged_writes(self) -> None:
@@ -85,6 +85,6 @@ class TokenLens(LogitsProcessorV1, LogitsProcessorV2):  # type: ignore[misc]
 
     def apply(self, logits: "Tensor", ctx: Any = None) -> "Tensor":
         """Decide on the logits of a step (second runner), or leave them (first runner)."""
-        if ctx is None or self.room is None:
+        if ctx is None or self.runtime is None:
             return logits
-        return self.room.batch.decide(logits)
+        return self.runtime.batch.decide(logits)

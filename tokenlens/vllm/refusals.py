@@ -67,8 +67,8 @@ def _engine_facts(config: Any) -> list[tuple[bool, str]]:
         (
             _get(parallel, "prefill_context_parallel_size", 1) > 1,
             "prefill_context_parallel_size: got"
-            f" {_get(parallel, 'prefill_context_parallel_size')}; allowed: 1, because it reorders"
-            " rows.",
+            f" {_get(parallel, 'prefill_context_parallel_size')}; allowed: 1, because context"
+            " parallelism reorders rows.",
         ),
         (
             bool(_get(parallel, "enable_batch_sharded_sampling", False)),

@@ -14,20 +14,21 @@ import torch
 SWITCHES = ("no_replay", "no_guard", "no_limit")
 
 
-def install(room):
-    """Patch the room's module."""
+def install(runtime):
+    """Patch the module of what follows requests."""
+    from tokenlens.serving.batch import Batch
     from tokenlens.sglang import output, scheduler
 
     off = {name: set() for name in SWITCHES}
-    admit = room.Room._admit
+    admit = runtime.RequestFollower._admit
 
     def _admit(self, req):
         for name in (req.sampling_params.custom_params or {}).get("rig", ()):
             off[name].add(req.rid)
         admit(self, req)
 
-    room.Room._admit = _admit
-    batch = room.Batch
+    runtime.RequestFollower._admit = _admit
+    batch = Batch
     point = batch._point
 
     def _point(self, computed, scheduled):
@@ -49,8 +50,7 @@ def install(room):
                 req.skip_radix_cache_insert = False
 
     output.StepOutput.consume = _consume
-    finish = scheduler.TARGETS["sglang.srt.managers.schedule_batch"]
-    finished, limited = finish["Req.update_finish_state"], finish["Req._compute_max_prefix_len"]
+    finished, limited = scheduler.update_finish_state, scheduler.compute_max_prefix_len
 
     def update_finish_state(original, self, *args, **kwargs):
         if self.rid in off["no_guard"]:
@@ -62,8 +62,8 @@ def install(room):
             return original(self, *args, **kwargs)
         return limited(original, self, *args, **kwargs)
 
-    finish["Req.update_finish_state"] = update_finish_state
-    finish["Req._compute_max_prefix_len"] = compute_max_prefix_len
+    scheduler.update_finish_state = update_finish_state
+    scheduler.compute_max_prefix_len = compute_max_prefix_len
 
 
 class Untouched:
@@ -81,11 +81,11 @@ class Untouched:
             part.replace(path)
 
 
-def watch(room):
+def watch(runtime):
     """Compare logits and embeddings of what did not ask with what was there before."""
     from tokenlens.sglang import embedding
 
-    decide = room.Room.decide
+    decide = runtime.RequestFollower.decide
 
     def _decide(self, logits, sampling):
         before = logits.clone()
@@ -99,7 +99,7 @@ def watch(room):
             Untouched.write()
         return decided
 
-    room.Room.decide = _decide
+    runtime.RequestFollower.decide = _decide
     mixed = embedding._mixed
 
     def _mixed(base):
@@ -142,8 +142,8 @@ def plant():
 
 def install_now():
     """Once the module with the targets has been imported, before they are wrapped."""
-    from tokenlens.sglang import room
+    from tokenlens.sglang import runtime
 
-    install(room)
-    watch(room)
+    install(runtime)
+    watch(runtime)
     plant()

@@ -1,4 +1,4 @@
-"""What one model runner has of tokenlens: made before graphs are captured.
+"""tokenlens beside SGLang's model runner: made before graphs are captured.
 
 Follows SGLang's requests into the batch and out of it. Everything here runs on the scheduler's
 thread, what touches the device on the stream of the forward pass.
@@ -13,25 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenlens.core import Core
 from tokenlens.core.forcing import FORCED_LOGIT
 from tokenlens.errors import SpecError
-from tokenlens.methods import METHODS
-from tokenlens.serving.batch import REWIND_STEPS, Batch, Ints
+from tokenlens.serving.batch import Ints
 from tokenlens.serving.faults import BROKEN
-from tokenlens.serving.refusals import allows_latent, is_latent
-from tokenlens.serving.report import report_of
+from tokenlens.serving.refusals import is_latent
+from tokenlens.serving.runtime import EngineRuntime, RunnerFacts
 from tokenlens.serving.settings import Settings
-from tokenlens.serving.store import ConceptStore
 from tokenlens.sglang import refusals
-from tokenlens.sglang.binding import Binder
-from tokenlens.sglang.embedding import InputEmbedding
+from tokenlens.sglang.binding import binder_of
+from tokenlens.sglang.embedding import layout
 from tokenlens.sglang.output import StepOutput
-
-logger = logging.getLogger("sglang.tokenlens")
-
-SPARE_SLOTS = 8
-"""Slots beside the running requests: a retracted one keeps its slot while there are some."""
 
 LATENT = "_tokenlens_latent"
 """Attribute of SGLang's requests that may be fed mixtures."""
@@ -48,8 +40,8 @@ class Known:
     away: bool = False
 
 
-class Room:
-    """Core, store and embedding of one runner, and the requests that are in it.
+class RequestFollower:
+    """Follows SGLang's requests into the batch of an :class:`EngineRuntime` and out of it.
 
     Parameters
     ----------
@@ -62,44 +54,28 @@ class Room:
     def __init__(self, runner: Any, args: Any, settings: Settings) -> None:
         refusals.check_engine(args)
         refusals.check_model(runner.model_config, settings)
-        self.settings = settings
-        self.bind = Binder(runner.model_config, load_tokenizer(args))
-        device = torch.device(runner.device)
         requests = int(runner.req_to_token_pool.size)
-        slots = requests + SPARE_SLOTS
         context = int(runner.model_config.context_len)
-        core = Core(
-            methods=METHODS,
-            max_slots=slots,
-            vocab_size=self.bind.vocab_size,
-            holes=self.bind.holes,
-            device=device,
-            rewind_steps=REWIND_STEPS,
+        most = max(context, args.chunked_prefill_size or 0, args.max_prefill_tokens or 0)
+        facts = RunnerFacts(
+            engine="SGLang",
+            settings=settings,
+            binder=binder_of(runner.model_config, load_tokenizer(args)),
+            model=runner.model,
+            layout=layout(),
+            device=torch.device(runner.device),
+            max_requests=requests,
+            max_request_tokens=context,
+            max_pass_tokens=most + requests,
+            logger=logging.getLogger("sglang.tokenlens"),
         )
-        latent = allows_latent(settings)
-        store = ConceptStore(
-            slots,
-            settings.width(self.bind.vocab_size),
-            int(settings.history_mib * 2**20) if latent else 1,
-            context,
-            device,
-        )
-        embedding = None
-        if latent:
-            most = max(context, args.chunked_prefill_size or 0, args.max_prefill_tokens or 0)
-            embedding = InputEmbedding(runner.model, store, most + requests)
-        self.batch = Batch(core, store, embedding)
+        self.engine = EngineRuntime(facts)
+        self.batch = self.engine.batch
         self._known: dict[str, Known] = {}
         # Of the step that is open: the logits that came, where log-probabilities are asked for.
         self._wants_logprobs = False
         self._stock: tuple[Tensor, Any] | None = None
         self._forced: Tensor | None = None
-        logger.info(
-            "tokenlens: %d slots; history: %s; methods: %s",
-            slots,
-            store.describe() if latent else "none, no latent method is allowed",
-            "all" if settings.allow is None else ", ".join(settings.allow),
-        )
 
     def begin(self, batch: Any) -> None:
         """A forward pass is about to be prepared."""
@@ -147,13 +123,10 @@ class Room:
         self.batch.finish(gone)
 
     def _admit(self, req: Any) -> None:
-        params = req.sampling_params
         try:
-            request = self.bind(params) if params.custom_params else None
-            if request is None or not request.methods:
+            request = self.engine.admit(req.rid, req.sampling_params, req.origin_input_ids)
+            if request is None:
                 return
-            prompt = list(req.origin_input_ids)
-            self.batch.admit(req.rid, request, prompt, len(prompt))
             setattr(req, LATENT, is_latent(request.spec))
         except SpecError as error:
             # The front end has checked it: another tokenizer or another front end.
@@ -190,9 +163,7 @@ class Room:
 
     def commit(self, sampled: Tensor) -> StepOutput | None:
         """Take a step's tokens; returns what the scheduler is told when they arrive there."""
-        rows = self.batch.advanced()
-        step = self.batch.commit(sampled)
-        report = report_of(self.batch, step, rows, self.settings.max_trace_steps)
+        report = self.engine.commit(sampled)
         failed = self.batch.take_failed()
         if report is None and not failed:
             return None

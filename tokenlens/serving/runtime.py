@@ -1,0 +1,120 @@
+"""tokenlens beside one model runner: core, history of concept tokens, embedding, request table.
+
+An engine's adapter describes its runner as a :class:`RunnerFacts` once the model is loaded, and
+calls :class:`EngineRuntime` from the functions of the engine that it wraps. Knows no engine.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenlens.core import Core, Request
+from tokenlens.methods import METHODS
+from tokenlens.serving.batch import REWIND_STEPS, Batch
+from tokenlens.serving.binding import Binder
+from tokenlens.serving.embedding import EmbeddingLayout, InputEmbedding
+from tokenlens.serving.refusals import allows_latent
+from tokenlens.serving.report import PendingReport, report_of
+from tokenlens.serving.settings import Settings
+from tokenlens.serving.store import ConceptStore
+
+SPARE_SLOTS = 8
+"""Slots beside the running requests: a preempted one keeps its slot while there are some."""
+
+
+@dataclass(frozen=True)
+class RunnerFacts:
+    """What the runtime has to know of an engine's model runner.
+
+    Attributes
+    ----------
+    engine
+        Name of the engine, for refusals.
+    binder
+        Resolves the specs of requests for this model.
+    layout
+        How the engine embeds tokens; asked for only where a latent method is allowed.
+    max_requests
+        Requests that run at once.
+    max_request_tokens
+        The longest request, in tokens.
+    max_pass_tokens
+        The most tokens of one forward pass.
+    """
+
+    engine: str
+    settings: Settings
+    binder: Binder
+    model: nn.Module
+    layout: EmbeddingLayout
+    device: torch.device
+    max_requests: int
+    max_request_tokens: int
+    max_pass_tokens: int
+    logger: logging.Logger
+
+
+class EngineRuntime:
+    """Everything that tokenlens keeps for one model runner, for as long as the runner lives.
+
+    Attributes
+    ----------
+    batch
+        The requests with a spec: slots, rows, entries.
+    """
+
+    def __init__(self, facts: RunnerFacts) -> None:
+        settings, binder = facts.settings, facts.binder
+        self.settings, self.bind = settings, binder
+        slots = facts.max_requests + SPARE_SLOTS
+        core = Core(
+            methods=METHODS,
+            max_slots=slots,
+            vocab_size=binder.vocab_size,
+            holes=binder.holes,
+            device=facts.device,
+            rewind_steps=REWIND_STEPS,
+            engine=facts.engine,
+        )
+        latent = allows_latent(settings)
+        store = ConceptStore(
+            slots,
+            settings.width(binder.vocab_size),
+            int(settings.history_mib * 2**20) if latent else 1,
+            facts.max_request_tokens,
+            facts.device,
+        )
+        embedding = None
+        if latent:
+            embedding = InputEmbedding(facts.model, facts.layout, store, facts.max_pass_tokens)
+        self.batch = Batch(core, store, embedding)
+        facts.logger.info(
+            "tokenlens: %d slots; history: %s; methods: %s",
+            slots,
+            store.describe() if latent else "none, no latent method is allowed",
+            "all" if settings.allow is None else ", ".join(settings.allow),
+        )
+
+    def admit(self, req_id: str, params: Any, prompt: Sequence[int]) -> Request | None:
+        """Admit a request of the engine's; ``None`` if it has no spec, or one without methods.
+
+        Raises
+        ------
+        SpecError
+            What the spec asks for cannot be done with this model.
+        """
+        request = self.bind(params)
+        if request is None or not request.methods:
+            return None
+        self.batch.admit(req_id, request, list(prompt), len(prompt))
+        return request
+
+    def commit(self, sampled: Tensor) -> PendingReport | None:
+        """Take a step's tokens, ``[num_rows]``; returns its report, on its way to the host."""
+        rows = self.batch.advanced()
+        step = self.batch.commit(sampled)
+        return report_of(self.batch, step, rows, self.settings.max_trace_steps)

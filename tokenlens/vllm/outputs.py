@@ -1,0 +1,91 @@
+"""What comes back through vLLM's output processor: reports of steps, traces, counts."""
+
+from typing import Any
+
+from tokenlens.serving import metrics
+from tokenlens.serving.arguments import asks, sample_of
+from tokenlens.serving.faults import contained
+from tokenlens.serving.traces import Recorder
+from tokenlens.vllm.traces import ENGINE, FIELD
+
+RECORDER = "_tokenlens"
+"""Attribute of the states of requests with a spec."""
+
+
+def from_new_request(original: Any, cls: Any, *args: Any, **kwargs: Any) -> Any:
+    """Give the state of a request with a spec its recorder."""
+    made = original(cls, *args, **kwargs)
+    request = kwargs.get("request") or next(a for a in args if hasattr(a, "sampling_params"))
+    params = request.sampling_params
+    if params is not None and asks(params.extra_args):
+        found = sample_of(params.extra_args)
+        assert found is not None
+        prompt = getattr(request, "prompt_token_ids", None)
+        setattr(made, RECORDER, Recorder(found[0], ENGINE, found[1], prompt))
+    return made
+
+
+def abort_requests(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Notice requests that were aborted."""
+    before = dict(self.request_states)
+    result = original(self, *args, **kwargs)
+    _close(before, self.request_states)
+    return result
+
+
+def _close(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Notice requests that ended."""
+    for name, state in before.items():
+        if name not in now:
+            metrics.close(vars(state).get(RECORDER))
+
+
+def process_outputs(original: Any, self: Any, outputs: Any, *args: Any, **kwargs: Any) -> Any:
+    """Take the reports off the engine core's outputs, and notice requests that ended."""
+    before = {}
+    for one in outputs:
+        if one.request_id in self.request_states:
+            before[one.request_id] = self.request_states[one.request_id]
+        params = one.kv_transfer_params
+        if params is None or FIELD not in params:
+            continue
+        report = params[FIELD]
+        rest = {key: value for key, value in params.items() if key != FIELD}
+        one.kv_transfer_params = rest or None
+        state = self.request_states.get(one.request_id)
+        recorder = None if state is None else vars(state).get(RECORDER)
+        if recorder is not None:
+            with contained(f"a report of request {one.request_id} is lost"):
+                metrics.observe(recorder, report)
+    result = original(self, outputs, *args, **kwargs)
+    _close(before, self.request_states)
+    return result
+
+
+def new_completion_output(
+    original: Any, self: Any, token_ids: Any, finish_reason: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """Put the trace on a completion that is finished."""
+    output = original(self, token_ids, finish_reason, *args, **kwargs)
+    recorder = vars(self).get(RECORDER)
+    if recorder is not None and finish_reason is not None:
+        with contained("a trace is lost"):
+            setattr(output, FIELD, recorder.trace())
+    return output
+
+
+def new_request_output(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Put the traces of a request where the HTTP response has them."""
+    output = original(self, *args, **kwargs)
+    completions = getattr(output, "outputs", None)
+    if not isinstance(completions, list):  # a pooling request's
+        return output
+    found = [getattr(one, FIELD, None) for one in completions]
+    if any(trace is not None for trace in found):
+        traces = [None if trace is None else trace.model_dump(mode="json") for trace in found]
+        # The one field of vLLM's own that reaches the HTTP response.
+        output.kv_transfer_params = {
+            **(output.kv_transfer_params or {}),
+            FIELD: traces[0] if len(traces) == 1 else traces,
+        }
+    return output

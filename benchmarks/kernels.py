@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from tokenlens_kernels import Signals, concept_mixture, signals_topk
+from tokenlens_kernels import TopKSignals, concept_mixture, signals_topk
 from tokenlens_kernels.concept_mixture import naive as mixture_naive
 from tokenlens_kernels.signals_topk import naive as signals_naive
 
@@ -148,7 +148,7 @@ def gate(shape: Shape, logits: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     got = signals_topk(logits, **arguments)
     # The naive version sorts everything in float64: a few rows of it are enough.
     few = {k: v[:2] if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
-    expected = Signals(*signals_naive.signals_topk(logits[:2], **few))
+    expected = TopKSignals(*signals_naive.signals_topk(logits[:2], **few))
     torch.testing.assert_close(got.weights[:2], expected.weights, rtol=1e-5, atol=1e-6)
     assert got.weight_ids[:2].equal(expected.weight_ids)
     torch.testing.assert_close(got.entropy[:2], expected.entropy, rtol=1e-5, atol=1e-5)

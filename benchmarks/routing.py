@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tokenlens.assets import path_of
 from tokenlens.evaluation.countdown import check_answer, problems, prompt
 from tokenlens.evaluation.plots import against_share
-from tokenlens.routing import Router, Sampling, Vocabulary
+from tokenlens.routing import Router, RouterVocabulary, Sampling
 from tokenlens.routing.hf import HFBackend
 
 THRESHOLDS = (0.02, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0)
@@ -41,7 +41,7 @@ BASELINE = "large alone"
 def load(count):
     """Models, vocabulary, problems and prompts."""
     tokenizer = AutoTokenizer.from_pretrained(path_of("tiny-reasoner-small"))
-    words = Vocabulary(tokenizer, (2, 0))
+    words = RouterVocabulary(tokenizer, (2, 0))
     models = {
         role: AutoModelForCausalLM.from_pretrained(
             path_of(f"tiny-reasoner-{role}"), dtype=torch.float32

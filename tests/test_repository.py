@@ -29,11 +29,11 @@ KNOWN = {
     "vllm": {"__version__", "core", "errors", "methods", "serving", "spec", "trace"},
     "sglang": {"core", "errors", "methods", "serving", "spec", "trace"},
 }
-"""Rooms, and what of ours they may import (docs/architecture.md)."""
+"""Packages, and what of ours they may import (docs/architecture.md)."""
 
 
-def rooms_of(text):
-    """Our rooms that a file imports, wherever in it; relative imports are not our style."""
+def packages_of(text):
+    """Our packages that a file imports, wherever in it; relative imports are not our style."""
     names = [
         alias
         for node in ast.walk(ast.parse(text))
@@ -66,17 +66,17 @@ def test_the_search_for_unsafe_calls_finds_them():
     ]
 
 
-@pytest.mark.parametrize("room", KNOWN)
-def test_a_room_knows_only_the_rooms_below_it(room):
-    paths = list((ROOT / "tokenlens" / room).rglob("*.py"))
+@pytest.mark.parametrize("package", KNOWN)
+def test_a_package_knows_only_those_below_it(package):
+    paths = list((ROOT / "tokenlens" / package).rglob("*.py"))
     assert paths
     for path in paths:
-        assert rooms_of(path.read_text()) <= {room, *KNOWN[room]}, path
+        assert packages_of(path.read_text()) <= {package, *KNOWN[package]}, path
 
 
 def test_imports_are_found_in_functions_too():
     code = "from tokenlens import core\ndef f():\n    from tokenlens.vllm import trace\n"
-    assert rooms_of(code + "    import torch, tokenlens.hf.run\n") == {"vllm", "hf", "core"}
+    assert packages_of(code + "    import torch, tokenlens.hf.run\n") == {"vllm", "hf", "core"}
 
 
 def test_kernels_does_not_shadow_a_package():
@@ -109,3 +109,22 @@ def test_no_engine_loads_us_by_itself():
     text = (ROOT / "pyproject.toml").read_text()
     # This group is loaded into every vLLM, whatever its settings.
     assert "vllm.logits_processors" not in text
+
+
+def public_classes(text):
+    """Names of classes that somebody may import, or see in an error."""
+    nodes = ast.walk(ast.parse(text))
+    return [n.name for n in nodes if isinstance(n, ast.ClassDef) and not n.name.startswith("_")]
+
+
+def test_no_two_public_classes_share_a_name():
+    places = {}
+    for path in SOURCES:
+        for name in public_classes(path.read_text()):
+            places.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_public_classes_are_found_in_functions_too():
+    code = "class A: ...\nclass _B: ...\ndef f():\n    class C(A):\n        class D: ...\n"
+    assert sorted(public_classes(code)) == ["A", "C", "D"]

@@ -1,7 +1,7 @@
 """One Prometheus collector for every engine and the router, where prometheus_client is installed.
 
 An engine's own endpoint shows it, as all metrics of a process share a registry; without
-prometheus_client every call does nothing. Knows no engine: rooms report what happened in numbers.
+prometheus_client every call does nothing. Knows no engine: adapters report numbers.
 """
 
 from itertools import groupby, pairwise

@@ -57,7 +57,7 @@ SPECS = [
     [{"method": "cot2"}],
     [],
 ]
-ROOMS = tuple(str(Path(tokenlens.__file__).parent / room) for room in ("core", "methods"))
+PACKAGES = tuple(str(Path(tokenlens.__file__).parent / one) for one in ("core", "methods"))
 READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal",
          "aten::is_nonzero", "aten::unique_dim", "aten::_unique2"}  # fmt: skip
 
@@ -66,21 +66,21 @@ class HostReadError(AssertionError):
     pass
 
 
-def from_our_rooms():
+def from_our_packages():
     """Whether the op was called by a file of the core or of the methods, not by a kernel."""
     frame = sys._getframe(2)
     while frame is not None:
         name = frame.f_code.co_filename
         if "tokenlens_kernels" in name and not name.endswith("philox.py"):
             return False
-        if name.startswith(ROOMS):
+        if name.startswith(PACKAGES):
             return True
         frame = frame.f_back
     return False
 
 
 class Watch(TorchDispatchMode):
-    """Counts ops, and refuses those that wait for the device when our rooms call them."""
+    """Counts ops, and refuses those that wait for the device when our packages call them."""
 
     def __init__(self):
         super().__init__()
@@ -88,7 +88,7 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         # What the CPU kernel does inside its op is its own business.
-        if from_our_rooms():
+        if from_our_packages():
             self.ops += 1
             if func._schema.name in READS:
                 raise HostReadError(f"{func} reads a device value on the host")
@@ -142,7 +142,7 @@ def guard(monkeypatch, name):
     original = getattr(torch.Tensor, name)
 
     def guarded(self, *args, **kwargs):
-        if from_our_rooms():
+        if from_our_packages():
             raise HostReadError(name)
         return original(self, *args, **kwargs)
 

@@ -10,7 +10,7 @@ import pytest
 
 from tokenlens.evaluation import GREEDY, Arm, Generated, Question, Task, evaluate, math_score
 from tokenlens.evaluation.answers import (
-    Markers,
+    AnswerMarkers,
     answer_part,
     boxes,
     is_open,
@@ -38,7 +38,7 @@ FAMILIES = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_answer_is_behind_the_thinking_of_any_family(family):
     start, end = FAMILIES[family]
-    markers = Markers(start, end)
+    markers = AnswerMarkers(start, end)
     ended = f"{start}so \\boxed{{1}}{end}\n\\boxed{{2}}<|im_end|>"
     assert answer_part(ended, markers) == "\\boxed{2}"
     # The template opened it.
@@ -57,7 +57,7 @@ def test_the_answer_is_behind_the_thinking_of_any_family(family):
     assert answer_part(f"{start}a{end}\\boxed{{2}} {other} x", markers).startswith("\\boxed{2}")
 
 
-HARMONY = Markers("<|channel|>analysis<|message|>", "<|end|>")
+HARMONY = AnswerMarkers("<|channel|>analysis<|message|>", "<|end|>")
 
 
 @pytest.mark.parametrize(
@@ -109,11 +109,11 @@ def test_random_texts_have_the_answer_that_their_thoughts_leave():
                 piece = rng.choice(["a ", "\\boxed{3}", "\n", "é"])
                 text, answer = text + piece, answer if thinking else answer + piece
             expected = "" if thinking else answer.strip()
-            assert answer_part(text, Markers(start, end), opened) == expected, (text, opened)
+            assert answer_part(text, AnswerMarkers(start, end), opened) == expected, (text, opened)
 
 
 def test_a_template_leaves_a_thought_open_or_not():
-    markers = Markers()
+    markers = AnswerMarkers()
     assert is_open("<|user|>x</think><|assistant|><think>\n", "x", markers)
     assert not is_open("<|user|>x<|assistant|><think>\n\n</think>\n", "x", markers)
     assert not is_open("<|user|>what is <think>?<|assistant|>", "what is <think>?", markers)

@@ -13,9 +13,9 @@ import pytest
 
 from tokenlens.evaluation import (
     GREEDY,
+    ArmSampling,
     FolderError,
     Generated,
-    Sampling,
     arms_of,
     comparisons,
     evaluate,
@@ -83,7 +83,7 @@ def contents(folder):
 
 
 def test_controls_come_by_themselves():
-    arms = {arm.name: arm for arm in arms_of(SPECS, Sampling(temperature=0.9))}
+    arms = {arm.name: arm for arm in arms_of(SPECS, ArmSampling(temperature=0.9))}
     assert set(arms) == {
         "soft", "gumbel", "greedy", "sampling, T 0.6, top-k 30, top-p 0.95", "no_thinking",
         "soft + top1", "soft + random_route", "gumbel + top1", "gumbel + random_route",

@@ -301,9 +301,9 @@ def test_mixed_rows_are_as_if_alone(subject):
 
 
 def test_an_embedding_that_is_no_table_refuses_the_full_mixture(subject, monkeypatch):
-    from tokenlens.hf.embedding import InputEmbedding
+    from tokenlens.hf.embedding import HookedEmbedding
 
-    monkeypatch.setattr(InputEmbedding, "probe", lambda self: None)
+    monkeypatch.setattr(HookedEmbedding, "probe", lambda self: None)
     with pytest.raises(SpecError, match="mixture"):
         run(subject, {"method": "lead", "mixture": "full"})
     run(subject, {"method": "lead"})

@@ -6,7 +6,7 @@ from hf_subjects import PROMPTS, Subject, batch, new_tokens
 
 from tokenlens.hf import generate_kwargs, traces
 from tokenlens.hf.attachment import PREPARE
-from tokenlens.hf.embedding import InputEmbedding
+from tokenlens.hf.embedding import HookedEmbedding
 
 peft = pytest.importorskip("peft")
 accelerate = pytest.importorskip("accelerate")
@@ -86,7 +86,7 @@ def test_probe_finds_a_scaled_table(scale, dtype):
             return super().forward(ids) * torch.tensor(scale, dtype=self.weight.dtype)
 
     torch.manual_seed(0)
-    embedding = InputEmbedding(Scaled(40, 16).to(dtype))
+    embedding = HookedEmbedding(Scaled(40, 16).to(dtype))
     embedding.probe()
     assert embedding.is_table
 
@@ -105,7 +105,7 @@ class Shifted(torch.nn.Embedding):
 @pytest.mark.parametrize("kind", [Normed, Shifted])
 def test_probe_does_not_take_others_for_a_table(kind):
     torch.manual_seed(0)
-    embedding = InputEmbedding(kind(40, 16))
+    embedding = HookedEmbedding(kind(40, 16))
     embedding.probe()
     assert not embedding.is_table
 

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 from kernel_rows import VOCABULARIES, logits, mixed_parameters, parameters
-from tokenlens_kernels import Signals, philox, signals_topk
+from tokenlens_kernels import TopKSignals, philox, signals_topk
 from tokenlens_kernels.signals_topk import cpu, naive
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
-def _naive(z: torch.Tensor, arguments: dict[str, Any]) -> Signals:
-    return Signals(*naive.signals_topk(z, **arguments))
+def _naive(z: torch.Tensor, arguments: dict[str, Any]) -> TopKSignals:
+    return TopKSignals(*naive.signals_topk(z, **arguments))
 
 
-def _assert_same(got: Signals, expected: Signals) -> None:
+def _assert_same(got: TopKSignals, expected: TopKSignals) -> None:
     for name in ("ids", "weight_ids"):
         assert getattr(got, name).equal(getattr(expected, name)), name
     for name, tolerance in (
@@ -38,7 +38,7 @@ def _assert_same(got: Signals, expected: Signals) -> None:
         )
 
 
-def _assert_well_formed(got: Signals, arguments: dict[str, Any]) -> None:
+def _assert_well_formed(got: TopKSignals, arguments: dict[str, Any]) -> None:
     computed = arguments["active"] & ~got.logsumexp.isnan()
     for values, ids in ((got.probabilities, got.ids), (got.weights, got.weight_ids)):
         torch.testing.assert_close(values.sum(-1), computed.float())
@@ -111,7 +111,7 @@ def test_naive_signals_are_those_of_torch() -> None:
 class TestFacts:
     """What both versions must do, each stated without the other."""
 
-    def run(self, function: str, z: torch.Tensor, arguments: dict[str, Any]) -> Signals:
+    def run(self, function: str, z: torch.Tensor, arguments: dict[str, Any]) -> TopKSignals:
         return signals_topk(z, **arguments) if function == "op" else _naive(z, arguments)
 
     def test_published_records(self, function: str, soft_vectors: dict[str, Any]) -> None:

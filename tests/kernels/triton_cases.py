@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 from kernel_rows import VOCABULARIES, logits, mixed_parameters, parameters
-from tokenlens_kernels import Signals, philox
+from tokenlens_kernels import TopKSignals, philox
 from tokenlens_kernels.concept_embedding import naive as embedding_naive
 from tokenlens_kernels.concept_mixture import naive as mixture_naive
 from tokenlens_kernels.concept_mixture import triton as mixture_triton
@@ -53,14 +53,14 @@ def _moved(arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _run(z: torch.Tensor, arguments: dict[str, Any]) -> Signals:
+def _run(z: torch.Tensor, arguments: dict[str, Any]) -> TopKSignals:
     # Moving a strided tensor would close its gaps: the storage is moved, then viewed again.
     storage = z.new_empty(0).set_(z.untyped_storage()).to(DEVICE)
     moved = storage.as_strided(z.shape, z.stride(), z.storage_offset())
-    return Signals(*(t.cpu() for t in signals_triton.signals_topk(moved, **_moved(arguments))))
+    return TopKSignals(*(t.cpu() for t in signals_triton.signals_topk(moved, **_moved(arguments))))
 
 
-def _assert_same(got: Signals, expected: Signals) -> None:
+def _assert_same(got: TopKSignals, expected: TopKSignals) -> None:
     for name in ("ids", "weight_ids"):
         assert getattr(got, name).equal(getattr(expected, name)), name
     for name, tolerance in (
@@ -81,7 +81,7 @@ def _assert_same(got: Signals, expected: Signals) -> None:
 
 
 def _check(z: torch.Tensor, arguments: dict[str, Any]) -> None:
-    _assert_same(_run(z, arguments), Signals(*signals_naive.signals_topk(z, **arguments)))
+    _assert_same(_run(z, arguments), TopKSignals(*signals_naive.signals_topk(z, **arguments)))
 
 
 @pytest.mark.parametrize(("num_rows", "width"), SMALL_SHAPES)
@@ -425,7 +425,8 @@ def test_the_ops_reach_the_kernels_in_few_launches(
     count, outputs = launched("signals_topk._device", z, *arguments.values())
     assert count == 2
     _assert_same(
-        Signals(*(t.cpu() for t in outputs)), Signals(*signals_naive.signals_topk(z, **arguments))
+        TopKSignals(*(t.cpu() for t in outputs)),
+        TopKSignals(*signals_naive.signals_topk(z, **arguments)),
     )
     table = torch.randn(300, 16)
     weights, ids = outputs[5].cpu(), outputs[6].cpu()

@@ -10,7 +10,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from tokenlens.assets import path_of
-from tokenlens.routing import Router, Vocabulary
+from tokenlens.routing import Router, RouterVocabulary
 from tokenlens.routing.vllm_engine import VLLMBackend
 
 CASES = {"small": math.inf, "large": -math.inf, "probed": 1e9, "mixed": 0.4}
@@ -29,7 +29,7 @@ def engine(role):
 
 async def main(prompts):
     """Ids of every prompt in every case."""
-    words = Vocabulary(AutoTokenizer.from_pretrained(path_of("tiny-reasoner-small")), (2, 0))
+    words = RouterVocabulary(AutoTokenizer.from_pretrained(path_of("tiny-reasoner-small")), (2, 0))
     backends = [VLLMBackend(role, engine(role), words) for role in ("small", "large")]
     found = {}
     for name, threshold in CASES.items():

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from tokenlens.assets import path_of
 from tokenlens.evaluation.countdown import problems, prompt
-from tokenlens.routing import Chunk, Signals, Vocabulary
+from tokenlens.routing import Chunk, FirstTokenSignals, RouterVocabulary
 
 EOS_IDS = (2, 0)
 MAX_TOKENS = 320
@@ -30,7 +30,7 @@ def tokenizer():
 @functools.cache
 def vocabulary():
     """The same as routing sees it."""
-    return Vocabulary(tokenizer(), EOS_IDS)
+    return RouterVocabulary(tokenizer(), EOS_IDS)
 
 
 @functools.cache
@@ -86,7 +86,7 @@ def turned():
     ends = [turn(i) for i in EOS_IDS]
     network.config.eos_token_id = ends[0]
     network.generation_config.eos_token_id = ends
-    return Vocabulary(other, ends), network
+    return RouterVocabulary(other, ends), network
 
 
 class Scripted:
@@ -107,7 +107,7 @@ class Scripted:
         before = words.decode(ask.context[self.start :])
         ids = words.encode(self.script(before))
         entropy = self.entropy(before) if callable(self.entropy) else self.entropy
-        facts = Signals(((words.piece(ids[0]), -0.1),), entropy) if ids else None
+        facts = FirstTokenSignals(((words.piece(ids[0]), -0.1),), entropy) if ids else None
         made = []
         for token in ids[: ask.max_tokens]:
             made.append(token)

@@ -16,7 +16,7 @@ from routing_stand_in import PATIENCE, Served, stand_in
 from routing_support import byte_level_chat, prompts, vocabulary
 from test_routing_text import local, over
 
-from tokenlens.routing import Ask, BackendError, Sampling, Vocabulary
+from tokenlens.routing import Ask, BackendError, RouterVocabulary, Sampling
 from tokenlens.routing import http as routing_http
 from tokenlens.routing.http import HTTPBackend, HTTPSettings
 from tokenlens.routing.serve import Target, build, endpoints
@@ -353,7 +353,7 @@ def test_what_is_no_spec_and_what_no_model_here_takes(fields, word):
 
 
 def test_a_server_s_kind_context_and_bos_are_asked_for(tmp_path):
-    words = Vocabulary(byte_level_chat("{{ bos_token }}{{ messages[0].content }}", False))
+    words = RouterVocabulary(byte_level_chat("{{ bos_token }}{{ messages[0].content }}", False))
     words.tokenizer.save_pretrained(tmp_path)
     bos = words.tokenizer.bos_token_id
 

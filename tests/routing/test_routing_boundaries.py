@@ -7,8 +7,8 @@ from routing_support import vocabulary
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tokenlens.routing import Vocabulary, parse_routing, same_vocabulary
-from tokenlens.routing.vocabulary import Ends, Matcher, TextStream
+from tokenlens.routing import RouterVocabulary, parse_routing, same_vocabulary
+from tokenlens.routing.vocabulary import Matcher, StepEnds, TextStream
 
 
 def byte_level(extra=(), shift=0):
@@ -28,7 +28,7 @@ def byte_level(extra=(), shift=0):
 
 def ends_at(words, ids, **spec):
     """Index and kind of the first end in ids."""
-    matcher = Matcher(Ends.of(parse_routing(spec), words), words)
+    matcher = Matcher(StepEnds.of(parse_routing(spec), words), words)
     for index, token in enumerate(ids):
         if (end := matcher.push(token)) is not None:
             return index, end
@@ -36,7 +36,7 @@ def ends_at(words, ids, **spec):
 
 
 def test_every_entry_that_holds_a_blank_line_is_a_boundary():
-    words = Vocabulary(byte_level())
+    words = RouterVocabulary(byte_level())
     assert {words.piece(i) for i in words.boundary_ids("\n\n")} == {"\n\n", ".\n\n", ")\n\n"}
     for text in ("so.\n\n", "(x)\n\n", "so\n\n"):
         ids = words.encode(text)
@@ -57,7 +57,7 @@ def test_ids_with_holes_are_all_read():
     for token in data["added_tokens"]:
         token["id"] += 2000
     holes = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(data)))
-    found = Vocabulary(holes)
+    found = RouterVocabulary(holes)
     assert len(found.pieces) == 1 + max(holes.get_vocab().values()) > len(holes)
     for text in ("so.\n\n", "<think>"):
         ids = found.encode(text)
@@ -68,7 +68,7 @@ def test_ids_with_holes_are_all_read():
 
 
 def test_a_delimiter_of_two_tokens_is_a_boundary():
-    words = Vocabulary(byte_level())
+    words = RouterVocabulary(byte_level())
     (newline,) = words.encode("\n")
     ids = [*words.encode("ab"), newline, newline, *words.encode("c")]
     assert ends_at(words, ids) == (3, "boundary")
@@ -76,7 +76,7 @@ def test_a_delimiter_of_two_tokens_is_a_boundary():
 
 
 def test_the_end_marker_and_the_end_of_the_text():
-    words = Vocabulary(byte_level())
+    words = RouterVocabulary(byte_level())
     # "</think>" is no token here: eight letters
     ids = words.encode("so </think> x")
     assert ends_at(words, ids) == (len(words.encode("so </think>")) - 1, "think_end")
@@ -88,23 +88,25 @@ def test_the_end_marker_and_the_end_of_the_text():
 
 
 def test_the_tail_of_the_other_model_counts():
-    words = Vocabulary(byte_level())
-    matcher = Matcher(Ends.of(parse_routing({}), words), words)
+    words = RouterVocabulary(byte_level())
+    matcher = Matcher(StepEnds.of(parse_routing({}), words), words)
     matcher.read("so\n")
     assert matcher.push(words.encode("\n")[0]) == "boundary"
 
 
 def test_same_vocabulary():
-    assert same_vocabulary(Vocabulary(byte_level()), Vocabulary(byte_level()))
-    assert not same_vocabulary(Vocabulary(byte_level()), Vocabulary(byte_level(shift=1)))
+    assert same_vocabulary(RouterVocabulary(byte_level()), RouterVocabulary(byte_level()))
+    assert not same_vocabulary(
+        RouterVocabulary(byte_level()), RouterVocabulary(byte_level(shift=1))
+    )
     more = [("a", "b")]
-    assert not same_vocabulary(Vocabulary(byte_level()), Vocabulary(byte_level(more)))
-    assert not same_vocabulary(Vocabulary(byte_level()), vocabulary())
+    assert not same_vocabulary(RouterVocabulary(byte_level()), RouterVocabulary(byte_level(more)))
+    assert not same_vocabulary(RouterVocabulary(byte_level()), vocabulary())
 
 
 @pytest.mark.parametrize("text", ["x \u00e9\u4e2d\U0001f600 y", "a.\n\nb", "\U0001f600"])
 def test_text_comes_in_whole_characters(text):
-    words = Vocabulary(byte_level())
+    words = RouterVocabulary(byte_level())
     stream, pieces = TextStream(words), []
     for token in words.encode(text):
         pieces.append(stream.push([token]))

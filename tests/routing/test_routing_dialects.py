@@ -16,7 +16,7 @@ from test_routing_text import over, route
 from tokenlens.routing import Ask, BackendError, Sampling, parse_routing
 from tokenlens.routing.completions import Completions
 from tokenlens.routing.logprobs import ShapeError, read
-from tokenlens.routing.vocabulary import Ends
+from tokenlens.routing.vocabulary import StepEnds
 
 MIXED = {"policy": {"policy": "glimprouter", "threshold": 0.4}, "duplicate_guard": False}
 KNOWN = [shapes.openai, shapes.sglang, shapes.llama, shapes.llama_shares, shapes.llama_before]
@@ -24,7 +24,7 @@ KNOWN = [shapes.openai, shapes.sglang, shapes.llama, shapes.llama_shares, shapes
 
 def ask(text="x", **fields):
     """A call for the next step."""
-    return Ask("s", text, 10, Sampling(**fields), Ends.of(parse_routing({}), None))
+    return Ask("s", text, 10, Sampling(**fields), StepEnds.of(parse_routing({}), None))
 
 
 @pytest.mark.parametrize("shape", KNOWN)

@@ -20,7 +20,7 @@ from routing_support import (
 from test_routing_boundaries import byte_level
 from transformers import AutoModelForCausalLM, MistralConfig
 
-from tokenlens.routing import Ask, Router, Sampling, Vocabulary
+from tokenlens.routing import Ask, Router, RouterVocabulary, Sampling
 from tokenlens.routing.hf import HFBackend
 from tokenlens.spec import SpecError
 
@@ -263,7 +263,7 @@ def test_retokenised_text_is_visible():
     """A reader that spells differently: letter by letter."""
     from tokenlens.routing.transcript import Transcript
 
-    words, letters = vocabulary(), Vocabulary(byte_level())
+    words, letters = vocabulary(), RouterVocabulary(byte_level())
     text = "<think>\n3*4=12\n\n"
     transcript = Transcript(
         {"small": (1,), "large": (2,)}, {"small": words, "large": letters}, "text"

@@ -75,13 +75,13 @@ def test_an_entropy_that_is_nan(profile, writer):
     small = Scripted(after(WHOLE, END), float("nan"))
     if profile == "published":
         # its top 20 hold an impossible token
-        from tokenlens.routing import Chunk, Signals
+        from tokenlens.routing import Chunk, FirstTokenSignals
 
         plain = small.generate
 
         async def generate(ask):
             async for chunk in plain(ask):
-                facts = Signals((("a", 0.0), ("b", -9999.0)), 0.0)
+                facts = FirstTokenSignals((("a", 0.0), ("b", -9999.0)), 0.0)
                 yield Chunk(chunk.ids, "", chunk.tokens, facts, chunk.finish)
 
         small.generate = generate

@@ -4,12 +4,12 @@ import pytest
 from real_vocabularies import load
 
 from tokenlens.routing.settings import RoutingSpec
-from tokenlens.routing.vocabulary import Ends, Matcher, Vocabulary
+from tokenlens.routing.vocabulary import Matcher, RouterVocabulary, StepEnds
 
 
 @pytest.fixture(scope="module")
 def llama():
-    return Vocabulary(load("llama3_1"))
+    return RouterVocabulary(load("llama3_1"))
 
 
 @pytest.mark.parametrize("before", ["it is 5", "it is 5.", "it is **5**", "so (5)", 'x < 5"'])
@@ -17,7 +17,7 @@ def llama():
 @pytest.mark.parametrize("written", [0, 1, 3])
 def test_the_end_is_seen_at_its_last_token(llama, before, behind, written):
     spec = RoutingSpec.model_validate({"policy": {"policy": "always_small"}})
-    matcher = Matcher(Ends.of(spec, llama), llama)
+    matcher = Matcher(StepEnds.of(spec, llama), llama)
     ids = llama.encode(f"{before}</think>{behind}")
     # The other model has written the first of them.
     matcher.read(llama.decode(ids[:written]))

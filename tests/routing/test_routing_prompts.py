@@ -8,9 +8,9 @@ import pytest
 from routing_stand_in import PATIENCE, Served
 from routing_support import Scripted, byte_level_chat, vocabulary
 
-from tokenlens.routing import Router, Vocabulary
+from tokenlens.routing import Router, RouterVocabulary
 from tokenlens.routing.http import HTTPBackend, HTTPSettings
-from tokenlens.routing.prompts import Prompts, Reader
+from tokenlens.routing.prompts import Reader, RouterPrompts
 from tokenlens.routing.protocol import ChatRequest, CompletionRequest, parse
 from tokenlens.routing.server import make_app
 from tokenlens.routing.service import ServerSettings
@@ -31,7 +31,7 @@ TEMPLATE = (
 
 def chatty(limit=None, template=TEMPLATE, adds_bos=False):
     """A byte-level tokenizer with a template, and a BOS."""
-    return Vocabulary(byte_level_chat(template, adds_bos))
+    return RouterVocabulary(byte_level_chat(template, adds_bos))
 
 
 def prompts(words=None, limits=(None, None), others=None):
@@ -42,7 +42,7 @@ def prompts(words=None, limits=(None, None), others=None):
         backend.max_length = limit
     spec = {"policy": "always_small", "think_end": None}
     router = Router(*backends, spec, small_vocabulary=words, large_vocabulary=others or words)
-    return Prompts(router, router.vocabularies, 2)
+    return RouterPrompts(router, router.vocabularies, 2)
 
 
 def chat(messages=HI, **fields):
@@ -213,13 +213,13 @@ def test_writing_prompts_does_not_hold_the_server_up():
 def test_a_long_prompt_is_not_read_again_on_the_loop(monkeypatch):
     """Whether it leaves the thinking to the model is seen at its end."""
     words, lengths = vocabulary(), []
-    decode = Vocabulary.decode
+    decode = RouterVocabulary.decode
 
     def counted(self, ids):
         lengths.append(len(ids))
         return decode(self, ids)
 
-    monkeypatch.setattr(Vocabulary, "decode", counted)
+    monkeypatch.setattr(RouterVocabulary, "decode", counted)
     backend = Scripted(lambda text: "7", prompt_length=20_000)
     router = Router(
         backend, backend, "always_small", small_vocabulary=words, large_vocabulary=words
@@ -275,7 +275,7 @@ def test_a_server_of_text_decides_on_its_own_bos():
     backends = [HTTPBackend(r, f"http://127.0.0.1:9/{r}", r, api="text",
                             settings=HTTPSettings()) for r in ("small", "large")]  # fmt: skip
     router = Router(*backends, "always_small")
-    made = Prompts(router, {"small": words, "large": words}, 1)
+    made = RouterPrompts(router, {"small": words, "large": words}, 1)
     with pytest.raises(SpecError, match="add_special_tokens"):
         made.check(parse(CompletionRequest, {"prompt": "x", "add_special_tokens": False}))
     made.check(parse(CompletionRequest, {"prompt": "x", "add_special_tokens": True}))

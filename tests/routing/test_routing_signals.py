@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from tokenlens.routing import Sampling, Signals, parse_routing
+from tokenlens.routing import FirstTokenSignals, Sampling, parse_routing
 from tokenlens.routing.hf_sampling import resolved, sample
 from tokenlens.routing.hf_sampling import signals as of_logits
 from tokenlens.routing.policies import sentiment, signal_of
@@ -26,7 +26,7 @@ def signals_of(logits):
     # the reference's inputs are float32, its arithmetic is float64
     row = logits[None].double()
     entropy, ids, values = of_logits(row)
-    return Signals(tuple((str(i), v) for i, v in zip(ids[0], values[0])), entropy[0])
+    return FirstTokenSignals(tuple((str(i), v) for i, v in zip(ids[0], values[0])), entropy[0])
 
 
 @pytest.mark.parametrize(
@@ -40,13 +40,13 @@ def test_entropy_of_the_first_token(name, topk, full):
 
 
 def test_a_zero_probability_is_nan_only_as_published():
-    found = Signals((("a", -0.1), ("b", -9999.0)))
+    found = FirstTokenSignals((("a", -0.1), ("b", -9999.0)))
     assert math.isnan(found.topk_entropy(published=True))
     assert found.topk_entropy() == 0.0
 
 
 def test_equal_texts_collapse_only_as_published():
-    found = Signals((("a", math.log(0.5)), ("a", math.log(0.25)), ("b", math.log(0.25))))
+    found = FirstTokenSignals((("a", math.log(0.5)), ("a", math.log(0.25)), ("b", math.log(0.25))))
     assert found.topk_entropy() == pytest.approx(1.5 * math.log(2))
     assert found.topk_entropy(published=True) == pytest.approx(math.log(2))
 
@@ -56,11 +56,11 @@ def test_the_signal_asked_for_is_the_one_given():
         policy = parse_routing({"policy": {"policy": "glimprouter", **fields}}).policy
         return signal_of(policy, facts)
 
-    both = Signals((("a", math.log(0.75)), ("b", math.log(0.25))), 0.9)
+    both = FirstTokenSignals((("a", math.log(0.75)), ("b", math.log(0.25))), 0.9)
     assert signal(both) == ("raw_entropy", 0.9)
     name, value = signal(both, entropy_of="topk")
     assert (name, value) == ("topk_entropy", pytest.approx(0.562335, abs=1e-6))
-    assert signal(Signals(both.top))[0] == "topk_entropy"
+    assert signal(FirstTokenSignals(both.top))[0] == "topk_entropy"
     assert signal(both, signal="max_probability")[1] == pytest.approx(0.25)
     # p^(1/0.6), renormalised: 0.8619, 0.1381
     assert signal(both, signal="concept_entropy")[1] == pytest.approx(0.40150, abs=1e-4)

@@ -12,7 +12,7 @@ from tokenlens.serving.arguments import (
     spec_of,
 )
 from tokenlens.serving.settings import Settings
-from tokenlens.serving.traces import Recorder
+from tokenlens.serving.traces import RequestRecorder
 from tokenlens.spec import METHOD_CONFIGS, SpecError, parse_spec, preset
 from tokenlens.spec.registry import LATENT_METHODS
 
@@ -124,7 +124,7 @@ def test_keys_of_python_s_own_kinds_are_none_of_ours():
 
 def test_a_recorder_keeps_the_newest_totals_and_bounds_its_steps():
     spec = parse_spec({"trace": {"level": "full", "max_steps": 2, "max_entries": 1}})
-    recorder = Recorder(spec, "vllm")
+    recorder = RequestRecorder(spec, "vllm")
     step = [4, 1, 9, True, True, True, 0.5, 0.75, [0.75, 0.25], [9, 8], 0.0, []]
     step.append([{"tip": -3.0}, "to_latent"])
     assert recorder.add([[1, 1, 1, 1, 0, 0, 0, 1], [1, 1], step]) == [1, 1, 1, 1, 0, 0, 0]
@@ -139,7 +139,7 @@ def test_a_recorder_keeps_the_newest_totals_and_bounds_its_steps():
     assert (len(found.steps), found.dropped_steps) == (2, 1)
     assert found.steps[0].entries == ((9, 0.75),)
     assert (found.steps[0].edits, found.steps[0].switch) == ({"tip": -3.0}, "to_latent")
-    assert Recorder(parse_spec({"trace": {"level": "off"}}), "vllm").trace() is None
+    assert RequestRecorder(parse_spec({"trace": {"level": "off"}}), "vllm").trace() is None
 
 
 NOISY = {"methods": [{"method": "soft_thinking"}, {"method": "gumbel_noise"}]}
@@ -183,7 +183,7 @@ def test_a_client_may_not_set_what_is_ours(key):
 
 
 def test_a_recorder_says_which_sample_and_whose_noise():
-    recorder = Recorder(parse_spec({**NOISY, "seed": 3}), "vllm", 2)
+    recorder = RequestRecorder(parse_spec({**NOISY, "seed": 3}), "vllm", 2)
     recorder.add([[1, 1, 1, 1, 0, 0, 0, 1, 0], [1, 1]])
     assert (recorder.trace().sample, recorder.trace().same_noise) == (2, False)
     recorder.add([[2, 1, 1, 1, 0, 0, 0, 1, 1], [1, 1]])

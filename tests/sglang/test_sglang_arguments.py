@@ -10,7 +10,7 @@ import pytest
 from tokenlens.errors import UnsupportedError
 from tokenlens.serving.arguments import spec_of
 from tokenlens.serving.hooks import install
-from tokenlens.serving.traces import Recorder
+from tokenlens.serving.traces import RequestRecorder
 from tokenlens.sglang import Settings, custom_params, hooks, refusals, switch, trace, versions
 from tokenlens.sglang.refusals import check_engine, check_request
 from tokenlens.spec import DecodingSpec, SpecError, parse_spec, preset
@@ -220,7 +220,7 @@ def test_hooks_keep_kinds_and_are_put_once(monkeypatch):
 
 
 def test_a_trace_comes_back_as_a_record():
-    recorder = Recorder(SOFT, "sglang")
+    recorder = RequestRecorder(SOFT, "sglang")
     recorder.add([[2, 2, 1, 0, 0, 0, 0, 1], [1, 0]])
     found = recorder.trace()
     output = {"meta_info": {"tokenlens": found.model_dump(mode="json")}}

@@ -30,7 +30,7 @@ class FakeManager:
         self.rid_to_state = {}
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(models.REASONER_PATH)
         self.model_config = SimpleNamespace(vocab_size=128, is_multimodal=False)
-        admission = frontend.FrontEnd.__new__(frontend.FrontEnd)
+        admission = frontend.SglangFrontEnd.__new__(frontend.SglangFrontEnd)
         admission.settings = Settings()
         admission.bind = binder_of(self.model_config, self.tokenizer)
         setattr(self, ADMISSION, admission)

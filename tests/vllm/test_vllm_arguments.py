@@ -11,7 +11,7 @@ import pytest
 
 from tokenlens.capabilities import TESTED
 from tokenlens.serving.arguments import spec_of
-from tokenlens.serving.traces import Recorder
+from tokenlens.serving.traces import RequestRecorder
 from tokenlens.spec import METHOD_CONFIGS, DecodingSpec, SpecError, parse_spec, preset
 from tokenlens.vllm import Settings, extra_args, trace, versions
 from tokenlens.vllm.refusals import asked_for, check_engine, check_request, names_tokenlens
@@ -160,7 +160,7 @@ def test_our_class_is_recognised_without_being_imported():
 
 
 def test_a_trace_is_found_on_either_output():
-    found = Recorder(DecodingSpec(), "vllm").trace()
+    found = RequestRecorder(DecodingSpec(), "vllm").trace()
     output = SimpleNamespace(outputs=[SimpleNamespace(tokenlens=found)])
     assert trace(output) is found is trace(output.outputs[0])
     assert trace(SimpleNamespace(outputs=[])) is None

@@ -18,7 +18,7 @@ from lm_eval.tasks import TaskManager
 
 import tokenlens.evaluation.harness  # noqa: F401  registers the models
 from tokenlens.assets import path_of
-from tokenlens.evaluation import Sampling, arms_of, evaluate, load_task, open_engine
+from tokenlens.evaluation import ArmSampling, arms_of, evaluate, load_task, open_engine
 from tokenlens.evaluation.harness.specs import of_prompt, read
 from tokenlens.hf import generate_kwargs
 from tokenlens.spec import preset
@@ -43,7 +43,7 @@ def evaluated(name, folder, settings):
         found = evaluate(
             engine,
             load_task("countdown", limit=4),
-            arms_of({"gumbel": preset("tiny-gumbel")}, Sampling(temperature=0.0, top_p=1.0)),
+            arms_of({"gumbel": preset("tiny-gumbel")}, ArmSampling(temperature=0.0, top_p=1.0)),
             folder / name,
             batch_size=4,
             max_new_tokens=TOKENS,

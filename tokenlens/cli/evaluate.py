@@ -76,7 +76,7 @@ def command(
 ) -> None:
     """Measure specs on a task, beside the controls that they have to beat."""
     from tokenlens.evaluation import (
-        Sampling,
+        ArmSampling,
         arms_of,
         evaluate,
         load_task,
@@ -97,7 +97,7 @@ def command(
             refuse_inputs(path, inputs, "--out")
         named = _named(specs)
         questions = load_task(task, data=data, limit=limit, seed=seed, prompt=prompt or None)
-        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+        sampling = ArmSampling(temperature=temperature, top_k=top_k, top_p=top_p)
         arms = arms_of(named, sampling, controls)
         with console.status("loading the model"):
             running = open_engine(engine, model, **settings)

@@ -16,7 +16,7 @@ from tokenlens.routing.facts import Fact
 
 
 @dataclass(eq=False)
-class Row:
+class BranchRow:
     """One line while it runs.
 
     Attributes
@@ -31,7 +31,7 @@ class Row:
     number: int
     ids: list[int] = field(default_factory=list)
     facts: list[Fact | None] = field(default_factory=list)
-    parent: "Row | None" = None
+    parent: "BranchRow | None" = None
     birth: int = 0
     log_prob: float = 0.0
     ended: str | None = None
@@ -52,22 +52,22 @@ class Pool:
     """Rows of one root."""
 
     def __init__(self, top: int) -> None:
-        self.rows: list[Row] = []
-        self.pruned: list[Row] = []
+        self.rows: list[BranchRow] = []
+        self.pruned: list[BranchRow] = []
         self._top = top
         self._born = 0
 
-    def root(self, page: Page, max_tokens: int) -> Row:
+    def root(self, page: Page, max_tokens: int) -> BranchRow:
         """Begin."""
-        return self._start(Row(page, 0), max_tokens)
+        return self._start(BranchRow(page, 0), max_tokens)
 
-    def branch(self, parent: Row, step: int, token: int, max_tokens: int) -> Row:
+    def branch(self, parent: BranchRow, step: int, token: int, max_tokens: int) -> BranchRow:
         """A new row that is its parent up to a step, and goes on with another token there."""
         self._born += 1
         page = parent.page.branch("row", self._born, kind="fork", at=0)
         # A branch's noise hangs on the row and not on its parent's calls.
         page.sampling = parent.page.sampling
-        row = Row(page, self._born, parent.ids[:step], parent.facts[:step], parent, step)
+        row = BranchRow(page, self._born, parent.ids[:step], parent.facts[:step], parent, step)
         row.ids.append(token)
         row.facts.append(None)
         page.mark.at = step
@@ -80,7 +80,7 @@ class Pool:
             return row
         return self._start(row, max_tokens)
 
-    def _start(self, row: Row, max_tokens: int) -> Row:
+    def _start(self, row: BranchRow, max_tokens: int) -> BranchRow:
         self.rows.append(row)
         if max_tokens > 0:
             row.task = asyncio.ensure_future(self._pump(row, max_tokens))
@@ -88,7 +88,7 @@ class Pool:
             row.ended = "length"
         return row
 
-    async def _pump(self, row: Row, max_tokens: int) -> None:
+    async def _pump(self, row: BranchRow, max_tokens: int) -> None:
         page = row.page
         prompt = page.prompts["large"]
         assert not isinstance(prompt, str)
@@ -120,7 +120,7 @@ class Pool:
                 if not row.has(step):
                     await row.news.wait()
 
-    async def prune(self, rows: list[Row], why: str) -> None:
+    async def prune(self, rows: list[BranchRow], why: str) -> None:
         """End rows, and throw away what they wrote."""
         for row in rows:
             row.page.mark.end = why
@@ -131,7 +131,7 @@ class Pool:
         for row in rows:
             await row.page.over()
 
-    def descendants(self, row: Row) -> list[Row]:
+    def descendants(self, row: BranchRow) -> list[BranchRow]:
         """A row and all that left it, or one of those."""
         found = [row]
         for other in self.rows:

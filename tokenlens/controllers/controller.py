@@ -15,7 +15,7 @@ from tokenlens.routing.backend import Backend, Context
 from tokenlens.routing.canonical import is_canonical
 from tokenlens.routing.router import FinishReason, leaves_thinking
 from tokenlens.routing.settings import Role, Sampling
-from tokenlens.routing.vocabulary import Ends, Vocabulary, same_vocabulary
+from tokenlens.routing.vocabulary import RouterVocabulary, StepEnds, same_vocabulary
 from tokenlens.spec import encode_text
 from tokenlens.spec.markers import marker_of
 
@@ -48,14 +48,14 @@ class Controller:
         model: Backend,
         spec: ControllerSpec | Mapping[str, Any] | str,
         *,
-        vocabulary: Vocabulary | None = None,
+        vocabulary: RouterVocabulary | None = None,
         second: Backend | None = None,
-        second_vocabulary: Vocabulary | None = None,
+        second_vocabulary: RouterVocabulary | None = None,
         scorers: Mapping[str, Callable[..., Any]] | None = None,
     ) -> None:
         self.spec = parse_controller(spec)
         self.backends: dict[Role, Backend] = {"large": model}
-        self.vocabularies: dict[Role, Vocabulary | None] = {"large": vocabulary}
+        self.vocabularies: dict[Role, RouterVocabulary | None] = {"large": vocabulary}
         if second is not None:
             self.backends = {"small": second, "large": model}
             self.vocabularies = {"small": second_vocabulary, "large": vocabulary}
@@ -162,15 +162,15 @@ class Controller:
             tuple(desk.notes.get("lines", ())),
         )
 
-    def _ends(self, role: Role) -> Ends:
+    def _ends(self, role: Role) -> StepEnds:
         vocabulary, think_end = self.vocabularies[role], self.spec.think_end
         if vocabulary is None or think_end is None or role != "large":
-            return Ends("", think_end, vocabulary)
+            return StepEnds("", think_end, vocabulary)
         marker = marker_of(vocabulary.tokenizer, think_end, default=think_end, field="think_end")
         if marker.text is not None:
             # Made now: the event loop must not wait for it.
             vocabulary.content(0)
-        return Ends("", think_end, vocabulary, marker)
+        return StepEnds("", think_end, vocabulary, marker)
 
     def _check(self, spec: ControllerSpec) -> None:
         policy = spec.policy

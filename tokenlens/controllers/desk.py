@@ -13,7 +13,7 @@ from tokenlens.errors import BackendError, LimitError
 from tokenlens.routing.backend import Ask, Backend, Context
 from tokenlens.routing.facts import Fact, Trip
 from tokenlens.routing.settings import Role, Sampling
-from tokenlens.routing.vocabulary import Ends, Vocabulary
+from tokenlens.routing.vocabulary import RouterVocabulary, StepEnds
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Model:
 
     role: Role
     backend: Backend
-    vocabulary: Vocabulary | None
-    ends: Ends
+    vocabulary: RouterVocabulary | None
+    ends: StepEnds
 
     @property
     def limit(self) -> int:

@@ -11,7 +11,7 @@ from tokenlens.controllers.page import Page
 from tokenlens.controllers.stops import Stop
 
 
-class Method(Protocol):
+class ControllerMethod(Protocol):
     """Writes one request's text."""
 
     async def run(self, page: Page) -> None:

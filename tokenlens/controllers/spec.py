@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from tokenlens.controllers.flow import Method
+from tokenlens.controllers.flow import ControllerMethod
 from tokenlens.controllers.methods.best_of_n import BestOfN, MostConfident
 from tokenlens.controllers.methods.cntp import Cntp, Trials
 from tokenlens.controllers.methods.concise_hint import ConciseHint, Hints
@@ -20,7 +20,7 @@ from tokenlens.controllers.settings import Frame, PolicyBase
 from tokenlens.errors import SpecError
 from tokenlens.spec.errors import translated
 
-CONTROLLERS: dict[str, tuple[type[PolicyBase], Callable[..., Method]]] = {
+CONTROLLERS: dict[str, tuple[type[PolicyBase], Callable[..., ControllerMethod]]] = {
     "best_of_n": (BestOfN, MostConfident),
     "cntp": (Cntp, Trials),
     "concise_hint": (ConciseHint, Hints),
@@ -78,7 +78,7 @@ class ControllerSpec(Frame):
                 )  # fmt: skip
         return self
 
-    def method(self) -> Method:
+    def method(self) -> ControllerMethod:
         """What writes one request."""
         return CONTROLLERS[self.policy.policy][1](self.policy)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tokenlens.routing.vocabulary import Ends, Matcher, Vocabulary
+from tokenlens.routing.vocabulary import Matcher, RouterVocabulary, StepEnds
 
 Why = Literal["think_end", "eos", "stop"]
 
@@ -24,9 +24,9 @@ class Stop:
 
     ids: frozenset[int] = frozenset()
     texts: tuple[str, ...] = ()
-    ends: Ends | None = None
+    ends: StepEnds | None = None
 
-    def watch(self, vocabulary: Vocabulary | None) -> "Watcher":
+    def watch(self, vocabulary: RouterVocabulary | None) -> "Watcher":
         """Follow one call."""
         return Watcher(self, vocabulary)
 
@@ -36,7 +36,7 @@ class Watcher:
     """One call's ids or text, as they come."""
 
     stop: Stop
-    vocabulary: Vocabulary | None
+    vocabulary: RouterVocabulary | None
     text: str = ""
     _marker: Matcher | None = field(default=None, init=False)
 

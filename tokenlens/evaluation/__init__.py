@@ -4,7 +4,7 @@
 """
 
 from tokenlens.errors import FolderError
-from tokenlens.evaluation.arms import DEFAULT_SAMPLING, GREEDY, Arm, Sampling, arms_of
+from tokenlens.evaluation.arms import DEFAULT_SAMPLING, GREEDY, Arm, ArmSampling, arms_of
 from tokenlens.evaluation.cost import Curve, EqualCost, at_equal_cost, curve
 from tokenlens.evaluation.engines import Engine, open_engine
 from tokenlens.evaluation.records import Generated, Record
@@ -12,11 +12,15 @@ from tokenlens.evaluation.results import Against, Row, comparisons, rows
 from tokenlens.evaluation.run import Results, evaluate
 from tokenlens.evaluation.tasks import Question, Task, load_task
 
+Sampling = ArmSampling
+"""Its name before 0.2, which goes with 0.3."""
+
 __all__ = [
     "DEFAULT_SAMPLING",
     "GREEDY",
     "Against",
     "Arm",
+    "ArmSampling",
     "Curve",
     "Engine",
     "EqualCost",

@@ -26,7 +26,7 @@ BoxUse = Literal["first", "last", "none"]
 """Whether a box is looked for before phrases, after them, or not at all."""
 
 
-class Markers(NamedTuple):
+class AnswerMarkers(NamedTuple):
     """What opens and what ends a thought, as text."""
 
     start: str = "<think>"
@@ -39,7 +39,7 @@ class Answer(str):
     __slots__ = ()
 
 
-def markers_of(phase: PhaseConfig, decode: Callable[[Sequence[int]], str] | None) -> Markers:
+def markers_of(phase: PhaseConfig, decode: Callable[[Sequence[int]], str] | None) -> AnswerMarkers:
     """A spec's markers as text.
 
     Raises
@@ -59,17 +59,20 @@ def markers_of(phase: PhaseConfig, decode: Callable[[Sequence[int]], str] | None
                     " has no decode() that says what these ids write"
                 )
             texts[name] = decode(list(marker))
-    return Markers(**texts)
+    return AnswerMarkers(**texts)
 
 
-def is_open(prompt: str, message: str, markers: Markers) -> bool:
+def is_open(prompt: str, message: str, markers: AnswerMarkers) -> bool:
     """Whether a rendered prompt opens a thought behind the user's message and leaves it open."""
     own = prompt.rpartition(message.strip())[2] if message.strip() else prompt
     places = [mark.end for mark in _marks(own, markers)]
     return bool(places) and not places[-1]
 
 
-def answer_part(text: str, markers: Markers = Markers(), opened: bool = False) -> Answer:  # noqa: B008
+NO_MARKERS = AnswerMarkers()
+
+
+def answer_part(text: str, markers: AnswerMarkers = NO_MARKERS, opened: bool = False) -> Answer:
     """What follows the thinking; nothing where the thinking never ended.
 
     Parameters
@@ -104,7 +107,7 @@ class _Mark(NamedTuple):
     after: int
 
 
-def _marks(text: str, markers: Markers) -> Iterator[_Mark]:
+def _marks(text: str, markers: AnswerMarkers) -> Iterator[_Mark]:
     """Every marker of a text; of two that begin at one place the longer is meant."""
     both = {_pattern(markers.start): False, _pattern(markers.end): True}
     patterns = sorted(both, key=len, reverse=True)

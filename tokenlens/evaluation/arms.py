@@ -9,7 +9,7 @@ from tokenlens.spec.base import StrictModel
 from tokenlens.spec.registry import LATENT_METHODS, MethodConfig
 
 
-class Sampling(StrictModel):
+class ArmSampling(StrictModel):
     """How the engine samples what tokenlens leaves to it. ``temperature`` 0 is greedy."""
 
     temperature: float = Field(0.6, ge=0, le=100)
@@ -18,8 +18,8 @@ class Sampling(StrictModel):
     min_p: float = Field(0.0, ge=0, le=1)
 
 
-GREEDY = Sampling(temperature=0.0, top_p=1.0)
-DEFAULT_SAMPLING = Sampling()
+GREEDY = ArmSampling(temperature=0.0, top_p=1.0)
+DEFAULT_SAMPLING = ArmSampling()
 MOSTLY_LATENT = 0.95
 """A spec whose thinking is latent beyond this share is compared with a random half."""
 
@@ -41,7 +41,7 @@ class Arm(StrictModel):
 
     name: str = Field(min_length=1, max_length=100)
     spec: DecodingSpec
-    sampling: Sampling = DEFAULT_SAMPLING
+    sampling: ArmSampling = DEFAULT_SAMPLING
     controls: tuple[str, ...] = ()
     share_of: str | None = None
 
@@ -57,7 +57,7 @@ class Arm(StrictModel):
 
 def arms_of(
     specs: Mapping[str, DecodingSpec],
-    sampling: Sampling = DEFAULT_SAMPLING,
+    sampling: ArmSampling = DEFAULT_SAMPLING,
     controls: bool = True,
 ) -> list[Arm]:
     """An arm for each spec, and behind them the controls.
@@ -123,7 +123,7 @@ def _controls(arm: Arm) -> list[Arm]:
     return found
 
 
-def _matched(latent: object, sampling: Sampling) -> Sampling:
+def _matched(latent: object, sampling: ArmSampling) -> ArmSampling:
     """Sampling from the distribution that a latent method mixes, where it has one of its own."""
     if latent is None or not hasattr(latent, "temperature"):
         return sampling
@@ -131,7 +131,7 @@ def _matched(latent: object, sampling: Sampling) -> Sampling:
     return sampling.model_copy(update={k: v for k, v in own.items() if v is not None})
 
 
-def _sampling_name(sampling: Sampling) -> str:
+def _sampling_name(sampling: ArmSampling) -> str:
     parts = [f"sampling, T {sampling.temperature:g}"]
     parts += [f"top-k {sampling.top_k}"] if sampling.top_k else []
     parts += [f"top-p {sampling.top_p:g}"] if sampling.top_p < 1 else []

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tokenlens.errors import AnswerError, NoTraceError
-from tokenlens.evaluation.arms import Sampling
+from tokenlens.evaluation.arms import ArmSampling
 from tokenlens.serving.arguments import KEY
 from tokenlens.spec import DecodingSpec
 
@@ -21,7 +21,7 @@ class Asked(NamedTuple):
 
     ids: Sequence[int]
     spec: DecodingSpec
-    sampling: Sampling
+    sampling: ArmSampling
     max_new_tokens: int
     seed: int
     stop: tuple[str, ...] = ()
@@ -104,7 +104,7 @@ Dialect = VLLMDialect | SGLangDialect
 DIALECTS: dict[str, Dialect] = {"vllm": VLLMDialect(), "sglang": SGLangDialect()}
 
 
-def _sampled(sampling: Sampling) -> dict[str, Any]:
+def _sampled(sampling: ArmSampling) -> dict[str, Any]:
     # Everything is named: a server has defaults of its model's own for what is not.
     return {
         "temperature": sampling.temperature,

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from tokenlens import assets
-from tokenlens.evaluation.arms import Sampling
+from tokenlens.evaluation.arms import ArmSampling
 from tokenlens.evaluation.engines import EngineName, counted, opened
 from tokenlens.evaluation.records import Generated
 from tokenlens.hf import generate_kwargs, traces
@@ -35,7 +35,7 @@ class HuggingFace:
         self,
         prompts: Sequence[str],
         specs: Sequence[DecodingSpec],
-        sampling: Sampling,
+        sampling: ArmSampling,
         *,
         max_new_tokens: int,
         seed: int,
@@ -99,7 +99,7 @@ class HuggingFace:
         return eos if isinstance(eos, list) else [eos]
 
 
-def _settings(sampling: Sampling) -> dict[str, Any]:
+def _settings(sampling: ArmSampling) -> dict[str, Any]:
     if sampling.temperature == 0:
         # A model's generation config may bring sampling settings of its own.
         return {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None}

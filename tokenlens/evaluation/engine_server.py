@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenlens import assets
 from tokenlens.errors import AnswerError, NoTraceError, ServersError
-from tokenlens.evaluation.arms import GREEDY, Sampling
+from tokenlens.evaluation.arms import GREEDY, ArmSampling
 from tokenlens.evaluation.dialects import (
     DIALECTS,
     Asked,
@@ -118,7 +118,7 @@ class ServedModel:
         self,
         prompts: Sequence[str],
         specs: Sequence[DecodingSpec],
-        sampling: Sampling,
+        sampling: ArmSampling,
         *,
         max_new_tokens: int,
         seed: int,
@@ -135,7 +135,7 @@ class ServedModel:
         self,
         prompts: Sequence[str],
         specs: Sequence[DecodingSpec],
-        sampling: Sampling,
+        sampling: ArmSampling,
         *,
         max_new_tokens: int,
         seed: int,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tokenlens import assets
-from tokenlens.evaluation.arms import Sampling
+from tokenlens.evaluation.arms import ArmSampling
 from tokenlens.evaluation.engines import EngineName, answer, counted, opened, prompt_ids
 from tokenlens.evaluation.records import Generated
 from tokenlens.spec import DecodingSpec
@@ -26,7 +26,7 @@ class VLLM:
         self,
         prompts: Sequence[str],
         specs: Sequence[DecodingSpec],
-        sampling: Sampling,
+        sampling: ArmSampling,
         *,
         max_new_tokens: int,
         seed: int,

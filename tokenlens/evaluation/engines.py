@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 from tokenlens.evaluation.answers import is_open, markers_of
-from tokenlens.evaluation.arms import Sampling
+from tokenlens.evaluation.arms import ArmSampling
 from tokenlens.evaluation.records import Generated
 from tokenlens.spec import DecodingSpec
 from tokenlens.trace import Trace
@@ -31,7 +31,7 @@ class Engine(Protocol):
         self,
         prompts: Sequence[str],
         specs: Sequence[DecodingSpec],
-        sampling: Sampling,
+        sampling: ArmSampling,
         *,
         max_new_tokens: int,
         seed: int,

@@ -12,7 +12,7 @@ PROBED_IDS = 3
 """Rows of the table that are looked up to learn what the module does to them."""
 
 
-class InputEmbedding:
+class HookedEmbedding:
     """A model's input embedding, measured once and never assumed to be a plain table.
 
     A mixture is ``sum_k w_k * module(id_k)``. Where the module turns out to be a table times a

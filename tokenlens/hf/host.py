@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from tokenlens.core import NextInputs
 from tokenlens.core.engine_vectors import alignment_matrix
 from tokenlens.errors import ProtocolError
-from tokenlens.hf.embedding import InputEmbedding
+from tokenlens.hf.embedding import HookedEmbedding
 from tokenlens.spec.needs import Need
 
 
@@ -23,7 +23,7 @@ class HFHost:
         The output embedding; its input is the last hidden state.
     """
 
-    def __init__(self, embedding: InputEmbedding, head: nn.Module | None, vocab_size: int) -> None:
+    def __init__(self, embedding: HookedEmbedding, head: nn.Module | None, vocab_size: int) -> None:
         self._embedding, self._head, self._vocab_size = embedding, head, vocab_size
         hosts = Need.NOTHING
         if embedding.is_table:

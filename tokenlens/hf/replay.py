@@ -16,7 +16,7 @@ from tokenlens.core import Core, bind
 from tokenlens.core.recorder import Recorder
 from tokenlens.core.request import possible_ends
 from tokenlens.errors import ProtocolError, UnsupportedError
-from tokenlens.hf.embedding import InputEmbedding
+from tokenlens.hf.embedding import HookedEmbedding
 from tokenlens.hf.given import ids_of
 from tokenlens.methods import METHODS
 from tokenlens.spec.texts import holes, vocabulary_size
@@ -69,7 +69,7 @@ class Replay:
             eos_ids=eos,
             turn_ends=eos,
         ).sample(trace.sample)
-        self._embedding = InputEmbedding(model.get_input_embeddings())
+        self._embedding = HookedEmbedding(model.get_input_embeddings())
         self._embedding.probe()
 
     @torch.no_grad()

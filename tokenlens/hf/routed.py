@@ -16,7 +16,7 @@ from tokenlens.hf.given import ids_of, tokenizer_of
 from tokenlens.routing.hf import HFBackend
 from tokenlens.routing.router import Routed, Router
 from tokenlens.routing.settings import RoutingSpec, Sampling, parse_routing
-from tokenlens.routing.vocabulary import Vocabulary
+from tokenlens.routing.vocabulary import RouterVocabulary
 
 if TYPE_CHECKING:
     from tokenlens.routing.trace import RouteTrace
@@ -50,17 +50,17 @@ class RoutedGenerate:
             raise UnsupportedError(f"streamer: got {len(input_ids)} rows; allowed: one")
         # -1 is a way to say "none".
         eos_ids = [token for token in ids_of(config.eos_token_id) if token >= 0]
-        words = Vocabulary(self._tokenizer, eos_ids)
+        words = RouterVocabulary(self._tokenizer, eos_ids)
         mask = kwargs.get("attention_mask")
         rows = [
             row[kept.bool()] if kept is not None else row
             for row, kept in zip(input_ids, mask if mask is not None else [None] * len(input_ids))
         ]
         prompts = [tuple(row.tolist()) for row in rows]
-        room = int(config.max_length) - input_ids.shape[1]
+        tokens_left = int(config.max_length) - input_ids.shape[1]
         if self._streamer is not None:
             self._streamer.put(input_ids.cpu())
-        routed = _run(lambda: self._all(model, words, prompts, sampling, room))
+        routed = _run(lambda: self._all(model, words, prompts, sampling, tokens_left))
         self.traces = [one.trace for one in routed]
         if self._streamer is not None:
             self._streamer.end()
@@ -72,10 +72,10 @@ class RoutedGenerate:
     async def _all(
         self,
         model: Any,
-        words: Vocabulary,
+        words: RouterVocabulary,
         prompts: list[tuple[int, ...]],
         sampling: Sampling,
-        room: int,
+        tokens_left: int,
     ) -> list[Routed]:
         sessions = min(self._max_sessions, len(prompts))
         small, large = (
@@ -96,7 +96,7 @@ class RoutedGenerate:
                     router.run(
                         ids,
                         sampling=sampling.model_copy(update={"seed": sampling.seed + row}),
-                        max_tokens=room,
+                        max_tokens=tokens_left,
                         watch=watch,
                     )
                     for row, ids in enumerate(prompts)

@@ -24,7 +24,7 @@ from tokenlens.errors import ProtocolError, UnsupportedError
 from tokenlens.hf.attachment import EMBEDDING, FORWARD, HEAD, PREPARE, attach, detach
 from tokenlens.hf.calls import Call, calls, innermost
 from tokenlens.hf.compiled import ONE_GRAPH, is_compiled, one_graph
-from tokenlens.hf.embedding import InputEmbedding, substitute
+from tokenlens.hf.embedding import HookedEmbedding, substitute
 from tokenlens.hf.host import HFHost
 from tokenlens.hf.prompts import prompts_of
 from tokenlens.hf.streamers import follow
@@ -104,7 +104,7 @@ class Run(LogitsProcessor):
         self._going = torch.ones(0, dtype=torch.bool)
         self._core: Core | None = None
         self._recorder: Recorder | None = None
-        self._embedding: InputEmbedding | None = None
+        self._embedding: HookedEmbedding | None = None
         self._host: HFHost | None = None
         self._noisy = False
         self._one_graph: str | None = None
@@ -271,7 +271,7 @@ class Run(LogitsProcessor):
         latent = any(Need.LATENT in request.needs for request in requests)
         needs = reduce(or_, (request.needs for request in requests), Need.NOTHING) & Need.OF_ENGINE
         if latent:
-            self._embedding = InputEmbedding(self.model.get_input_embeddings())  # type: ignore[operator]
+            self._embedding = HookedEmbedding(self.model.get_input_embeddings())  # type: ignore[operator]
             self._embedding.probe()
         if needs and self._embedding is not None:
             head = self.model.get_output_embeddings()  # type: ignore[operator]

@@ -19,9 +19,13 @@ from tokenlens.routing.settings import (
     SpeculativeThinking,
     parse_routing,
 )
-from tokenlens.routing.signals import Signals
+from tokenlens.routing.signals import FirstTokenSignals
 from tokenlens.routing.trace import RouteStep, RouteTrace
-from tokenlens.routing.vocabulary import Vocabulary, same_vocabulary
+from tokenlens.routing.vocabulary import RouterVocabulary, same_vocabulary
+
+Signals = FirstTokenSignals
+Vocabulary = RouterVocabulary
+"""Their names before 0.2, which go with 0.3."""
 
 __all__ = [
     "POLICIES",
@@ -32,12 +36,14 @@ __all__ = [
     "BackendError",
     "Chunk",
     "Context",
+    "FirstTokenSignals",
     "GlimpRouter",
     "RandomShare",
     "RouteStep",
     "RouteTrace",
     "Routed",
     "Router",
+    "RouterVocabulary",
     "RoutingSpec",
     "Sampling",
     "Signals",

@@ -7,8 +7,8 @@ from typing import Any, Literal, Protocol
 
 from tokenlens.routing.facts import Fact, Trip
 from tokenlens.routing.settings import Role, Sampling
-from tokenlens.routing.signals import Signals
-from tokenlens.routing.vocabulary import End, Ends, Matcher
+from tokenlens.routing.signals import FirstTokenSignals
+from tokenlens.routing.vocabulary import End, Matcher, StepEnds
 
 Context = tuple[int, ...] | str
 """What has been written so far: ids where the router has the model's tokenizer, text otherwise."""
@@ -53,7 +53,7 @@ class Ask:
     context: Context
     max_tokens: int
     sampling: Sampling
-    ends: Ends | None = None
+    ends: StepEnds | None = None
     matcher: Matcher | None = None
     signals: bool = False
     stream: bool = False
@@ -83,7 +83,7 @@ class Chunk:
     ids: tuple[int, ...] = ()
     text: str = ""
     tokens: int = 0
-    signals: Signals | None = None
+    signals: FirstTokenSignals | None = None
     finish: Finish | None = None
     # one for each of the ids, where they were asked for; one alone behind a trip
     facts: tuple[Fact, ...] = ()
@@ -98,7 +98,7 @@ class Draft:
     text: str = ""
     tokens: int = 0
     end: End | None = None
-    signals: Signals | None = None
+    signals: FirstTokenSignals | None = None
 
 
 class Backend(Protocol):
@@ -106,7 +106,7 @@ class Backend(Protocol):
 
     @property
     def gives_full_entropy(self) -> bool:
-        """Whether ``Signals.entropy`` is of the full vocabulary."""
+        """Whether ``FirstTokenSignals.entropy`` is of the full vocabulary."""
 
     def generate(self, ask: Ask) -> AsyncGenerator[Chunk]:
         """Continue a context. Closing the iterator stops the engine."""

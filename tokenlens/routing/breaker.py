@@ -15,7 +15,7 @@ State = Literal["closed", "open", "half_open"]
 
 
 @dataclass(eq=False)
-class Call:
+class Attempt:
     """One call that was let through."""
 
     # when its server was last heard of, by the breaker's clock
@@ -38,7 +38,7 @@ class Breaker:
         self._heard = -math.inf
         self._opened: float | None = None
         self._openings = 0
-        self._trial: Call | None = None
+        self._trial: Attempt | None = None
         self._changed = asyncio.Event()
 
     @property
@@ -48,7 +48,7 @@ class Breaker:
             return "closed"
         return "half_open" if self._trial is not None or self._due_in() <= 0 else "open"
 
-    async def admit(self, *, wait: bool = False) -> Call | None:
+    async def admit(self, *, wait: bool = False) -> Attempt | None:
         """A call, if the model is to be asked now; ``None``: leave it alone.
 
         Parameters
@@ -61,7 +61,7 @@ class Breaker:
         while self._opened is not None:
             due_in = self._due_in()
             if self._trial is None and due_in <= 0:
-                self._trial = Call(self._clock())
+                self._trial = Attempt(self._clock())
                 return self._trial
             if not wait or self._openings != openings:
                 return None
@@ -69,9 +69,9 @@ class Breaker:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(due_in if self._trial is None else None):
                     await changed.wait()
-        return Call(self._clock())
+        return Attempt(self._clock())
 
-    def answered(self, call: Call) -> None:
+    def answered(self, call: Attempt) -> None:
         """The model answered, in whole or with a piece of a stream."""
         self._heard = call.heard = self._clock()
         self._failed = 0
@@ -79,7 +79,7 @@ class Breaker:
             self._opened, self._trial = None, None
             self._tell()
 
-    def failed(self, call: Call, *, timed_out: bool = False) -> None:
+    def failed(self, call: Attempt, *, timed_out: bool = False) -> None:
         """The model did not answer, or not sensibly."""
         is_trial = call is self._trial
         if self._opened is not None and not is_trial:
@@ -94,7 +94,7 @@ class Breaker:
         self._openings += 1
         self._tell()
 
-    def cancelled(self, call: Call) -> None:
+    def cancelled(self, call: Attempt) -> None:
         """Who asked went away; a trial says nothing."""
         if call is self._trial:
             self._trial = None

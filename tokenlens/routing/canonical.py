@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Literal
 
-from tokenlens.routing.vocabulary import Vocabulary
+from tokenlens.routing.vocabulary import RouterVocabulary
 
 MAX_IDS = 1 << 16
 """Ids whose differing stretches are looked for; longer texts get a verdict alone."""
@@ -39,7 +39,7 @@ class Stretch:
     kind: Kind
 
 
-def encoded(vocabulary: Vocabulary, ids: Sequence[int]) -> list[int]:
+def encoded(vocabulary: RouterVocabulary, ids: Sequence[int]) -> list[int]:
     """The encoding of the text of ids; what ends the text stays as it is."""
     found: list[int] = []
     part: list[int] = []
@@ -54,12 +54,12 @@ def encoded(vocabulary: Vocabulary, ids: Sequence[int]) -> list[int]:
     return found
 
 
-def is_canonical(vocabulary: Vocabulary, ids: Sequence[int]) -> bool:
+def is_canonical(vocabulary: RouterVocabulary, ids: Sequence[int]) -> bool:
     """Whether the encoding of their text is these ids."""
     return encoded(vocabulary, ids) == list(ids)
 
 
-def stretches(vocabulary: Vocabulary, ids: Sequence[int]) -> list[Stretch]:
+def stretches(vocabulary: RouterVocabulary, ids: Sequence[int]) -> list[Stretch]:
     """Where they differ, in order."""
     own = encoded(vocabulary, ids)
     if own == list(ids) or max(len(own), len(ids)) > MAX_IDS:
@@ -74,7 +74,7 @@ def stretches(vocabulary: Vocabulary, ids: Sequence[int]) -> list[Stretch]:
     return found
 
 
-def _kind(vocabulary: Vocabulary, a: Sequence[int], b: Sequence[int]) -> Kind:
+def _kind(vocabulary: RouterVocabulary, a: Sequence[int], b: Sequence[int]) -> Kind:
     words = [[vocabulary.piece(i) for i in part] for part in (a, b)]
     if "".join(words[0]) == "".join(words[1]):
         if [word.strip() for word in words[0] if word.strip()] == [

@@ -17,7 +17,7 @@ from tokenlens.routing.backend import Ask, Chunk, Context, Finish
 from tokenlens.routing.carried import SpecField, written
 from tokenlens.routing.facts import Fact, Scale, fact_of, ranked
 from tokenlens.routing.settings import Role, Sampling
-from tokenlens.routing.signals import TOP, Signals
+from tokenlens.routing.signals import TOP, FirstTokenSignals
 
 Api = Literal["vllm", "sglang", "text"]
 
@@ -74,12 +74,14 @@ class Completions:
         # of its log-probabilities, once it was asked (HTTPBackend.log_prob_scale)
         self.scale: Scale = "raw"
 
-    def body(self, ask: Ask, context: Context, room: int, *, signals: bool) -> dict[str, Any]:
+    def body(
+        self, ask: Ask, context: Context, tokens_left: int, *, signals: bool
+    ) -> dict[str, Any]:
         """A request."""
         body: dict[str, Any] = {
             "model": self._model,
             "prompt": context if isinstance(context, str) else list(context),
-            "max_tokens": room,
+            "max_tokens": tokens_left,
             "seed": ask.engine_seed,
             "stream": True,
             **sampling_fields(ask.sampling),
@@ -160,7 +162,9 @@ class Completions:
         chunks[-1] = replace(chunks[-1], finish=finish)
         return chunks
 
-    def _facts(self, event: Any, choice: Any, signals: bool) -> tuple[list[str], Signals | None]:
+    def _facts(
+        self, event: Any, choice: Any, signals: bool
+    ) -> tuple[list[str], FirstTokenSignals | None]:
         """Texts of the tokens, and the first one's signals where they are wanted and come."""
         try:
             words, top = logprobs.read(event, choice)
@@ -175,7 +179,7 @@ class Completions:
             # They would only have counted the tokens.
             return [], None
         # vLLM adds the sampled token to the largest ones.
-        return words, Signals(top[0][:TOP]) if signals and top and top[0] else None
+        return words, FirstTokenSignals(top[0][:TOP]) if signals and top and top[0] else None
 
     def _of_ids(self, choice: Any, ids: tuple[int, ...], ask: Ask) -> tuple[Fact, ...]:
         """Facts of the tokens, which vLLM names by their ids."""

@@ -13,7 +13,7 @@ from tokenlens.routing.carried import FIELDS, SpecField
 from tokenlens.routing.completions import Api
 from tokenlens.routing.http import HTTPSettings, client
 from tokenlens.routing.settings import Role
-from tokenlens.routing.vocabulary import Vocabulary
+from tokenlens.routing.vocabulary import RouterVocabulary
 
 MAX_LISTING = 4 << 20
 """Bytes of a server's list of models."""
@@ -29,7 +29,7 @@ class Endpoint:
     url: str
     model: str
     api: Api
-    vocabulary: Vocabulary | None
+    vocabulary: RouterVocabulary | None
     max_length: int | None = None
     # what it puts before a text, where it says so; the tokenizer's own habit where it does not
     lead: str | None = None
@@ -69,7 +69,7 @@ async def ask(url: str, settings: HTTPSettings, api_key: str | None) -> dict[str
             return None
 
 
-def load_vocabulary(field: str, name: str) -> Vocabulary:
+def load_vocabulary(field: str, name: str) -> RouterVocabulary:
     """A tokenizer from a folder or a hub id, with its model's end-of-text tokens if they are there.
 
     Raises
@@ -89,7 +89,9 @@ def load_vocabulary(field: str, name: str) -> Vocabulary:
         eos = GenerationConfig.from_pretrained(name).eos_token_id
     except OSError:
         eos = None
-    return Vocabulary(tokenizer, () if eos is None else eos if isinstance(eos, list) else [eos])
+    return RouterVocabulary(
+        tokenizer, () if eos is None else eos if isinstance(eos, list) else [eos]
+    )
 
 
 async def discover(
@@ -138,7 +140,7 @@ def _context(facts: dict[str, Any]) -> int | None:
 
 
 async def lead_of(
-    url: str, settings: HTTPSettings, api_key: str | None, model: str, vocabulary: Vocabulary
+    url: str, settings: HTTPSettings, api_key: str | None, model: str, vocabulary: RouterVocabulary
 ) -> str | None:
     """What a server puts before a text of its own accord; ``None`` where it does not say.
 

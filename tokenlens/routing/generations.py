@@ -15,7 +15,7 @@ from tokenlens.routing.backend import Ask, Chunk, Context, Finish
 from tokenlens.routing.carried import written
 from tokenlens.routing.completions import Completions, sampling_fields
 from tokenlens.routing.facts import Fact, Scale, fact_of, ranked
-from tokenlens.routing.signals import TOP, Signals
+from tokenlens.routing.signals import TOP, FirstTokenSignals
 
 
 class Generations(Completions):
@@ -110,7 +110,7 @@ class Stream:
             top = None
             if signals and tops and not self._came:
                 words = sorted(((str(e[2]), float(e[0])) for e in tops[0]), key=lambda p: -p[1])
-                top = Signals(tuple(words)[:TOP])
+                top = FirstTokenSignals(tuple(words)[:TOP])
             finish = self._finish(meta.get("finish_reason"), ask)
         except (
             ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError,

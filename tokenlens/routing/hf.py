@@ -17,7 +17,7 @@ from tokenlens.routing.backend import Ask, Chunk, Context
 from tokenlens.routing.facts import Scale
 from tokenlens.routing.hf_sampling import resolved
 from tokenlens.routing.hf_worker import Job, Worker
-from tokenlens.routing.vocabulary import Vocabulary
+from tokenlens.routing.vocabulary import RouterVocabulary
 
 
 class HFBackend:
@@ -42,7 +42,7 @@ class HFBackend:
     gives_full_entropy = True
     trips = True
 
-    def __init__(self, model: Any, vocabulary: Vocabulary, *, max_sessions: int = 64) -> None:
+    def __init__(self, model: Any, vocabulary: RouterVocabulary, *, max_sessions: int = 64) -> None:
         _check(model)
         self._config = getattr(model, "generation_config", None)
         self._worker = Worker(model.eval(), vocabulary, max_sessions)

@@ -16,8 +16,8 @@ from tokenlens.routing import hf_sampling
 from tokenlens.routing.backend import Ask, Chunk, Finish
 from tokenlens.routing.facts import Fact
 from tokenlens.routing.hf_cache import SlotCache, cache_argument
-from tokenlens.routing.signals import Signals
-from tokenlens.routing.vocabulary import Vocabulary
+from tokenlens.routing.signals import FirstTokenSignals
+from tokenlens.routing.vocabulary import RouterVocabulary
 
 MAX_QUERIES = 512
 """Tokens of one row that one forward pass reads."""
@@ -52,7 +52,7 @@ class Job:
     entropies: bool = False
     made: int = 0
     unsent: list[int] = field(default_factory=list)
-    signals: Signals | None = None
+    signals: FirstTokenSignals | None = None
     facts: list[Fact] = field(default_factory=list)
     is_cancelled: bool = False
 
@@ -68,7 +68,7 @@ class Worker:
         Positions of the model.
     """
 
-    def __init__(self, model: Any, vocabulary: Vocabulary, max_sessions: int) -> None:
+    def __init__(self, model: Any, vocabulary: RouterVocabulary, max_sessions: int) -> None:
         self._model = model
         self._vocabulary = vocabulary
         config = model.config.get_text_config()
@@ -217,7 +217,7 @@ class Worker:
             facts = hf_sampling.signals(logits[curious])
             for row, entropy, ids, values in zip(curious, *facts):
                 texts = [self._vocabulary.piece(token) for token in ids]
-                jobs[row].signals = Signals(tuple(zip(texts, values)), entropy)
+                jobs[row].signals = FirstTokenSignals(tuple(zip(texts, values)), entropy)
         # The loop over steps ends on the host: this is the one read of a step.
         drawn = tokens.tolist()
         self._note_facts(jobs, asks, logits, drawn)

@@ -22,7 +22,7 @@ from pydantic import Field
 from tokenlens.errors import BackendError, SpecError, TooLongError
 from tokenlens.routing import reading
 from tokenlens.routing.backend import Ask, Chunk, Context
-from tokenlens.routing.breaker import Breaker, Call
+from tokenlens.routing.breaker import Attempt, Breaker
 from tokenlens.routing.carried import KEY, PROBE, SpecField, written
 from tokenlens.routing.completions import Api, Completions
 from tokenlens.routing.facts import Ranked, Scale
@@ -112,15 +112,15 @@ class HTTPBackend:
 
     async def generate(self, ask: Ask) -> AsyncGenerator[Chunk]:
         """Continue a context; a call that breaks off is resumed behind what has come."""
-        context, room, wants_signals = ask.context, ask.max_tokens, ask.signals
+        context, tokens_left, wants_signals = ask.context, ask.max_tokens, ask.signals
         for attempt in range(self._settings.retries + 1):
             call = await self._admit(wait=ask.last_resort and attempt == 0)
             try:
-                body = self._completions.body(ask, context, room, signals=wants_signals)
+                body = self._completions.body(ask, context, tokens_left, signals=wants_signals)
                 async with aclosing(self._stream(body, ask, wants_signals)) as chunks:
                     async for chunk in chunks:
                         self.breaker.answered(call)
-                        room -= chunk.tokens
+                        tokens_left -= chunk.tokens
                         wants_signals = False
                         if isinstance(context, str):
                             context += chunk.text
@@ -134,7 +134,7 @@ class HTTPBackend:
                                         pass
                             yield chunk
                             return
-                        if room < 0:
+                        if tokens_left < 0:
                             # More than was asked for: nobody waits for the end of that.
                             yield replace(chunk, finish="length")
                             return
@@ -144,7 +144,7 @@ class HTTPBackend:
                 self._failed(call, error)
                 if error.kind not in RETRIED or attempt == self._settings.retries:
                     raise
-                if room <= 0:
+                if tokens_left <= 0:
                     yield Chunk(finish="length")
                     return
                 await self._pause(attempt)
@@ -251,13 +251,13 @@ class HTTPBackend:
         """Close the connections."""
         await self._client.aclose()
 
-    async def _admit(self, *, wait: bool = False) -> Call:
+    async def _admit(self, *, wait: bool = False) -> Attempt:
         call = await self.breaker.admit(wait=wait)
         if call is None:
             raise BackendError(self._role, "open", "it failed several times and is left alone")
         return call
 
-    def _failed(self, call: Call, error: BackendError) -> None:
+    def _failed(self, call: Attempt, error: BackendError) -> None:
         self._on_error(error.kind)
         # As a literal: what a server wrote may hold ends of lines and control characters.
         logger.warning("%s%s", error, f" ({error.detail!r})" if error.detail else "")

@@ -15,14 +15,14 @@ from tokenlens.routing.settings import (
     SpecReason,
     SpeculativeThinking,
 )
-from tokenlens.routing.signals import RunningQuantile, Signals, score_of
-from tokenlens.routing.step import Step
+from tokenlens.routing.signals import FirstTokenSignals, RunningQuantile, score_of
+from tokenlens.routing.step import RoutedStep
 
 
 class Policy(Protocol):
     """Writes the steps of one request."""
 
-    async def write(self, step: Step) -> None:
+    async def write(self, step: RoutedStep) -> None:
         """Write one step, or as much of it as there is room for."""
 
 
@@ -32,7 +32,7 @@ class Alone:
     def __init__(self, role: Role) -> None:
         self._role = role
 
-    async def write(self, step: Step) -> None:
+    async def write(self, step: RoutedStep) -> None:
         """Write one step."""
         await step.write(self._role)
 
@@ -44,7 +44,7 @@ class Glimpse:
         self._config = config
         self._quantile = quantile
 
-    async def write(self, step: Step) -> None:
+    async def write(self, step: RoutedStep) -> None:
         """Probe with the small model, then write with whom the probe says."""
         config = self._config
         probe = await step.draft("small", max_tokens=1, signals=True, greedy=config.probe_greedy)
@@ -61,7 +61,7 @@ class Glimpse:
             step.take(probe)
             await step.write("small")
 
-    def _is_large(self, step: Step, value: float) -> bool:
+    def _is_large(self, step: RoutedStep, value: float) -> bool:
         config = self._config
         if math.isnan(value):
             return config.on_nan == "large"
@@ -73,7 +73,7 @@ class Glimpse:
         return value >= config.threshold if config.comparison == ">=" else value > config.threshold
 
 
-def signal_of(config: GlimpRouter, signals: Signals | None) -> tuple[str, float]:
+def signal_of(config: GlimpRouter, signals: FirstTokenSignals | None) -> tuple[str, float]:
     """The signal that a GlimpRouter config asks for: its name and its value (NaN: none came)."""
     if signals is None or not signals.top:
         return config.signal, math.nan
@@ -92,7 +92,7 @@ class DraftAndScore:
     def __init__(self, config: SpecReason) -> None:
         self._config = config
 
-    async def write(self, step: Step) -> None:
+    async def write(self, step: RoutedStep) -> None:
         """Keep the draft if it is good enough, or have the large model write the step."""
         draft = await step.draft("small")
         score = await self._score(step, draft) if draft.tokens else 0.0
@@ -103,7 +103,7 @@ class DraftAndScore:
             step.discard(draft)
             await step.write("large")
 
-    async def _score(self, step: Step, draft: Any) -> float:
+    async def _score(self, step: RoutedStep, draft: Any) -> float:
         config = self._config
         if config.score == "likelihood":
             values = await step.log_probs("large", draft)
@@ -121,7 +121,7 @@ class Cues:
         self._next_recap = config.recap_after
         self._recap_tokens = config.recap_tokens
 
-    async def write(self, step: Step) -> None:
+    async def write(self, step: RoutedStep) -> None:
         """Look ahead, have the large model take over at a cue, and let the small one go on."""
         config = self._config
         ahead = await step.draft("small", max_tokens=config.look_ahead)
@@ -172,7 +172,7 @@ class Chance:
     def __init__(self, config: RandomShare) -> None:
         self._share = config.share
 
-    async def write(self, step: Step) -> None:
+    async def write(self, step: RoutedStep) -> None:
         """Write the step with whom the draw says."""
         await step.write("large" if draw(step.seed, step.index) < self._share else "small")
 

@@ -15,7 +15,7 @@ from tokenlens.routing.protocol import ChatRequest, CompletionRequest
 from tokenlens.routing.router import Router
 from tokenlens.routing.settings import ROLES, Role
 from tokenlens.routing.templates import ChatTemplate, check_messages, check_variables
-from tokenlens.routing.vocabulary import Vocabulary
+from tokenlens.routing.vocabulary import RouterVocabulary
 
 BLOCK = 1 << 16
 """Characters that are counted at once where a text looks too long."""
@@ -39,7 +39,7 @@ class Reader:
     """
 
     def __init__(
-        self, role: Role, words: Vocabulary | None, takes_ids: bool, limit: int | None,
+        self, role: Role, words: RouterVocabulary | None, takes_ids: bool, limit: int | None,
         lead: str | None,
     ) -> None:  # fmt: skip
         self.role, self.words, self.takes_ids, self.limit = role, words, takes_ids, limit
@@ -126,7 +126,7 @@ class Prepared:
     tokens: int
 
 
-class Prompts:
+class RouterPrompts:
     """Prompts of one router.
 
     Parameters
@@ -138,7 +138,7 @@ class Prompts:
     """
 
     def __init__(
-        self, router: Router, templates: Mapping[Role, Vocabulary | None], threads: int
+        self, router: Router, templates: Mapping[Role, RouterVocabulary | None], threads: int
     ) -> None:
         self._by_ids = router.handover == "ids"
         self._readers = {

@@ -24,10 +24,10 @@ from tokenlens.routing.settings import (
     other,
     parse_routing,
 )
-from tokenlens.routing.step import Request, Step, Tally
+from tokenlens.routing.step import RoutedRequest, RoutedStep, UsageTally
 from tokenlens.routing.trace import Handover, RouteStep, RouteTrace, report
 from tokenlens.routing.transcript import Transcript
-from tokenlens.routing.vocabulary import Ends, Vocabulary, same_vocabulary
+from tokenlens.routing.vocabulary import RouterVocabulary, StepEnds, same_vocabulary
 from tokenlens.spec import encode_text
 
 PROMPT_END = 256
@@ -80,12 +80,12 @@ class Router:
         large: Backend,
         spec: RoutingSpec | Mapping[str, Any] | str = "glimprouter",
         *,
-        small_vocabulary: Vocabulary | None = None,
-        large_vocabulary: Vocabulary | None = None,
+        small_vocabulary: RouterVocabulary | None = None,
+        large_vocabulary: RouterVocabulary | None = None,
     ) -> None:
         self.spec = parse_routing(spec)
         self.backends: dict[Role, Backend] = {"small": small, "large": large}
-        self.vocabularies: dict[Role, Vocabulary | None] = {
+        self.vocabularies: dict[Role, RouterVocabulary | None] = {
             "small": small_vocabulary,
             "large": large_vocabulary,
         }
@@ -95,7 +95,7 @@ class Router:
             and same_vocabulary(small_vocabulary, large_vocabulary)
         )
         self.handover: Handover = "ids" if shared else "text"
-        self._ends = {role: Ends.of(self.spec, self.vocabularies[role]) for role in ROLES}
+        self._ends = {role: StepEnds.of(self.spec, self.vocabularies[role]) for role in ROLES}
         self._check()
         self._policy = policies(self.spec.policy)
 
@@ -134,13 +134,13 @@ class Router:
             prompt if isinstance(prompt, Mapping) else {"small": prompt, "large": prompt}
         )
         transcript = Transcript(prompts, self.vocabularies, self.handover, emit, watch)
-        request = Request(
+        request = RoutedRequest(
             session or uuid.uuid4().hex,
             transcript,
             self.backends,
             self._ends,
             sampling or Sampling(),
-            {role: Tally() for role in ROLES},
+            {role: UsageTally() for role in ROLES},
             emit is not None or watch is not None,
             arguments or {},
         )
@@ -189,7 +189,7 @@ class Router:
                     encode_text(vocabulary.tokenizer, text, field)
 
 
-class Markers(Protocol):
+class RouterMarkers(Protocol):
     """What opens and ends a thought."""
 
     @property
@@ -201,7 +201,9 @@ class Markers(Protocol):
         """The end marker; ``None``: a model that does not think."""
 
 
-def leaves_thinking(spec: Markers, prompt: Context, vocabulary: Vocabulary | None) -> bool:
+def leaves_thinking(
+    spec: RouterMarkers, prompt: Context, vocabulary: RouterVocabulary | None
+) -> bool:
     """Whether a prompt leaves the thinking to the model."""
     if spec.think_end is None:
         return True
@@ -220,7 +222,7 @@ class _Run:
     """One request on its way through the loop."""
 
     def __init__(
-        self, spec: RoutingSpec, request: Request, policy: Any, max_tokens: int | None
+        self, spec: RoutingSpec, request: RoutedRequest, policy: Any, max_tokens: int | None
     ) -> None:
         self._spec = spec
         self._request = request
@@ -247,7 +249,7 @@ class _Run:
                 return "length"
             if left <= 0 or len(self._texts) >= spec.max_steps:
                 return self._close("budget")
-            step = Step(self._request, len(self._texts), min(spec.step_tokens, left))
+            step = RoutedStep(self._request, len(self._texts), min(spec.step_tokens, left))
             if len(self._texts) < spec.first_steps_large:
                 await self._write(step, "large")
             else:
@@ -265,16 +267,16 @@ class _Run:
 
     async def _answer(self) -> FinishReason:
         spec = self._spec
-        room = min(spec.answer_tokens, self._left())
-        if room <= 0:
+        tokens_left = min(spec.answer_tokens, self._left())
+        if tokens_left <= 0:
             return "length"
-        step = Step(self._request, len(self._texts), room, bounded=False)
+        step = RoutedStep(self._request, len(self._texts), tokens_left, bounded=False)
         by = spec.answer_by
         await self._write(step, None if by == "policy" else by)
         self._record(step, "answer", step.end or "length")
         return "stop" if step.end == "eos" else "length"
 
-    async def _write(self, step: Step, role: Role | None) -> None:
+    async def _write(self, step: RoutedStep, role: Role | None) -> None:
         try:
             if role is None:
                 await self._policy.write(step)
@@ -298,7 +300,7 @@ class _Run:
         text = self._spec.closing_text
         if not text:
             return "length"
-        step = Step(self._request, len(self._texts), 1)
+        step = RoutedStep(self._request, len(self._texts), 1)
         step.insert(text)
         self._record(step, "thinking", why)
         return "think_end"
@@ -314,7 +316,7 @@ class _Run:
             return 1 << 30
         return self._max_tokens - self._request.transcript.tokens
 
-    def _record(self, step: Step, phase: Literal["thinking", "answer"], end: str) -> None:
+    def _record(self, step: RoutedStep, phase: Literal["thinking", "answer"], end: str) -> None:
         self._steps.append(step.record(phase, end))
 
     def trace(self, handover: Handover, finish: str) -> RouteTrace:

@@ -30,7 +30,7 @@ from tokenlens.routing.protocol import (
 from tokenlens.routing.router import Routed, Router
 from tokenlens.routing.service import ServerSettings, Service
 from tokenlens.routing.settings import Role
-from tokenlens.routing.vocabulary import Vocabulary
+from tokenlens.routing.vocabulary import RouterVocabulary
 
 STATUS = {"refused": 400, "timeout": 504, "overloaded": 503, "open": 503, "unreachable": 503}
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def make_app(
     router: Router,
     settings: ServerSettings,
     metrics: Metrics | None = None,
-    templates: Mapping[Role, Vocabulary | None] | None = None,
+    templates: Mapping[Role, RouterVocabulary | None] | None = None,
     keys: Sequence[str] = (),
 ) -> FastAPI:
     """The server's application.

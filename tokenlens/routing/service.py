@@ -13,11 +13,11 @@ from tokenlens.errors import QueueFullError, SpecError
 from tokenlens.routing.breaker import Breaker
 from tokenlens.routing.incoming import MAX_BODY
 from tokenlens.routing.metrics import Metrics
-from tokenlens.routing.prompts import Prompts
+from tokenlens.routing.prompts import RouterPrompts
 from tokenlens.routing.protocol import ChatRequest, CompletionRequest
 from tokenlens.routing.router import Routed, Router
 from tokenlens.routing.settings import ROLES, Role
-from tokenlens.routing.vocabulary import Vocabulary
+from tokenlens.routing.vocabulary import RouterVocabulary
 from tokenlens.spec.base import StrictModel
 
 NAME = re.compile(r"://|[/@\s,*]|^[^:]*:\d*$")
@@ -105,10 +105,10 @@ class Service:
         router: Router,
         settings: ServerSettings,
         metrics: Metrics,
-        templates: Mapping[Role, Vocabulary | None],
+        templates: Mapping[Role, RouterVocabulary | None],
     ) -> None:
         self.router, self.settings, self.metrics = router, settings, metrics
-        self.prompts = Prompts(router, templates, settings.prompt_threads)
+        self.prompts = RouterPrompts(router, templates, settings.prompt_threads)
         self._queue = Queue(settings, metrics)
 
     @property
@@ -122,8 +122,8 @@ class Service:
     ) -> tuple[Routed, int]:
         """One request from the queue to its end: its text, and the length of its prompt.
 
-        What can be refused at no cost was (:meth:`Prompts.check`); the prompt is written and read
-        once there is a place, so that no more of that is under way than requests may run.
+        What can be refused at no cost was (:meth:`RouterPrompts.check`); the prompt is written and
+        read once there is a place, so that no more of that is under way than requests may run.
         """
         began, outcome = time.monotonic(), "failed"
         try:

@@ -14,7 +14,7 @@ CONCEPT_TEMPERATURE, CONCEPT_TOP_P = 0.6, 0.95
 
 
 @dataclass(frozen=True)
-class Signals:
+class FirstTokenSignals:
     """Facts about the distribution that one token was sampled from, at temperature 1.
 
     Attributes

@@ -13,7 +13,7 @@ from tokenlens.routing.backend import Ask, Backend, Chunk, Draft
 from tokenlens.routing.settings import Role, Sampling, other
 from tokenlens.routing.trace import ModelUsage, Piece, Reading, RouteStep
 from tokenlens.routing.transcript import Transcript
-from tokenlens.routing.vocabulary import End, Ends, Matcher
+from tokenlens.routing.vocabulary import End, Matcher, StepEnds
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Notes:
 
 
 @dataclass
-class Tally:
+class UsageTally:
     """What one model did for a request, while it runs."""
 
     steps: int = 0
@@ -45,38 +45,40 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Request:
+class RoutedRequest:
     """What all steps of one request share."""
 
     session: str
     transcript: Transcript
     backends: Mapping[Role, Backend]
-    ends: Mapping[Role, Ends]
+    ends: Mapping[Role, StepEnds]
     sampling: Sampling
-    tallies: Mapping[Role, Tally]
+    tallies: Mapping[Role, UsageTally]
     streams: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Step:
+class RoutedStep:
     """One step of one request, or its answer.
 
     Parameters
     ----------
-    room
+    tokens_left
         Tokens that it may have.
     bounded
         Whether it ends with the delimiter; an answer goes on to the end of the text.
     """
 
-    def __init__(self, request: Request, index: int, room: int, *, bounded: bool = True) -> None:
+    def __init__(
+        self, request: RoutedRequest, index: int, tokens_left: int, *, bounded: bool = True
+    ) -> None:
         self.index = index
         self.notes = Notes()
         self.end: End | None = None
         self.text = ""
         self.pieces: list[tuple[Role | Literal["router"], int]] = []
         self._request = request
-        self._room = room
+        self._max_tokens = tokens_left
         self._bounded = bounded
         self._readings: list[Reading] = []
         self._began = time.monotonic()
@@ -87,9 +89,9 @@ class Step:
         }
 
     @property
-    def room(self) -> int:
+    def tokens_left(self) -> int:
         """Tokens that it may still have."""
-        return self._room - self.written
+        return self._max_tokens - self.written
 
     @property
     def written(self) -> int:
@@ -104,7 +106,7 @@ class Step:
     @property
     def is_over(self) -> bool:
         """Whether nothing more can be written into it."""
-        return self.end is not None or self.room <= 0
+        return self.end is not None or self.tokens_left <= 0
 
     def writers(self) -> set[str]:
         """Who has written in it."""
@@ -269,7 +271,7 @@ class Step:
         ask = Ask(
             session=request.session,
             context=context,
-            max_tokens=min(self.room, max_tokens or self.room),
+            max_tokens=min(self.tokens_left, max_tokens or self.tokens_left),
             sampling=sampling,
             ends=request.ends[role] if self._bounded else None,
             matcher=matcher.copy() if matcher is not None else None,

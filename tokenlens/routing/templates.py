@@ -15,7 +15,7 @@ from jinja2 import ext, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tokenlens.errors import SpecError
-from tokenlens.routing.vocabulary import Vocabulary
+from tokenlens.routing.vocabulary import RouterVocabulary
 
 MAX_TEXT = 256
 """Characters of one scalar for a template."""
@@ -52,7 +52,7 @@ class ChatTemplate:
         Names of fields, of a message or anything in it.
     """
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: RouterVocabulary) -> None:
         tokenizer = self._tokenizer = vocabulary.tokenizer
         self._exists = bool(getattr(tokenizer, "chat_template", None))
         self.variables: frozenset[str] = frozenset()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from tokenlens.routing.backend import Context, Draft
 from tokenlens.routing.settings import ROLES, Role
 from tokenlens.routing.trace import Handover, Reading
-from tokenlens.routing.vocabulary import TextStream, Vocabulary
+from tokenlens.routing.vocabulary import RouterVocabulary, TextStream
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Transcript:
     def __init__(
         self,
         prompts: Mapping[Role, Context],
-        vocabularies: Mapping[Role, Vocabulary | None],
+        vocabularies: Mapping[Role, RouterVocabulary | None],
         handover: Handover,
         emit: Callable[[str], None] | None = None,
         watch: Callable[[tuple[int, ...]], None] | None = None,
@@ -64,14 +64,14 @@ class Transcript:
         self._vocabularies = vocabularies
         self._handover = handover
         self._emit = emit
-        self._stream: tuple[Vocabulary, TextStream] | None = None
+        self._stream: tuple[RouterVocabulary, TextStream] | None = None
 
     @property
     def ids(self) -> list[int]:
         """Ids of everything written, each by its writer's tokenizer."""
         return [token for segment in self.segments for token in segment.ids]
 
-    def vocabulary(self, role: Role) -> Vocabulary | None:
+    def vocabulary(self, role: Role) -> RouterVocabulary | None:
         """A model's tokenizer."""
         return self._vocabularies[role]
 
@@ -163,7 +163,7 @@ class Transcript:
         return text
 
     def _reread(
-        self, role: Role, vocabulary: Vocabulary, run: list[Segment], readings: list[Reading]
+        self, role: Role, vocabulary: RouterVocabulary, run: list[Segment], readings: list[Reading]
     ) -> list[int]:
         if not run:
             return []
@@ -183,7 +183,7 @@ class Transcript:
         """Text of segments: of the ids of one writer together, so that characters are whole."""
         parts: list[str] = []
         ids: list[int] = []
-        vocabulary: Vocabulary | None = None
+        vocabulary: RouterVocabulary | None = None
         for segment in run:
             own = self._vocabularies[segment.writer] if segment.writer and segment.ids else None
             if own is not vocabulary and vocabulary is not None:

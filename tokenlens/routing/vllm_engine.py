@@ -12,8 +12,8 @@ from tokenlens.errors import BackendError
 from tokenlens.routing.backend import Ask, Chunk, Context, Finish
 from tokenlens.routing.facts import Fact, Scale, fact_of, ranked
 from tokenlens.routing.settings import Role, Sampling
-from tokenlens.routing.signals import TOP, Signals
-from tokenlens.routing.vocabulary import Vocabulary
+from tokenlens.routing.signals import TOP, FirstTokenSignals
+from tokenlens.routing.vocabulary import RouterVocabulary
 
 
 class VLLMBackend:
@@ -30,7 +30,7 @@ class VLLMBackend:
     gives_full_entropy = False
     trips = False
 
-    def __init__(self, role: Role, engine: Any, vocabulary: Vocabulary) -> None:
+    def __init__(self, role: Role, engine: Any, vocabulary: RouterVocabulary) -> None:
         self._role: Role = role
         self._engine = engine
         self._vocabulary = vocabulary
@@ -116,9 +116,11 @@ class VLLMBackend:
         asked = {"temperature": how.temperature, "top_p": how.top_p, "top_k": how.top_k}
         return fields | {name: value for name, value in asked.items() if value is not None}
 
-    def _signals(self, entries: Any) -> Signals:
+    def _signals(self, entries: Any) -> FirstTokenSignals:
         ranked = sorted(entries.items(), key=lambda item: -item[1].logprob)[:TOP]
-        return Signals(tuple((self._vocabulary.piece(i), one.logprob) for i, one in ranked))
+        return FirstTokenSignals(
+            tuple((self._vocabulary.piece(i), one.logprob) for i, one in ranked)
+        )
 
     def _fact(self, token: int, entries: Any, ask: Ask, scale: Scale) -> Fact:
         values = {i: float(one.logprob) for i, one in entries.items()}

@@ -21,7 +21,7 @@ PROBES = ("Wait, 3*4=12.\n\nSo x\n\n", "</think>\n\nAnswer: \\boxed{7}", " a\n\n
 """Texts on which tokenizers of one vocabulary must agree to count as the same."""
 
 
-class Vocabulary:
+class RouterVocabulary:
     """One tokenizer, with what is resolved from it once.
 
     Parameters
@@ -102,7 +102,7 @@ class Vocabulary:
         return str(text).rpartition(mark)[2]
 
 
-def same_vocabulary(first: Vocabulary, second: Vocabulary) -> bool:
+def same_vocabulary(first: RouterVocabulary, second: RouterVocabulary) -> bool:
     """Whether a token id means the same to both, so that ids can be handed over."""
     if first.tokenizer is second.tokenizer:
         return True
@@ -114,17 +114,17 @@ def same_vocabulary(first: Vocabulary, second: Vocabulary) -> bool:
 
 
 @dataclass(frozen=True)
-class Ends:
+class StepEnds:
     """Where a step ends, as text and, with a vocabulary, as ids."""
 
     delimiter: str
     think_end: str | None
-    vocabulary: Vocabulary | None = None
+    vocabulary: RouterVocabulary | None = None
     # the end marker: a token of its own, or a text that tokens may be merged around
     marker: Marker | None = None
 
     @classmethod
-    def of(cls, spec: RoutingSpec, vocabulary: Vocabulary | None) -> "Ends":
+    def of(cls, spec: RoutingSpec, vocabulary: RouterVocabulary | None) -> "StepEnds":
         """Resolve a spec's delimiter and end marker.
 
         Raises
@@ -167,7 +167,7 @@ class Ends:
 class Matcher:
     """Finds the end of one step in a stream of ids; without ``ends`` only the end of the text."""
 
-    def __init__(self, ends: Ends | None, vocabulary: Vocabulary) -> None:
+    def __init__(self, ends: StepEnds | None, vocabulary: RouterVocabulary) -> None:
         self._vocabulary = vocabulary
         self._delimiter = ends.delimiter if ends is not None else ""
         marker = ends.marker if ends is not None else None
@@ -213,7 +213,7 @@ class Matcher:
 class TextStream:
     """Text of ids that arrive one by one; holds back a character that is not whole yet."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: RouterVocabulary) -> None:
         self._vocabulary = vocabulary
         self._before: list[int] = []
         self._open: list[int] = []

@@ -63,7 +63,7 @@ FAR = 1 << 40
 
 
 @dataclass
-class Live:
+class LiveRequest:
     """A request that is known to the runner, running or preempted."""
 
     req_id: str
@@ -92,7 +92,7 @@ class Batch:
 
     def __init__(self, core: Core, store: ConceptStore, embedding: InputEmbedding | None) -> None:
         self.core, self.store, self.embedding = core, store, embedding
-        self.live: dict[str, Live] = {}
+        self.live: dict[str, LiveRequest] = {}
         # Requests that cannot go on, which the engine ends, and why
         self.failed: dict[str, str] = {}
         places = [core.table.columns[column].start for column in REPORTED]
@@ -133,7 +133,7 @@ class Batch:
         """A new request, with the tokens of its prompt."""
         self.finish([req_id])
         latent = any(config.method in LATENT_METHODS for config in request.spec.methods)
-        live = Live(req_id, request, prompt_len, latent)
+        live = LiveRequest(req_id, request, prompt_len, latent)
         slot = self._take_slot()
         try:
             self.core.add(slot, request, prompt, prompt_len)
@@ -145,7 +145,7 @@ class Batch:
         self.live[req_id] = live
         self._seat(live, slot)
 
-    def _notice_noise(self, live: Live, prompt: Sequence[int]) -> None:
+    def _notice_noise(self, live: LiveRequest, prompt: Sequence[int]) -> None:
         """Mark requests whose noise is the same: of equal prompts with an equal seed."""
         key = live.request.noise_key
         if key is None:
@@ -174,7 +174,7 @@ class Batch:
         except Exception:
             self.fail(req_id)
 
-    def _resume(self, live: Live, generated: int) -> None:
+    def _resume(self, live: LiveRequest, generated: int) -> None:
         live.preempted = False
         self._changed = True
         if live.slot < 0:
@@ -240,7 +240,7 @@ class Batch:
             idle.slot = -1
         return self._free.pop()
 
-    def _seat(self, live: Live, slot: int) -> None:
+    def _seat(self, live: LiveRequest, slot: int) -> None:
         live.slot = slot
         self._prompt[slot] = live.prompt_len
         self._generated[slot] = live.generated
@@ -248,7 +248,7 @@ class Batch:
         self._answer[slot] = live.answer
         self._changed = True
 
-    def _leave(self, live: Live) -> None:
+    def _leave(self, live: LiveRequest) -> None:
         slot = live.slot
         self._free.append(slot)
         self._prompt[slot], self._latent[slot] = FAR, False
@@ -444,7 +444,7 @@ class Batch:
             return torch.from_numpy(table.numpy()[self._slots[:, None], self._report_places])
         return table.index_select(0, self.slots).index_select(1, self._report_columns)
 
-    def advanced(self) -> list[tuple[int, Live]]:
+    def advanced(self) -> list[tuple[int, LiveRequest]]:
         """Rows that commit a token in this step."""
         if self._is_idle():
             return []

@@ -4,9 +4,9 @@ from typing import Any
 from weakref import WeakSet
 
 from tokenlens.metrics import GAUGES, Grown, collector
-from tokenlens.serving.traces import Recorder
+from tokenlens.serving.traces import RequestRecorder
 
-_OPEN: WeakSet[Recorder] = WeakSet()
+_OPEN: WeakSet[RequestRecorder] = WeakSet()
 """Requests of this process that have reported and have not ended."""
 
 
@@ -15,7 +15,7 @@ def count_refusal(engine: str) -> None:
     collector(engine).count("refusals")
 
 
-def observe(recorder: Recorder, report: list[Any]) -> None:
+def observe(recorder: RequestRecorder, report: list[Any]) -> None:
     """Give a report to its request's recorder, and count what it added.
 
     A report's second part is how many slots and pages the worker had taken, in the order of
@@ -31,7 +31,7 @@ def observe(recorder: Recorder, report: list[Any]) -> None:
     shared.add(Grown(tokens, latent, switches, forced, invalid, cold_stops))
 
 
-def close(recorder: Recorder | None) -> None:
+def close(recorder: RequestRecorder | None) -> None:
     """A request ended, however it did; after the last one nothing is in use.
 
     No report says so: a worker reports with tokens.

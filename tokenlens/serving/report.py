@@ -12,8 +12,7 @@ from torch import Tensor
 
 from tokenlens.core.columns import Phase
 from tokenlens.core.recorder import edits_and_switch
-from tokenlens.core.report import StepReport
-from tokenlens.serving.batch import Batch, Live
+from tokenlens.serving.batch import Batch, LiveRequest
 from tokenlens.serving.faults import BROKEN_STEP, logger
 from tokenlens.serving.traces import COLUMNS
 from tokenlens.spec.needs import Need
@@ -31,7 +30,11 @@ class PendingReport:
     """
 
     def __init__(
-        self, batch: Batch, step: StepReport, rows: Sequence[tuple[int, Live]], max_steps: int
+        self,
+        batch: Batch,
+        step: StepReport,
+        rows: Sequence[tuple[int, LiveRequest]],
+        max_steps: int,
     ) -> None:
         self._batch, self._max_steps = batch, max_steps
         self._rows = [(row, live, live.rewinds) for row, live in rows]
@@ -87,13 +90,13 @@ class PendingReport:
             found[live.req_id] = report
         return found
 
-    def _wants_step(self, live: Live, number: int) -> bool:
+    def _wants_step(self, live: LiveRequest, number: int) -> bool:
         trace = live.request.spec.trace
         return trace.level == "full" and number <= min(trace.max_steps, self._max_steps)
 
 
 def report_of(
-    batch: Batch, step: StepReport | None, rows: Sequence[tuple[int, Live]], max_steps: int
+    batch: Batch, step: StepReport | None, rows: Sequence[tuple[int, LiveRequest]], max_steps: int
 ) -> PendingReport | None:
     """The report of a step; where it cannot be made, the step's requests end."""
     if step is None or not rows:

@@ -22,7 +22,7 @@ COLUMNS = (
 """Order of a step's values in a report: columns of ``core.report.StepReport``."""
 
 
-class Recorder:
+class RequestRecorder:
     """Collects the reports of one request in the front end."""
 
     def __init__(

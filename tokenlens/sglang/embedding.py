@@ -31,10 +31,10 @@ def _refuse_adapters(name: str, module: nn.Module) -> None:
 def _mixed(base: type[Any]) -> type[nn.Module]:
     """A subclass of the module's own class whose lookup is followed by the op."""
 
-    class Mixed(base):  # type: ignore[misc]  # the base is the engine's
+    class _Mixed(base):  # type: ignore[misc]  # the base is the engine's
         def _embed_local_shard(self, input_: Tensor) -> Tensor:
             rows: Tensor = super()._embed_local_shard(input_)
             mix(self, input_, rows)
             return rows
 
-    return Mixed
+    return _Mixed

@@ -27,7 +27,7 @@ MAX_OPEN = 1024
 """Prompts whose samples are being sent at the same time."""
 
 
-class FrontEnd:
+class SglangFrontEnd:
     """What the front end of one engine knows: its settings and its model."""
 
     def __init__(self, manager: Any, settings: Settings) -> None:
@@ -117,10 +117,10 @@ async def _prepare(manager: Any, requests: Sequence[Any]) -> None:
             await off_loop(partial(admission.prepare, manager, request))
 
 
-def admission_of(manager: Any) -> FrontEnd | None:
+def admission_of(manager: Any) -> SglangFrontEnd | None:
     """The manager's admission, ``None`` if its engine runs without tokenlens."""
     found = vars(manager).get(ADMISSION)
-    return found if isinstance(found, FrontEnd) else None
+    return found if isinstance(found, SglangFrontEnd) else None
 
 
 _starting: list[Any] = []
@@ -134,7 +134,7 @@ def init_manager(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
         return
     _starting.append(self)
     original(self, *args, **kwargs)
-    setattr(self, ADMISSION, FrontEnd(self, settings))
+    setattr(self, ADMISSION, SglangFrontEnd(self, settings))
 
 
 def launch_subprocesses(original: Any, cls: Any, *args: Any, **kwargs: Any) -> Any:

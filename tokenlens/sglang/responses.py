@@ -10,7 +10,7 @@ from tokenlens.serving import metrics
 from tokenlens.serving.arguments import KEY, asks, sample_of
 from tokenlens.serving.faults import contained
 from tokenlens.serving.streams import with_traces
-from tokenlens.serving.traces import Recorder
+from tokenlens.serving.traces import RequestRecorder
 from tokenlens.sglang.frontend import PARAMETERS, PROMPT_IDS, admission_of
 from tokenlens.sglang.traces import ENGINE
 
@@ -48,7 +48,7 @@ def _record(
         asked = sample_of(vars(state).get(PARAMETERS))
         if asked is None:
             return
-        recorder = Recorder(asked[0], ENGINE, asked[1], vars(state).get(PROMPT_IDS))
+        recorder = RequestRecorder(asked[0], ENGINE, asked[1], vars(state).get(PROMPT_IDS))
         setattr(state, RECORDER, recorder)
         vars(manager).setdefault(OPEN, {})[meta_info["id"]] = recorder
     for report in reports:

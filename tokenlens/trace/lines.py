@@ -43,7 +43,7 @@ class Header(StrictModel):
     prompt_ids: tuple[int, ...] = Field((), max_length=MAX_PROMPT_IDS)
 
 
-class Texts(StrictModel):
+class TokenTexts(StrictModel):
     """Texts of tokens that later steps mention."""
 
     kind: Literal["texts"] = "texts"
@@ -70,8 +70,8 @@ class End(StrictModel):
     tail: str | None = Field(None, description="what the last step adds beside its own text")
 
 
-Line = Annotated[Header | Texts | StepLine | End, Field(discriminator="kind")]
-LINE: TypeAdapter[Header | Texts | StepLine | End] = TypeAdapter(Line)
+Line = Annotated[Header | TokenTexts | StepLine | End, Field(discriminator="kind")]
+LINE: TypeAdapter[Header | TokenTexts | StepLine | End] = TypeAdapter(Line)
 
 
 class Recording(StrictModel):

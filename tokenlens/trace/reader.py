@@ -17,7 +17,7 @@ from tokenlens.trace.lines import (
     Header,
     Recording,
     StepLine,
-    Texts,
+    TokenTexts,
 )
 from tokenlens.trace.records import SCHEMA_VERSION, Trace, TraceStep
 from tokenlens.trace.summary import Summary, Tally, counts_of
@@ -197,7 +197,7 @@ class _Reading(Generic[_One]):
             if parsed.trace in self.traces:
                 raise TraceFileError(f"line {number} opens trace {parsed.trace} a second time")
             self.traces[parsed.trace] = self._kind(parsed)
-        elif isinstance(parsed, Texts) and self._kind is _Whole:
+        elif isinstance(parsed, TokenTexts) and self._kind is _Whole:
             self.texts.update(parsed.texts)
 
     def _opened(self, number: int, trace: int) -> _One:

@@ -15,7 +15,7 @@ from typing import Any
 from tokenlens.spec import DecodingSpec
 from tokenlens.spec.base import StrictModel
 from tokenlens.trace.files import replacing
-from tokenlens.trace.lines import End, Header, Recording, StepLine, Texts, token_ids
+from tokenlens.trace.lines import End, Header, Recording, StepLine, TokenTexts, token_ids
 from tokenlens.trace.records import PhaseName, Trace, TraceCounts, TraceStep, kept_prompt
 from tokenlens.trace.texts import StepTexts, step_texts, token_text
 
@@ -113,7 +113,7 @@ class TraceWriter:
         self._known.update(texts)
         if self._tokenizer is not None:
             self._known_texts.update(texts)
-        self._put(Texts(texts=texts))
+        self._put(TokenTexts(texts=texts))
 
     def steps_written(self, trace: int) -> int:
         """How many steps of a trace are in the file."""

@@ -44,7 +44,7 @@ def _sum_after_mixing(module: Any) -> None:
 def _mixed(base: type[Any]) -> type[nn.Module]:
     """A subclass of the module's own class whose lookup is followed by the op."""
 
-    class Mixed(base):  # type: ignore[misc]  # the base is the engine's
+    class _Mixed(base):  # type: ignore[misc]  # the base is the engine's
         def forward(self, input_: Tensor) -> Tensor:
             rows: Tensor = super().forward(input_)
             mix(self, input_, rows)
@@ -59,4 +59,4 @@ def _mixed(base: type[Any]) -> type[nn.Module]:
                 )
             return rows
 
-    return Mixed
+    return _Mixed

@@ -22,10 +22,10 @@ from tokenlens.vllm.refusals import asked_for, check_request, check_spec
 from tokenlens.vllm.traces import ENGINE
 
 ADMISSION = "_tokenlens"
-"""Attribute of input processors whose engine names our class: their :class:`FrontEnd`."""
+"""Attribute of input processors whose engine names our class: their :class:`VllmFrontEnd`."""
 
 
-class FrontEnd:
+class VllmFrontEnd:
     """What the front end of one engine knows: its settings and its model."""
 
     def __init__(self, processor: Any) -> None:
@@ -74,7 +74,7 @@ def init_processor(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
     """Make what admission needs, the texts of the vocabulary above all, before any request."""
     original(self, *args, **kwargs)
     if asked_for(self.vllm_config):
-        setattr(self, ADMISSION, FrontEnd(self))
+        setattr(self, ADMISSION, VllmFrontEnd(self))
 
 
 async def add_request(
@@ -126,7 +126,7 @@ def process_inputs(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
         return original(self, *args, **kwargs)
     admission = vars(self).get(ADMISSION)
     if admission is None:
-        admission = FrontEnd(self)
+        admission = VllmFrontEnd(self)
         setattr(self, ADMISSION, admission)
     with refused():
         try:

@@ -5,7 +5,7 @@ from typing import Any
 from tokenlens.serving import metrics
 from tokenlens.serving.arguments import asks, sample_of
 from tokenlens.serving.faults import contained
-from tokenlens.serving.traces import Recorder
+from tokenlens.serving.traces import RequestRecorder
 from tokenlens.vllm.traces import ENGINE, FIELD
 
 RECORDER = "_tokenlens"
@@ -21,7 +21,7 @@ def from_new_request(original: Any, cls: Any, *args: Any, **kwargs: Any) -> Any:
         found = sample_of(params.extra_args)
         assert found is not None
         prompt = getattr(request, "prompt_token_ids", None)
-        setattr(made, RECORDER, Recorder(found[0], ENGINE, found[1], prompt))
+        setattr(made, RECORDER, RequestRecorder(found[0], ENGINE, found[1], prompt))
     return made
 
 

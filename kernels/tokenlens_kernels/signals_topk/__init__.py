@@ -17,7 +17,7 @@ MAX_WIDTH = 64
 LOGIT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class Signals(NamedTuple):
+class TopKSignals(NamedTuple):
     """Facts about each row, all of them about ``softmax(logits * inverse_temperature)``."""
 
     # [num_rows] float32; of the tempered logits; NaN marks an invalid row, 0 an inactive one
@@ -61,7 +61,7 @@ def signals_topk(
     vocab_size: int,
     width: int,
     statistics: bool = True,
-) -> Signals:
+) -> TopKSignals:
     """Signals and concept weights of every row, with the row's own parameters.
 
     The order is that of Soft Thinking: temperature, top-k, renormalise, top-p, renormalise, min-p,
@@ -160,9 +160,9 @@ def signals_topk(
     arguments = [tensor for tensor, _ in per_row.values()]
     if on_processor(logits):
         with torch.no_grad():
-            return Signals(*_cpu(logits, *arguments, vocab_size, width, statistics))
+            return TopKSignals(*_cpu(logits, *arguments, vocab_size, width, statistics))
     outputs = torch.ops.tokenlens.signals_topk(logits, *arguments, vocab_size, width, statistics)
-    return Signals(*outputs)
+    return TopKSignals(*outputs)
 
 
 def _cpu(*arguments: Any) -> _Outputs:

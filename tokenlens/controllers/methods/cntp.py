@@ -20,7 +20,7 @@ from tokenlens.controllers.stops import Stop
 from tokenlens.errors import BackendError, LimitError, SpecError
 from tokenlens.routing.facts import Trip
 from tokenlens.routing.settings import Sampling
-from tokenlens.routing.vocabulary import Vocabulary
+from tokenlens.routing.vocabulary import RouterVocabulary
 
 MARKS = (".", ",", "\n", "?", "!", ":", ";", ")", "]", "}")
 
@@ -152,7 +152,7 @@ def perplexity(span: Span) -> float:
 
 @lru_cache(maxsize=64)
 def clause_ends(
-    vocabulary: Vocabulary, marks: tuple[str, ...], kind: Literal["any", "first"]
+    vocabulary: RouterVocabulary, marks: tuple[str, ...], kind: Literal["any", "first"]
 ) -> frozenset[int]:
     """Tokens that end a clause.
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from tokenlens.controllers.branching import Pool, Row
+from tokenlens.controllers.branching import BranchRow, Pool
 from tokenlens.controllers.flow import plain
 from tokenlens.controllers.lines import elect, several
 from tokenlens.controllers.page import Atom, Page
@@ -116,7 +116,7 @@ class Rollout:
         else:
             elect(page, lines)
 
-    async def grow(self, pool: Pool, root: Page, steps: int) -> list[Row]:
+    async def grow(self, pool: Pool, root: Page, steps: int) -> list[BranchRow]:
         """The tree's rows after so many steps, in the order of their births."""
         pool.root(root, steps)
         for step in range(steps):
@@ -147,7 +147,7 @@ class Rollout:
                     room -= 1
             row.log_prob += math.log(p1 + 1e-9)
 
-    def _may(self, pool: Pool, row: Row) -> bool:
+    def _may(self, pool: Pool, row: BranchRow) -> bool:
         desk = row.page.desk
         if desk.forks >= desk.frame.limits.forks:
             desk.tree.marks[0].note = f"limits.forks: {desk.frame.limits.forks} are used up"
@@ -155,7 +155,7 @@ class Rollout:
         desk.use("forks")
         return True
 
-    def _alike(self, pool: Pool, step: int) -> list[Row]:
+    def _alike(self, pool: Pool, step: int) -> list[BranchRow]:
         """Branches whose stretch since their birth is too much like their parent's."""
         config = self._config
         found = []
@@ -172,11 +172,11 @@ class Rollout:
         return found
 
 
-def settle(row: Row) -> None:
+def settle(row: BranchRow) -> None:
     """Have a row's page hold what the row has; what came from its parent is its parent's."""
     line = row.page
     marks = [line.mark] * len(row.ids)
-    up: Row | None = row
+    up: BranchRow | None = row
     while up is not None and up.parent is not None:
         for at in range(up.birth):
             marks[at] = up.parent.page.mark
@@ -189,7 +189,7 @@ def settle(row: Row) -> None:
     line.mark.end = row.ended or ""
 
 
-def lines_of(rows: Sequence[Row]) -> list[Any]:
+def lines_of(rows: Sequence[BranchRow]) -> list[Any]:
     """What a trainer wants of the rows."""
     number = {id(row): at for at, row in enumerate(rows)}
     return [

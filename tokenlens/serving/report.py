@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tokenlens.core.columns import Phase
 from tokenlens.core.recorder import edits_and_switch
+from tokenlens.core.report import StepReport
 from tokenlens.serving.batch import Batch, LiveRequest
 from tokenlens.serving.faults import BROKEN_STEP, logger
 from tokenlens.serving.traces import COLUMNS

@@ -21,7 +21,7 @@ HEIGHT, WIDTH = 13, 60
 MAX_POINTS = 20_000
 
 
-class Curve(NamedTuple):
+class _Curve(NamedTuple):
     """What one method does at each position."""
 
     label: str
@@ -29,12 +29,12 @@ class Curve(NamedTuple):
     values: torch.Tensor
 
 
-def curves(spec: DecodingSpec, positions: torch.Tensor) -> list[Curve]:
+def curves(spec: DecodingSpec, positions: torch.Tensor) -> list[_Curve]:
     """A curve for each method that has a schedule, over ``[num_positions]`` int64."""
     return list(_curves(spec, positions))
 
 
-def _curves(spec: DecodingSpec, positions: torch.Tensor) -> Iterator[Curve]:
+def _curves(spec: DecodingSpec, positions: torch.Tensor) -> Iterator[_Curve]:
     def same(value: float, dtype: torch.dtype = torch.float64) -> torch.Tensor:
         return torch.full_like(positions, 0).to(dtype) + value
 
@@ -50,18 +50,18 @@ def _curves(spec: DecodingSpec, positions: torch.Tensor) -> Iterator[Curve]:
             if config.windows:
                 inside = [(a <= positions) & (positions < b) for a, b in config.windows]
                 values = torch.where(torch.stack(inside).any(0), values, 0.0)
-            yield Curve(f"{config.method}: bias of {', '.join(config.words)} (logits)", values)
+            yield _Curve(f"{config.method}: bias of {', '.join(config.words)} (logits)", values)
         elif isinstance(config, Tip):
             values = torch.where(positions < config.duration, -config.penalty, 0.0).double()
-            yield Curve(f"tip: bias of {', '.join(config.words)} in the first thought", values)
+            yield _Curve(f"tip: bias of {', '.join(config.words)} in the first thought", values)
         elif isinstance(config, ThinkingBudget):
             start, stop = round(config.budget * (1 - config.ramp)), config.budget
             rising = ramp(positions, same(start, torch.int64), same(stop, torch.int64))
             bonus = rising * config.ramp_strength * (config.ramp > 0)
-            yield Curve(f"thinking_budget: bias of the end, forced from {stop} (logits)", bonus)
+            yield _Curve(f"thinking_budget: bias of the end, forced from {stop} (logits)", bonus)
         elif isinstance(config, AlphaOne):
             moment = same(config.alpha * config.average_thinking).ceil().long()
-            yield Curve("alpha_one: probability of the text", slow_probability(positions, moment))
+            yield _Curve("alpha_one: probability of the text", slow_probability(positions, moment))
 
 
 def length_of(spec: DecodingSpec) -> int:
@@ -81,7 +81,7 @@ def length_of(spec: DecodingSpec) -> int:
     return int(max(found))
 
 
-def terminal(curve: Curve, length: int) -> Text:
+def terminal(curve: _Curve, length: int) -> Text:
     """A curve as text, one mark a column."""
     picked = curve.values[torch.linspace(0, len(curve.values) - 1, WIDTH).round().long()]
     low, high = min(float(picked.min()), 0.0), max(float(picked.max()), 0.0)
@@ -122,7 +122,7 @@ def run(console: Console, spec: DecodingSpec, tokens: int | None, out: Path) -> 
     console.print(f"written to {out}", highlight=False)
 
 
-def _png(found: list[Curve], positions: torch.Tensor, out: Path) -> None:
+def _png(found: list[_Curve], positions: torch.Tensor, out: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 2.6 * len(found)), layout="constrained")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from tokenlens.controllers.children import end
 from tokenlens.controllers.desk import Span
 from tokenlens.controllers.page import Page
-from tokenlens.controllers.stops import Stop
+from tokenlens.controllers.stops import ControllerStop
 from tokenlens.routing.facts import Fact
 
 
@@ -96,7 +96,7 @@ class Pool:
         try:
             calls = page.desk.stream(
                 (*prompt, *row.ids), page.mark, session=page.session, max_tokens=max_tokens,
-                sampling=page.sampling, stop=Stop(), facts=self._top,
+                sampling=page.sampling, stop=ControllerStop(), facts=self._top,
                 fork_of=row.parent.page.session if row.parent is not None else None,
             )  # fmt: skip
             async with aclosing(calls) as spans:

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from typing import Any
 
 from tokenlens.controllers.settings import Frame
-from tokenlens.controllers.stops import Stop
+from tokenlens.controllers.stops import ControllerStop
 from tokenlens.controllers.tree import Mark, SteerUsage, Tree
 from tokenlens.errors import BackendError, LimitError
 from tokenlens.routing.backend import Ask, Backend, Context
@@ -141,7 +141,7 @@ class Desk:
         session: str,
         max_tokens: int,
         sampling: Sampling,
-        stop: Stop,
+        stop: ControllerStop,
         role: Role = "large",
         facts: int = 0,
         warped: bool = False,

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from tokenlens.controllers.desk import Span
 from tokenlens.controllers.page import Page
-from tokenlens.controllers.stops import Stop
+from tokenlens.controllers.stops import ControllerStop
 
 
 class ControllerMethod(Protocol):
@@ -127,9 +127,9 @@ class Probing:
         """Tokens until the next look; ``None``: until the stop."""
         return None
 
-    def stop(self, page: Page) -> Stop:
+    def stop(self, page: Page) -> ControllerStop:
         """What a segment ends with."""
-        return Stop()
+        return ControllerStop()
 
     async def leave(self, page: Page, span: Span) -> str:
         """Why to stop here; empty to go on."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from tokenlens.controllers.children import FAILURES
 from tokenlens.controllers.desk import Desk, Model, Span, reseeded
-from tokenlens.controllers.stops import Stop
+from tokenlens.controllers.stops import ControllerStop
 from tokenlens.controllers.tree import Kind, Mark
 from tokenlens.errors import BackendError, LimitError, SpecError
 from tokenlens.routing.backend import Context
@@ -19,7 +19,7 @@ from tokenlens.routing.settings import Role, Sampling
 from tokenlens.routing.vocabulary import TextStream
 from tokenlens.spec import encode_text
 
-NO_STOP = Stop()
+NO_STOP = ControllerStop()
 State = Literal["thinking", "closed", "eos", "full"]
 
 
@@ -147,7 +147,7 @@ class Page:
         """A node of the trace that begins here."""
         return self.desk.tree.add(kind, self.mark, self.tokens)
 
-    def _how(self, stop: Stop, sampling: Sampling | None) -> dict[str, Any]:
+    def _how(self, stop: ControllerStop, sampling: Sampling | None) -> dict[str, Any]:
         ends = self.model.ends if self.is_thinking and self.model.ends.think_end else None
         return {
             "session": self.session, "sampling": sampling or self.sampling,
@@ -159,7 +159,7 @@ class Page:
         max_tokens: int | None = None,
         *,
         kind: Kind = "segment",
-        stop: Stop = NO_STOP,
+        stop: ControllerStop = NO_STOP,
         facts: int = 0,
         warped: bool = False,
         trip: Trip | None = None,
@@ -183,7 +183,7 @@ class Page:
         found: list[Any] = []
         span = Span(finish="length")
         if room > 0:
-            how = self._how(Stop(), None)
+            how = self._how(ControllerStop(), None)
             calls = self.desk.stream(self.context, mark, max_tokens=room, facts=facts, **how)
             async with aclosing(calls) as spans:
                 async for span in spans:
@@ -215,7 +215,7 @@ class Page:
         self.state, self.answer_at = "thinking", None
         if vocabulary is None:
             return
-        watcher = Stop(ends=ends if ends.think_end else None).watch(vocabulary)
+        watcher = ControllerStop(ends=ends if ends.think_end else None).watch(vocabulary)
         for at, atom in enumerate(self.atoms):
             end = watcher.push(atom.token) if atom.token is not None else None
             if end == "eos":
@@ -290,7 +290,7 @@ class Page:
         *,
         max_tokens: int,
         sampling: Sampling,
-        stop: Stop = NO_STOP,
+        stop: ControllerStop = NO_STOP,
         facts: int = 0,
         warped: bool = False,
         apart: bool = False,
@@ -392,7 +392,7 @@ async def verdict(
         desk.use("probes")
         return await desk.call(
             model.encode(text), mark, session=name, max_tokens=max_tokens,
-            sampling=Sampling(), stop=Stop(), role=role, facts=facts,
+            sampling=Sampling(), stop=ControllerStop(), role=role, facts=facts,
         )  # fmt: skip
     except FAILURES as error:
         mark.error = _short(error)

@@ -9,7 +9,7 @@ Why = Literal["think_end", "eos", "stop"]
 
 
 @dataclass(frozen=True)
-class Stop:
+class ControllerStop:
     """What ends a call beside the end of the text.
 
     Attributes
@@ -35,7 +35,7 @@ class Stop:
 class Watcher:
     """One call's ids or text, as they come."""
 
-    stop: Stop
+    stop: ControllerStop
     vocabulary: RouterVocabulary | None
     text: str = ""
     _marker: Matcher | None = field(default=None, init=False)

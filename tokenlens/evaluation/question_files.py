@@ -22,14 +22,14 @@ RUNS_CODE = (
 """Fields of LiveCodeBench, HumanEval, MBPP and APPS: their answers are programs."""
 
 
-class Row(NamedTuple):
+class QuestionRow(NamedTuple):
     """One row, and where it stands."""
 
     place: str
     fields: Mapping[str, Any]
 
 
-def rows(path: Path) -> Iterator[Row]:
+def rows(path: Path) -> Iterator[QuestionRow]:
     """Every row of a file, by the ending of its name.
 
     Raises
@@ -54,7 +54,7 @@ def rows(path: Path) -> Iterator[Row]:
     yield from READERS[kind](path.name, text)
 
 
-def field(row: Row, names: Sequence[str]) -> str | None:
+def field(row: QuestionRow, names: Sequence[str]) -> str | None:
     """The first of several fields that has a value; upper and lower case, ``_`` and blanks are one.
 
     A whole number is written as one, whatever a table made of it.
@@ -70,7 +70,7 @@ def field(row: Row, names: Sequence[str]) -> str | None:
     return None
 
 
-def options(row: Row, names: Sequence[str]) -> list[str] | None:
+def options(row: QuestionRow, names: Sequence[str]) -> list[str] | None:
     """The first of several fields that holds a list, also as JSON in a cell of a CSV."""
     keys = {_plain(key): key for key in row.fields}
     for name in names:
@@ -88,7 +88,7 @@ def options(row: Row, names: Sequence[str]) -> list[str] | None:
     return None
 
 
-def lacking(row: Row, what: str, names: Sequence[str]) -> ValueError:
+def lacking(row: QuestionRow, what: str, names: Sequence[str]) -> ValueError:
     """The error for a row without a field: it names what was found."""
     found = ", ".join(map(repr, row.fields)) or "none"
     return ValueError(
@@ -97,7 +97,7 @@ def lacking(row: Row, what: str, names: Sequence[str]) -> ValueError:
     )
 
 
-def refuse_programs(row: Row) -> None:
+def refuse_programs(row: QuestionRow) -> None:
     """Say no to questions whose answers are programs.
 
     Raises
@@ -120,13 +120,13 @@ def _plain(name: str) -> str:
     return "".join(c for c in str(name).casefold() if c.isalnum())
 
 
-def _mapping(place: str, value: Any) -> Row:
+def _mapping(place: str, value: Any) -> QuestionRow:
     if not isinstance(value, Mapping):
         raise ValueError(f"{place}: got {type(value).__name__}; allowed: a JSON object")
-    return Row(place, value)
+    return QuestionRow(place, value)
 
 
-def _json_lines(name: str, text: str) -> Iterator[Row]:
+def _json_lines(name: str, text: str) -> Iterator[QuestionRow]:
     # Not splitlines(): a text may hold what that takes for the end of a line.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -140,7 +140,7 @@ def _json_lines(name: str, text: str) -> Iterator[Row]:
             yield _mapping(place, value)
 
 
-def _json(name: str, text: str) -> Iterator[Row]:
+def _json(name: str, text: str) -> Iterator[QuestionRow]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -163,8 +163,8 @@ def _json(name: str, text: str) -> Iterator[Row]:
         yield _mapping(f"{name}, entry {number}", one)
 
 
-def _csv(delimiter: str) -> Callable[[str, str], Iterator[Row]]:
-    def read(name: str, text: str) -> Iterator[Row]:
+def _csv(delimiter: str) -> Callable[[str, str], Iterator[QuestionRow]]:
+    def read(name: str, text: str) -> Iterator[QuestionRow]:
         before = csv.field_size_limit(LONGEST_FIELD)
         try:
             reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -178,12 +178,12 @@ def _csv(delimiter: str) -> Callable[[str, str], Iterator[Row]]:
             place = f"{name}, line {line}"
             if None in row:
                 raise ValueError(f"{place}: got more cells than the header has names")
-            yield Row(place, row)
+            yield QuestionRow(place, row)
 
     return read
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path) -> Iterator[QuestionRow]:
     with open_regular(path):
         pass
     if find_spec("pyarrow") is not None:
@@ -202,10 +202,10 @@ def _parquet(path: Path) -> Iterator[Row]:
             f"{path.name} needs pyarrow or datasets: install one, or write the table as JSON Lines"
         )
     for number, row in enumerate(found, 1):
-        yield Row(f"{path.name}, row {number}", row)
+        yield QuestionRow(f"{path.name}, row {number}", row)
 
 
-READERS: dict[str, Callable[[str, str], Iterator[Row]]] = {
+READERS: dict[str, Callable[[str, str], Iterator[QuestionRow]]] = {
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".json": _json,

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from tokenlens.evaluation import countdown, math_score
 from tokenlens.evaluation.answers import BoxUse, answer_part, boxes, letter_of, math_answer, plain
 from tokenlens.evaluation.question_files import (
-    Row,
+    QuestionRow,
     field,
     lacking,
     options,
@@ -163,7 +163,7 @@ def _read(path: Path, form: "FileTask", template: str, seed: int) -> list[Questi
     return list(found.values())
 
 
-def _answer(row: Row, form: "FileTask") -> str:
+def _answer(row: QuestionRow, form: "FileTask") -> str:
     """The answer of a row, without the solution before it."""
     answer = field(row, ANSWER)
     if answer is None:
@@ -186,7 +186,7 @@ def _answer(row: Row, form: "FileTask") -> str:
     return answer.lstrip("0") or "0" if form.whole and answer.isdecimal() else answer
 
 
-def _named_choices(row: Row, seed: str) -> tuple[list[str], str]:
+def _named_choices(row: QuestionRow, seed: str) -> tuple[list[str], str]:
     """GPQA's columns, or ``choices`` with the right one among them; in a shuffled order."""
     right = field(row, CORRECT)
     wrong = [one for i in range(1, 10) if (one := field(row, (f"Incorrect Answer {i}",)))]
@@ -206,7 +206,7 @@ def _named_choices(row: Row, seed: str) -> tuple[list[str], str]:
     return _few(row, texts), LETTERS[texts.index(right)]
 
 
-def _lettered_choices(row: Row, seed: str) -> tuple[list[str], str]:
+def _lettered_choices(row: QuestionRow, seed: str) -> tuple[list[str], str]:
     """MMLU-Pro's options, in their order; the answer is a letter, an index or one of the texts."""
     found = options(row, CHOICES)
     if found is None:
@@ -233,7 +233,7 @@ def _lettered_choices(row: Row, seed: str) -> tuple[list[str], str]:
     return found, chosen
 
 
-def _few(row: Row, texts: list[str]) -> list[str]:
+def _few(row: QuestionRow, texts: list[str]) -> list[str]:
     if not 2 <= len(texts) <= len(LETTERS):
         raise ValueError(f"{row.place}: got {len(texts)} choices; allowed: 2 to {len(LETTERS)}")
     return texts
@@ -300,7 +300,7 @@ class FileTask(NamedTuple):
     prompt: str
     score: Callable[[Question, str], bool]
     max_new_tokens: int
-    choices: Callable[[Row, str], tuple[list[str], str]] | None = None
+    choices: Callable[[QuestionRow, str], tuple[list[str], str]] | None = None
     whole: bool = False
 
 

@@ -16,7 +16,7 @@ from tokenlens.controllers.desk import Span, reseeded
 from tokenlens.controllers.flow import goes_on
 from tokenlens.controllers.page import Page
 from tokenlens.controllers.settings import PolicyBase, Texts
-from tokenlens.controllers.stops import Stop
+from tokenlens.controllers.stops import ControllerStop
 from tokenlens.errors import BackendError, LimitError, SpecError
 from tokenlens.routing.facts import Trip
 from tokenlens.routing.settings import Sampling
@@ -82,7 +82,7 @@ class Trials:
         config = self._config
         vocabulary = page.model.vocabulary
         assert vocabulary is not None
-        stop = Stop(ids=clause_ends(vocabulary, config.marks, config.ends))
+        stop = ControllerStop(ids=clause_ends(vocabulary, config.marks, config.ends))
         first = config.low + (config.high - config.low) / max(1, config.most - 1)
         # Rounding must not have a trip ask for one trial.
         trip = Trip(first) if config.most > 1 else None
@@ -105,7 +105,7 @@ class Trials:
                 continue
             page.take(await self._best(page, count, stop, span.tripped.least_entropy))
 
-    async def _best(self, page: Page, count: int, stop: Stop, entropy: float) -> Span:
+    async def _best(self, page: Page, count: int, stop: ControllerStop, entropy: float) -> Span:
         config = self._config
         at = page.tokens
 

@@ -15,7 +15,7 @@ from tokenlens.controllers.desk import Span, reseeded
 from tokenlens.controllers.flow import Probing
 from tokenlens.controllers.page import Page
 from tokenlens.controllers.settings import PolicyBase, Texts
-from tokenlens.controllers.stops import Stop
+from tokenlens.controllers.stops import ControllerStop
 from tokenlens.routing.backend import Backend, Context
 from tokenlens.routing.settings import Sampling
 
@@ -50,9 +50,9 @@ class Falling(Probing):
         self._config = config
         self._values: list[float] = []
 
-    def stop(self, page: Page) -> Stop:
+    def stop(self, page: Page) -> ControllerStop:
         """A step."""
-        return Stop(texts=(self._config.step,))
+        return ControllerStop(texts=(self._config.step,))
 
     async def leave(self, page: Page, span: Span) -> str:
         """Whether the entropy has stopped falling."""
@@ -60,7 +60,7 @@ class Falling(Probing):
         probe = await page.probe(
             config.probe_text, "policy.probe_text", max_tokens=config.probe_tokens,
             sampling=reseeded(Sampling(), page.desk.seed("entropy", page.tokens)),
-            stop=Stop(texts=config.probe_stops), facts=20,
+            stop=ControllerStop(texts=config.probe_stops), facts=20,
         )  # fmt: skip
         if probe is None or not probe.facts or probe.mark is None:
             return ""

@@ -14,7 +14,7 @@ from tokenlens.controllers.desk import reseeded
 from tokenlens.controllers.flow import divided, finish
 from tokenlens.controllers.page import Page
 from tokenlens.controllers.settings import Needed, PolicyBase, Probability, Texts
-from tokenlens.controllers.stops import Stop
+from tokenlens.controllers.stops import ControllerStop
 from tokenlens.routing.settings import Sampling
 
 
@@ -65,10 +65,10 @@ class Exits:
     async def run(self, page: Page) -> None:
         """Write the line."""
         config, why, probes = self._config, "", 0
-        stop = Stop(texts=config.words)
+        stop = ControllerStop(texts=config.words)
         while page.is_thinking and page.room() > 0:
             is_open = probes < config.max_probes
-            span = await page.write(stop=stop if is_open else Stop())
+            span = await page.write(stop=stop if is_open else ControllerStop())
             if span.finish != "stop":
                 page.take(span)
                 break
@@ -93,7 +93,7 @@ class Exits:
         )
         probe = await page.probe(
             config.probe_text, "policy.probe_text", max_tokens=config.probe_tokens, sampling=how,
-            stop=Stop(texts=config.probe_stops), facts=1,
+            stop=ControllerStop(texts=config.probe_stops), facts=1,
         )  # fmt: skip
         if probe is None or not probe.facts:
             return False

@@ -14,7 +14,7 @@ from tokenlens.controllers.desk import Span
 from tokenlens.controllers.flow import Probing
 from tokenlens.controllers.page import Page, verdict
 from tokenlens.controllers.settings import PolicyBase
-from tokenlens.controllers.stops import Stop
+from tokenlens.controllers.stops import ControllerStop
 from tokenlens.controllers.votes import PHRASE, boxed
 
 DETECT = "Does this line state a candidate answer to the question? Answer yes or no.\n\n"
@@ -57,9 +57,9 @@ class Candidates(Probing):
         self._most: int | None = None
         self._line = 0
 
-    def stop(self, page: Page) -> Stop:
+    def stop(self, page: Page) -> ControllerStop:
         """A line."""
-        return Stop(texts=("\n",))
+        return ControllerStop(texts=("\n",))
 
     async def leave(self, page: Page, span: Span) -> str:
         """Whether enough candidates have been seen."""

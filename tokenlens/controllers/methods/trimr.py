@@ -14,7 +14,7 @@ from tokenlens.controllers.flow import finish
 from tokenlens.controllers.methods.first_try import question_of, yes
 from tokenlens.controllers.page import Page
 from tokenlens.controllers.settings import PolicyBase, Texts
-from tokenlens.controllers.stops import Stop
+from tokenlens.controllers.stops import ControllerStop
 
 HOLDS = "Does the last thought give a final answer to the question? Answer yes or no."
 SAME = "Do these two thoughts arrive at the same answer? Answer yes or no."
@@ -66,7 +66,7 @@ class Verified:
         before = begun = 0
         try:
             while page.is_thinking and page.room() > 0:
-                span = await page.write(stop=Stop(texts=config.words))
+                span = await page.write(stop=ControllerStop(texts=config.words))
                 page.take(span)
                 # One thought behind: the verdict on the one before this.
                 if waiting is not None and await waiting:

@@ -7,7 +7,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
 
-from tokenlens.evaluation.arms import Sampling
+from tokenlens.evaluation.arms import ArmSampling
 from tokenlens.evaluation.dialects import Asked
 from tokenlens.evaluation.engine_server import ServedModel
 from tokenlens.evaluation.harness.specs import Repeats, read, refuse_scoring
@@ -117,7 +117,7 @@ class TokenlensServer(LM):  # type: ignore[misc]
         options = {"add_special_tokens": False} if plain else {}
         return list(self.tokenizer.encode(context, **options))
 
-    def _settings(self, given: dict[str, Any]) -> tuple[Sampling, int, list[str]]:
+    def _settings(self, given: dict[str, Any]) -> tuple[ArmSampling, int, list[str]]:
         """Sampling, tokens and stops of one request."""
         left = dict(normalize_gen_kwargs(given, self._max_gen_toks))
         until, tokens = left.pop("until", None) or [], left.pop("max_gen_toks")
@@ -136,4 +136,4 @@ class TokenlensServer(LM):  # type: ignore[misc]
                 f"gen_kwargs: got {', '.join(left)}; allowed: {', '.join(SAMPLED)}, do_sample,"
                 " until and max_gen_toks"
             )
-        return Sampling(**{"top_p": 1.0, **values}), int(tokens), list(until)
+        return ArmSampling(**{"top_p": 1.0, **values}), int(tokens), list(until)

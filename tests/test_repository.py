@@ -32,6 +32,20 @@ KNOWN = {
 """Packages, and what of ours they may import (docs/architecture.md)."""
 
 
+FLOORS = [
+    {"errors"},
+    {"assets", "capabilities", "spec"},
+    {"trace"},
+    {"core", "reference", "metrics"},
+    {"methods", "routing"},
+    {"controllers", "serving"},
+    {"hf", "vllm", "sglang"},
+    {"evaluation"},
+    {"cli"},
+]
+"""Packages from the ground up: each imports only what is below it (docs/architecture.md)."""
+
+
 def packages_of(text):
     """Our packages that a file imports, wherever in it; relative imports are not our style."""
     names = [
@@ -128,3 +142,94 @@ def test_no_two_public_classes_share_a_name():
 def test_public_classes_are_found_in_functions_too():
     code = "class A: ...\nclass _B: ...\ndef f():\n    class C(A):\n        class D: ...\n"
     assert sorted(public_classes(code)) == ["A", "C", "D"]
+
+
+def module_name(path, base):
+    """A file's name as a module."""
+    parts = path.relative_to(base).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def our_modules():
+    """Every module of ours, by name."""
+    found = {module_name(path, ROOT): path for path in (ROOT / "tokenlens").rglob("*.py")}
+    kernels = (ROOT / "kernels" / "tokenlens_kernels").rglob("*.py")
+    return found | {module_name(path, ROOT / "kernels"): path for path in kernels}
+
+
+def for_types_only(tree):
+    """Imports that no interpreter carries out."""
+    blocks = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+    ]
+    return {one for block in blocks for inner in block.body for one in ast.walk(inner)}
+
+
+def imports_of(name, text, known, is_package=False):
+    """Modules of ours that a module imports, in functions too, but not for types alone."""
+    tree = ast.parse(text)
+    left_out, package = for_types_only(tree), name if is_package else name.rpartition(".")[0]
+    found = set()
+    for node in ast.walk(tree):
+        if node in left_out:
+            continue
+        if isinstance(node, ast.Import):
+            found.update(one.name for one in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            start = ".".join([*above, *filter(None, [node.module])]) if node.level else node.module
+            names = (f"{start}.{one.name}" for one in node.names)
+            found.update(one if one in known else start for one in names)
+    return (found & set(known)) - {name}
+
+
+def circles(graph):
+    """Groups of modules that reach each other."""
+    reach = {}
+    for name in graph:
+        seen, todo = set(), [name]
+        while todo:
+            for below in graph[todo.pop()] - seen:
+                seen.add(below)
+                todo.append(below)
+        reach[name] = seen
+    return {frozenset(b for b in reach[a] if a in reach[b]) for a in graph if a in reach[a]}
+
+
+def test_no_modules_import_each_other():
+    modules = our_modules()
+    graph = {
+        name: imports_of(name, path.read_text(), modules, path.name == "__init__.py")
+        for name, path in modules.items()
+    }
+    assert circles(graph) == set()
+    # In a package's own file, what it offers comes from below it.
+    assert "tokenlens.core.pipeline" in graph["tokenlens.core"]
+    assert "tokenlens_kernels.philox" in graph["tokenlens_kernels"]
+
+
+def test_circles_are_found_in_functions_and_left_alone_for_types():
+    known = {"a": "", "a.b": "", "a.c": ""}
+    inner = imports_of("a.b", "def f():\n    from a.c import x\n", known)
+    assert inner == {"a.c"}
+    assert imports_of("a.b", "from .c import x\n", known) == {"a.c"}
+    types = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from a.c import x\n"
+    assert imports_of("a.b", types, known) == set()
+    graph = {"a": set(), "a.b": {"a.c"}, "a.c": {"a.b", "a"}}
+    assert circles(graph) == {frozenset({"a.b", "a.c"})}
+
+
+def test_no_import_runs_upwards():
+    floor = {name: height for height, names in enumerate(FLOORS) for name in names}
+    modules = our_modules()
+    for name, path in modules.items():
+        parts = name.split(".")
+        if parts[0] != "tokenlens" or len(parts) < 2:
+            continue
+        assert parts[1] in floor, f"{name} is on no floor"
+        for below in imports_of(name, path.read_text(), modules, path.name == "__init__.py"):
+            top = below.split(".")
+            if top[0] == "tokenlens" and len(top) > 1 and top[1] != parts[1]:
+                assert floor[top[1]] < floor[parts[1]], f"{name} imports {below}"

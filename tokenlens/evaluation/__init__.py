@@ -6,11 +6,13 @@
 from tokenlens.errors import FolderError
 from tokenlens.evaluation.arms import DEFAULT_SAMPLING, GREEDY, Arm, ArmSampling, arms_of
 from tokenlens.evaluation.cost import Curve, EqualCost, at_equal_cost, curve
-from tokenlens.evaluation.engines import Engine, open_engine
+from tokenlens.evaluation.engine import Engine
+from tokenlens.evaluation.engines import open_engine
+from tokenlens.evaluation.question import Question
 from tokenlens.evaluation.records import Generated, Record
 from tokenlens.evaluation.results import Against, Row, comparisons, rows
 from tokenlens.evaluation.run import Results, evaluate
-from tokenlens.evaluation.tasks import Question, Task, load_task
+from tokenlens.evaluation.tasks import Task, load_task
 
 Sampling = ArmSampling
 """Its name before 0.2, which goes with 0.3."""

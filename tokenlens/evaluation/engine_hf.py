@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from tokenlens import assets
 from tokenlens.evaluation.arms import ArmSampling
-from tokenlens.evaluation.engines import EngineName, counted, opened
+from tokenlens.evaluation.engine import EngineName, counted, opened
 from tokenlens.evaluation.records import Generated
 from tokenlens.hf import generate_kwargs, traces
 from tokenlens.spec import DecodingSpec

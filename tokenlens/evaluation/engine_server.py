@@ -17,7 +17,7 @@ from tokenlens.evaluation.dialects import (
     Dialect,
     Reply,
 )
-from tokenlens.evaluation.engines import EngineName, counted, opened, prompt_ids
+from tokenlens.evaluation.engine import EngineName, counted, opened, prompt_ids
 from tokenlens.evaluation.records import Generated
 from tokenlens.evaluation.servers import Patience, Servers, key_of
 from tokenlens.spec import DecodingSpec

@@ -5,7 +5,7 @@ from typing import Any
 
 from tokenlens import assets
 from tokenlens.evaluation.arms import ArmSampling
-from tokenlens.evaluation.engines import EngineName, answer, counted, opened, prompt_ids
+from tokenlens.evaluation.engine import EngineName, answer, counted, opened, prompt_ids
 from tokenlens.evaluation.records import Generated
 from tokenlens.spec import DecodingSpec
 

@@ -17,12 +17,13 @@ from tokenlens import __version__
 from tokenlens.errors import FolderError
 from tokenlens.evaluation.answers import answer_part, markers_of
 from tokenlens.evaluation.arms import Arm
-from tokenlens.evaluation.engines import Engine
+from tokenlens.evaluation.engine import Engine
 from tokenlens.evaluation.progress import ProgressFile
+from tokenlens.evaluation.question import Question
 from tokenlens.evaluation.records import Generated, Record, RecordFile
 from tokenlens.evaluation.scoring import score_all
 from tokenlens.evaluation.stopping import Stop
-from tokenlens.evaluation.tasks import Question, Task
+from tokenlens.evaluation.tasks import Task
 
 SETTINGS = "settings.json"
 Progress = Callable[[str, int, int], None]

@@ -36,7 +36,7 @@ class Imported:
     def __call__(self, given: Any) -> bool:
         """Take a function, or judge ``[id, prompt, answer, text]``."""
         from tokenlens.evaluation.answers import Answer
-        from tokenlens.evaluation.tasks import Question
+        from tokenlens.evaluation.question import Question
 
         if len(given) == 2:
             score = getattr(importlib.import_module(given[0]), given[1])

@@ -109,7 +109,7 @@ def score_all(
 
 def _importable(score: Score, jobs: Sequence[tuple[Any, str]]) -> list[str] | None:
     """Module and name of a score that another process can import; ``None`` where it cannot."""
-    from tokenlens.evaluation.tasks import Question
+    from tokenlens.evaluation.question import Question
 
     module, name = getattr(score, "__module__", None), getattr(score, "__qualname__", "")
     if not module or module == "__main__" or any(type(job[0]) is not Question for job in jobs):

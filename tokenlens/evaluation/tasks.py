@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from tokenlens.evaluation import countdown, math_score
 from tokenlens.evaluation.answers import BoxUse, answer_part, boxes, letter_of, math_answer, plain
+from tokenlens.evaluation.question import Question
 from tokenlens.evaluation.question_files import (
     QuestionRow,
     field,
@@ -23,15 +24,6 @@ from tokenlens.evaluation.question_files import (
     rows,
 )
 from tokenlens.evaluation.scoring import PATIENCE
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question, as the user's message, and what its answer must be."""
-
-    id: str
-    prompt: str
-    answer: str
 
 
 @dataclass(frozen=True)

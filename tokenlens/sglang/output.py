@@ -16,6 +16,18 @@ from tokenlens.serving.report import PendingReport
 GUARD = "skip_radix_cache_insert"
 """SGLang's own attribute of requests whose KV must not be found under their token ids."""
 
+LATENT = "_tokenlens_latent"
+"""Our attribute of requests that may be fed mixtures."""
+
+
+def abort(req: Any, message: str) -> None:
+    """End a request of SGLang's as an error; the engine goes on."""
+    from http import HTTPStatus
+
+    from sglang.srt.managers.schedule_batch import FINISH_ABORT
+
+    req.to_finish = FINISH_ABORT(message, HTTPStatus.INTERNAL_SERVER_ERROR, "InternalServerError")
+
 
 class StepOutput:
     """One step's report, on the device and then on the host: its copies are already under way."""
@@ -29,8 +41,6 @@ class StepOutput:
 
     def consume(self, batch: Any, commits: Sequence[Any]) -> None:
         """Hand reports to the requests whose token was committed."""
-        from tokenlens.sglang.runtime import LATENT, abort
-
         reports = self._report.result(self._failed) if self._report is not None else {}
         for req, commit in zip(batch.reqs, commits):
             reason = self._failed.get(req.rid)

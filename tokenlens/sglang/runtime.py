@@ -23,10 +23,7 @@ from tokenlens.serving.settings import Settings
 from tokenlens.sglang import refusals
 from tokenlens.sglang.binding import binder_of
 from tokenlens.sglang.embedding import layout
-from tokenlens.sglang.output import StepOutput
-
-LATENT = "_tokenlens_latent"
-"""Attribute of SGLang's requests that may be fed mixtures."""
+from tokenlens.sglang.output import LATENT, StepOutput, abort
 
 NOTHING: Ints = np.zeros(0, dtype=np.int64)
 
@@ -168,15 +165,6 @@ class RequestFollower:
         if report is None and not failed:
             return None
         return StepOutput(report, failed)
-
-
-def abort(req: Any, message: str) -> None:
-    """End a request of SGLang's as an error; the engine goes on."""
-    from http import HTTPStatus
-
-    from sglang.srt.managers.schedule_batch import FINISH_ABORT
-
-    req.to_finish = FINISH_ABORT(message, HTTPStatus.INTERNAL_SERVER_ERROR, "InternalServerError")
 
 
 def load_tokenizer(args: Any) -> Any:

@@ -9,8 +9,8 @@ from typing import Any
 
 from tokenlens.sglang import switch
 from tokenlens.sglang.hooks import HANDSHAKE
-from tokenlens.sglang.output import GUARD
-from tokenlens.sglang.runtime import LATENT, RequestFollower
+from tokenlens.sglang.output import GUARD, LATENT
+from tokenlens.sglang.runtime import RequestFollower
 
 FOLLOWER = "_tokenlens"
 """Attribute of runners whose engine runs with tokenlens: their :class:`RequestFollower`."""

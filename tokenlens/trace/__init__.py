@@ -3,6 +3,7 @@
 from tokenlens.errors import TraceFileError
 from tokenlens.trace.compare import Difference, differences
 from tokenlens.trace.lines import Recording
+from tokenlens.trace.notebook import show_trace
 from tokenlens.trace.reader import (
     Summarized,
     TraceFile,
@@ -32,6 +33,7 @@ __all__ = [
     "read_traces",
     "read_what_is_there",
     "record",
+    "show_trace",
     "summarize",
     "write_traces",
 ]

@@ -108,12 +108,6 @@ class Recording(StrictModel):
         found = self.pieces.get(index)
         return self.text(self.trace.steps[index].token) if found is None else found
 
-    def _repr_html_(self) -> str:
-        # Imported here: the viewer shows recordings.
-        from tokenlens.trace.viewer import frame
-
-        return frame(self)
-
 
 def token_ids(step: TraceStep) -> list[int]:
     """Every token that a step mentions."""

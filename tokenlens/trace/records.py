@@ -91,10 +91,3 @@ class Trace(StrictModel):
     counts: TraceCounts
     steps: tuple[TraceStep, ...] = ()
     dropped_steps: int = Field(0, description="steps beyond trace.max_steps")
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: the viewer, with ids for texts; `record` adds the texts."""
-        # Imported here: the viewer shows traces.
-        from tokenlens.trace.lines import Recording
-
-        return Recording(trace=self)._repr_html_()

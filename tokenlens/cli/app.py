@@ -80,10 +80,15 @@ def generate(
 
 @app.command()
 def route(
-    small: Annotated[str, typer.Option(help="address of the small model's server")],
-    large: Annotated[str, typer.Option(help="address of the large model's server")],
+    small: Annotated[str, typer.Option(help="address of the small model's server")] = "",
+    large: Annotated[
+        str, typer.Option(help="address of the large model's server, or of the only one")
+    ] = "",
     policy: Annotated[
-        str, typer.Option(help="a policy's name, or a routing spec: JSON, or a .yaml or .json file")
+        str,
+        typer.Option(
+            help="a policy or a controller: its name, or a spec: JSON, or a .yaml or .json file"
+        ),
     ] = "glimprouter",
     threshold: Annotated[
         str, typer.Option(help="of the policy: a number, inf or -inf; nats for glimprouter")
@@ -94,8 +99,8 @@ def route(
     large_model: Annotated[str, typer.Option(help="served name; asked for if not given")] = "",
     small_tokenizer: Annotated[str, typer.Option(help="a folder or a hub id")] = "",
     large_tokenizer: Annotated[str, typer.Option(help="a folder or a hub id")] = "",
-    small_api: Annotated[str, typer.Option(help="auto, vllm or text")] = "auto",
-    large_api: Annotated[str, typer.Option(help="auto, vllm or text")] = "auto",
+    small_api: Annotated[str, typer.Option(help="auto, vllm, sglang or text")] = "auto",
+    large_api: Annotated[str, typer.Option(help="auto, vllm, sglang or text")] = "auto",
     setting: Annotated[
         list[str] | None,
         typer.Option(help="NAME=VALUE of timeouts, retries, breaker or queue; may be repeated"),

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
+from tokenlens.controllers.spec import ControllerSpec, name_of, parse_controller
 from tokenlens.errors import SpecError
 from tokenlens.routing.settings import ROLES, Role, RoutingSpec, parse_routing
 from tokenlens.spec.errors import translated
@@ -88,13 +89,23 @@ def run(
     SpecError
         A setting is wrong, or no server answers.
     """
-    spec = read_routing(policy, threshold)
+    spec = read_policy(policy, threshold)
+    steers = isinstance(spec, ControllerSpec)
+    given = {role: side for role, side in sides.items() if side[0]}
+    if steers and list(given) == ["small"]:
+        # One model is the one that writes.
+        given = {"large": given["small"]}
+    for role in ("large",) if steers else ROLES:
+        if role not in given:
+            raise SpecError.of(role, "no address", f"--{role}, the address of a server")
     try:
         import uvicorn
 
+        from tokenlens.controllers import serve as steered
+        from tokenlens.routing import serve as routed
         from tokenlens.routing.http import HTTPSettings
         from tokenlens.routing.listen import config
-        from tokenlens.routing.serve import Target, build
+        from tokenlens.routing.serve import Target
         from tokenlens.routing.service import ServerSettings
     except ImportError as error:
         raise SpecError.of("route", str(error), "pip install '.[route,hf]' in a checkout") from None
@@ -123,14 +134,18 @@ def run(
         except ValidationError as error:
             raise translated(model, error) from None
     targets = {}
-    for role in ROLES:
-        url, model_name, tokenizer, api = sides[role]
+    for role, (url, model_name, tokenizer, api) in given.items():
         if api not in APIS:
             raise SpecError.of(f"{role}_api", api, "one of " + ", ".join(APIS))
         # A key is a secret: from the environment, never from the command line.
         key = os.environ.get(f"TOKENLENS_{role.upper()}_API_KEY")
         targets[role] = Target(url, model_name or None, tokenizer or None, api, key)
-    app, router, found = build(targets, spec, checked[0], checked[1], keys)
+    app: Any
+    router: Any
+    if isinstance(spec, ControllerSpec):
+        app, router, found = steered.build(targets, spec, checked[0], checked[1], keys)
+    else:
+        app, router, found = routed.build(targets, spec, checked[0], checked[1], keys)
     for role, one in found.items():
         console.print(f"{role}: {one.model} at {one.url} ({one.api})", highlight=False)
     console.print(f"hand-over: {router.handover}; policy: {spec.policy.policy}", highlight=False)
@@ -158,6 +173,45 @@ def _read(path: str) -> Any:
         raise SpecError.of("policy", path, f"YAML in UTF-8 ({error})") from None
 
 
+def read_policy(policy: str, threshold: str = "") -> RoutingSpec | ControllerSpec:
+    """A router's or a controller's spec from the command line.
+
+    Raises
+    ------
+    SpecError
+        It is neither.
+    """
+    data = _data(policy)
+    if name_of(data) is None:
+        return read_routing(policy, threshold)
+    spec = parse_controller(data)
+    if not threshold:
+        return spec
+    values = spec.model_dump()
+    values["policy"]["threshold"] = _number(spec, threshold)
+    return parse_controller(values)
+
+
+def _data(policy: str) -> Any:
+    if Path(policy).suffix in (".yaml", ".yml", ".json"):
+        return _read(policy)
+    if policy.lstrip().startswith("{"):
+        try:
+            return json.loads(policy)
+        except (ValueError, RecursionError) as error:
+            raise SpecError.of("policy", policy, f"JSON ({error})") from None
+    return policy
+
+
+def _number(spec: RoutingSpec | ControllerSpec, threshold: str) -> float:
+    if "threshold" not in type(spec.policy).model_fields:
+        raise SpecError.of("threshold", threshold, f"nothing with the policy {spec.policy.policy}")
+    try:
+        return float(threshold)
+    except ValueError:
+        raise SpecError.of("threshold", threshold, "a number, inf or -inf") from None
+
+
 def read_routing(policy: str, threshold: str = "") -> RoutingSpec:
     """A routing spec from the command line.
 
@@ -166,23 +220,9 @@ def read_routing(policy: str, threshold: str = "") -> RoutingSpec:
     SpecError
         It is none.
     """
-    data: Any = policy
-    if Path(policy).suffix in (".yaml", ".yml", ".json"):
-        data = _read(policy)
-    elif policy.lstrip().startswith("{"):
-        try:
-            data = json.loads(policy)
-        except (ValueError, RecursionError) as error:
-            raise SpecError.of("policy", policy, f"JSON ({error})") from None
-    spec = parse_routing(data)
+    spec = parse_routing(_data(policy))
     if not threshold:
         return spec
-    if "threshold" not in type(spec.policy).model_fields:
-        raise SpecError.of("threshold", threshold, f"nothing with the policy {spec.policy.policy}")
-    try:
-        value = float(threshold)
-    except ValueError:
-        raise SpecError.of("threshold", threshold, "a number, inf or -inf") from None
     values = spec.model_dump()
-    values["policy"]["threshold"] = value
+    values["policy"]["threshold"] = _number(spec, threshold)
     return parse_routing(values)

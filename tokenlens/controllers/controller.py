@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from tokenlens.controllers.desk import Desk, Model
 from tokenlens.controllers.page import Outlet, Page
@@ -65,7 +65,9 @@ class Controller:
             and second_vocabulary is not None
             and same_vocabulary(vocabulary, second_vocabulary)
         )
-        self.handover = "ids" if shared and vocabulary is not None else "text"
+        self.handover: Literal["ids", "text"] = (
+            "ids" if shared and vocabulary is not None else "text"
+        )
         self.models = {
             role: Model(role, backend, self.vocabularies[role], self._ends(role))
             for role, backend in self.backends.items()
@@ -82,6 +84,7 @@ class Controller:
         watch: Callable[[tuple[int, ...]], None] | None = None,
         session: str | None = None,
         arguments: Mapping[str, Any] | None = None,
+        spec: ControllerSpec | None = None,
     ) -> Steered:
         """Write one text.
 
@@ -96,41 +99,56 @@ class Controller:
             lines that is at the end.
         arguments
             A decoding spec for servers that carry it out, as in their own requests.
+        spec
+            Of this request alone (:meth:`steering`).
 
         Raises
         ------
         BackendError
             The model does not answer.
         """
+        chosen = spec or self.spec
         prompts: dict[Role, Context] = (
             dict(prompt) if isinstance(prompt, Mapping) else dict.fromkeys(self.models, prompt)
         )
         self._check_prompt(prompts["large"])
         name = session or uuid.uuid4().hex
         how = sampling or Sampling()
-        desk = Desk(self.spec, name, self.models, how, arguments or {})
+        desk = Desk(chosen, name, self.models, how, arguments or {})
         desk.notes["scorers"] = self.scorers
-        thinks = leaves_thinking(self.spec, prompts["large"], self.vocabularies["large"])
+        thinks = leaves_thinking(chosen, prompts["large"], self.vocabularies["large"])
         mark = desk.tree.add("line", None)
         page = Page(
             desk, prompts, session=name, sampling=how, mark=mark, max_tokens=max_tokens,
             thinks=thinks, outlet=Outlet(emit, watch),
         )  # fmt: skip
         try:
-            await self.spec.method().run(page)
+            await chosen.method().run(page)
         finally:
             await desk.close()
         page.flush()
-        return self._result(page, desk)
+        return self._result(page, desk, chosen)
+
+    def steering(self, policy: Mapping[str, Any] | str) -> ControllerSpec:
+        """This controller's spec with another method, within the same bounds and budgets.
+
+        Raises
+        ------
+        SpecError
+            There is no such method, these models cannot carry it out, or it goes beyond a bound.
+        """
+        spec = parse_controller({**dict(self.spec), "policy": policy})
+        self._check(spec)
+        return spec
 
     async def close(self) -> None:
         """No request will follow."""
         for backend in self.backends.values():
             await backend.close()
 
-    def _result(self, page: Page, desk: Desk) -> Steered:
+    def _result(self, page: Page, desk: Desk, spec: ControllerSpec) -> Steered:
         finish: FinishReason = "stop" if page.state == "eos" else "length"
-        if self.spec.think_end is None and page.why not in ("", "full", "budget"):
+        if spec.think_end is None and page.why not in ("", "full", "budget"):
             # A text without thinking that was stopped.
             finish = "stop"
         kept: dict[Role, int] = {}
@@ -145,13 +163,13 @@ class Controller:
         canonical = None if vocabulary is None else is_canonical(vocabulary, ids)
         nodes = desk.tree.nodes()
         trace = SteerTrace(
-            spec=self.spec, finish_reason=finish, stopped=page.why, exact=vocabulary is not None,
+            spec=spec, finish_reason=finish, stopped=page.why, exact=vocabulary is not None,
             canonical=canonical, usage=desk.usage(kept), injected_tokens=desk.injected,
             probes=desk.probes, forks=desk.forks, vote=desk.notes.get("vote", {}), nodes=nodes,
             dropped_nodes=len(desk.tree.marks) - len(nodes),
         )  # fmt: skip
         report(trace)
-        answer = read(page.answer, self.spec.read_answer)
+        answer = read(page.answer, spec.read_answer)
         return Steered(
             ids,
             page.text,

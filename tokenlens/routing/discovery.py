@@ -1,6 +1,7 @@
 """What a server says of itself: its model, whether it is vLLM, and the tokenizer it uses."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,25 +37,26 @@ class Endpoint:
     specs_in: SpecField | None = None
 
 
-def check_urls(small: str, large: str) -> None:
-    """Both addresses, before anything is asked.
+def check_urls(urls: Mapping[Role, str]) -> None:
+    """All addresses, before anything is asked.
 
     Raises
     ------
     SpecError
-        One is no address, or both are the same.
+        One is no address, or two are the same.
     """
-    parts = {}
-    for field, url in (("small", small), ("large", large)):
+    parts: list[object] = []
+    for field, url in urls.items():
         try:
             split = urlsplit(url)
-            parts[field] = (split.scheme, split.hostname, split.port, split.path.rstrip("/"))
+            parts.append((split.scheme, split.hostname, split.port, split.path.rstrip("/")))
         except ValueError:
             split = urlsplit("")
         if split.scheme not in ("http", "https") or not split.hostname:
             raise SpecError.of(field, url, "an address such as http://127.0.0.1:8001/v1")
-    if parts["small"] == parts["large"]:
-        raise SpecError.of("large", large, "another address than small's: one model cannot route")
+    if len(set(parts)) < len(parts):
+        allowed = "another address than small's: one model cannot route"
+        raise SpecError.of("large", urls["large"], allowed)
 
 
 async def ask(url: str, settings: HTTPSettings, api_key: str | None) -> dict[str, Any] | None:

@@ -12,8 +12,8 @@ from functools import cached_property
 from tokenlens.errors import SpecError
 from tokenlens.routing.backend import Context
 from tokenlens.routing.protocol import ChatRequest, CompletionRequest
-from tokenlens.routing.router import Router
-from tokenlens.routing.settings import ROLES, Role
+from tokenlens.routing.router import Loop
+from tokenlens.routing.settings import Role
 from tokenlens.routing.templates import ChatTemplate, check_messages, check_variables
 from tokenlens.routing.vocabulary import RouterVocabulary
 
@@ -138,7 +138,7 @@ class RouterPrompts:
     """
 
     def __init__(
-        self, router: Router, templates: Mapping[Role, RouterVocabulary | None], threads: int
+        self, router: Loop, templates: Mapping[Role, RouterVocabulary | None], threads: int
     ) -> None:
         self._by_ids = router.handover == "ids"
         self._readers = {
@@ -147,7 +147,7 @@ class RouterPrompts:
                 getattr(router.backends[role], "max_length", None),
                 getattr(router.backends[role], "lead", None),
             )
-            for role in ROLES
+            for role in router.backends
         }  # fmt: skip
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tokenlens-prompts")
 

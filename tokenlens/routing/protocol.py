@@ -54,6 +54,9 @@ class Base(BaseModel):
     vllm_xargs: dict[str, Any] | None = None
     custom_params: dict[str, Any] | None = None
     route: bool = Field(False, description="put the route into the answer")
+    controller: dict[str, Any] | str | None = Field(
+        None, description="a controller's method for this request, by name or with its fields"
+    )
 
     @model_validator(mode="after")
     def _one_limit(self) -> Self:
@@ -201,7 +204,14 @@ def usage(routed: Routed, prompt_tokens: int) -> dict[str, Any]:
         "completion_tokens": routed.tokens,
         "total_tokens": prompt_tokens + routed.tokens,
         "models": {role: one.model_dump() for role, one in routed.trace.usage.items()},
+        **_beside(routed.trace),
     }
+
+
+def _beside(trace: Any) -> dict[str, Any]:
+    """What controllers count apart: tokens that no model wrote."""
+    injected = getattr(trace, "injected_tokens", None)
+    return {} if injected is None else {"injected_tokens": injected}
 
 
 class Shape:

@@ -6,7 +6,7 @@ model waits for another request's step.
 
 import contextlib
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -53,6 +53,27 @@ class Routed:
     finish_reason: FinishReason
     tokens: int
     trace: RouteTrace
+
+
+class Loop(Protocol):
+    """What a server serves: a router, or a controller."""
+
+    handover: Handover
+
+    @property
+    def backends(self) -> Mapping[Role, Backend]:
+        """The models, by role."""
+
+    @property
+    def vocabularies(self) -> Mapping[Role, Vocabulary | None]:
+        """Their tokenizers; ``None`` where a model is given text."""
+
+    @property
+    def run(self) -> Callable[..., Coroutine[Any, Any, Routed]]:
+        """Writes one text."""
+
+    async def close(self) -> None:
+        """No request will follow."""
 
 
 class Router:

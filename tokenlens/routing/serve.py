@@ -15,6 +15,7 @@ from tokenlens.routing.router import Router
 from tokenlens.routing.server import make_app
 from tokenlens.routing.service import ServerSettings
 from tokenlens.routing.settings import ROLES, Role, RoutingSpec, other
+from tokenlens.routing.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -36,17 +37,18 @@ def endpoints(targets: dict[Role, Target], settings: HTTPSettings) -> dict[Role,
     SpecError
         Wrong addresses, nobody answers, or a tokenizer cannot be loaded.
     """
-    check_urls(targets["small"].url, targets["large"].url)
+    roles = [role for role in ROLES if role in targets]
+    check_urls({role: targets[role].url for role in roles})
 
     async def both() -> list[Endpoint | None]:
         calls = [discover(role, targets[role].url, settings, model=targets[role].model,
                           tokenizer=targets[role].tokenizer, api=targets[role].api,
-                          api_key=targets[role].api_key) for role in ROLES]  # fmt: skip
+                          api_key=targets[role].api_key) for role in roles]  # fmt: skip
         return await asyncio.gather(*calls)
 
-    found = dict(zip(ROLES, asyncio.run(both())))
-    for role in ROLES:
-        if found[role] is None and found[other(role)] is None:
+    found = dict(zip(roles, asyncio.run(both())))
+    for role in roles:
+        if found[role] is None and len(roles) > 1 and found[other(role)] is None:
             raise SpecError.of(
                 "small and large", " and ".join(targets[name].url for name in ROLES),
                 "at least one server that answers /v1/models: neither does",
@@ -60,17 +62,14 @@ def endpoints(targets: dict[Role, Target], settings: HTTPSettings) -> dict[Role,
     return {role: one for role, one in found.items() if one is not None}
 
 
-def build(
+def backends_of(
+    found: dict[Role, Endpoint],
     targets: dict[Role, Target],
-    spec: RoutingSpec,
     http: HTTPSettings,
-    server: ServerSettings,
-    keys: Sequence[str] = (),
-) -> tuple[FastAPI, Router, dict[Role, Endpoint]]:
-    """The application, and what it found; ``keys`` are those of clients."""
-    found = endpoints(targets, http)
-    metrics = Metrics()
-    backends = {
+    metrics: Metrics,
+) -> dict[Role, HTTPBackend]:
+    """The servers as backends."""
+    return {
         role: HTTPBackend(
             role,
             one.url,
@@ -85,9 +84,26 @@ def build(
         )
         for role, one in found.items()
     }
+
+
+def vocabularies_of(found: dict[Role, Endpoint]) -> dict[Role, Vocabulary | None]:
+    """Tokenizers of those that are given ids: of a server of text it writes the chats, no more."""
+    return {role: one.vocabulary if one.api != "text" else None for role, one in found.items()}
+
+
+def build(
+    targets: dict[Role, Target],
+    spec: RoutingSpec,
+    http: HTTPSettings,
+    server: ServerSettings,
+    keys: Sequence[str] = (),
+) -> tuple[FastAPI, Router, dict[Role, Endpoint]]:
+    """The application, and what it found; ``keys`` are those of clients."""
+    found = endpoints(targets, http)
+    metrics = Metrics()
+    backends = backends_of(found, targets, http, metrics)
     templates = {role: one.vocabulary for role, one in found.items()}
-    # A server of text is given text; its tokenizer writes its chats, no more.
-    read = {role: templates[role] if found[role].api != "text" else None for role in ROLES}
+    read = vocabularies_of(found)
     router = Router(
         backends["small"], backends["large"], spec,
         small_vocabulary=read["small"], large_vocabulary=read["large"],

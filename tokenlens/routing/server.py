@@ -27,7 +27,7 @@ from tokenlens.routing.protocol import (
     error_body,
     parse,
 )
-from tokenlens.routing.router import Routed, Router
+from tokenlens.routing.router import Loop, Routed
 from tokenlens.routing.service import ServerSettings, Service
 from tokenlens.routing.settings import Role
 from tokenlens.routing.vocabulary import RouterVocabulary
@@ -54,7 +54,7 @@ def problem(error: Exception) -> tuple[int, dict[str, Any]]:
 
 
 def make_app(
-    router: Router,
+    router: Loop,
     settings: ServerSettings,
     metrics: Metrics | None = None,
     templates: Mapping[Role, RouterVocabulary | None] | None = None,
@@ -155,6 +155,7 @@ async def answer(
         service.prompts.check(body)
         # Before it waits for a place.
         body.arguments()
+        service.steering(body)
     except ClientDisconnect:
         return Response(status_code=499)
     except Exception as error:

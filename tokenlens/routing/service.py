@@ -15,8 +15,8 @@ from tokenlens.routing.incoming import MAX_BODY
 from tokenlens.routing.metrics import Metrics
 from tokenlens.routing.prompts import RouterPrompts
 from tokenlens.routing.protocol import ChatRequest, CompletionRequest
-from tokenlens.routing.router import Routed, Router
-from tokenlens.routing.settings import ROLES, Role
+from tokenlens.routing.router import Loop, Routed
+from tokenlens.routing.settings import Role
 from tokenlens.routing.vocabulary import RouterVocabulary
 from tokenlens.spec.base import StrictModel
 
@@ -102,7 +102,7 @@ class Service:
 
     def __init__(
         self,
-        router: Router,
+        router: Loop,
         settings: ServerSettings,
         metrics: Metrics,
         templates: Mapping[Role, RouterVocabulary | None],
@@ -114,7 +114,8 @@ class Service:
     @property
     def breakers(self) -> dict[Role, Breaker]:
         """Of the backends that have one."""
-        found = {role: getattr(self.router.backends[role], "breaker", None) for role in ROLES}
+        backends = self.router.backends
+        found = {role: getattr(one, "breaker", None) for role, one in backends.items()}
         return {role: breaker for role, breaker in found.items() if breaker is not None}
 
     async def run(
@@ -138,6 +139,7 @@ class Service:
                     max_tokens=body.limit,
                     emit=emit,
                     arguments=arguments,
+                    **self.steering(body),
                 )
             outcome = "done"
             return routed, prepared.tokens
@@ -151,10 +153,26 @@ class Service:
             self.metrics.requests.labels(outcome).inc()
             self.metrics.seconds.observe(time.monotonic() - began)
 
+    def steering(self, body: ChatRequest | CompletionRequest) -> dict[str, Any]:
+        """What a request asks of a controller, for its run.
+
+        Raises
+        ------
+        SpecError
+            There is none, or it cannot do that.
+        """
+        if body.controller is None:
+            return {}
+        steering = getattr(self.router, "steering", None)
+        if steering is None:
+            allowed = "leave it out: this server routes between two models, and steers no request"
+            raise SpecError.of("controller", "a controller", allowed)
+        return {"spec": steering(body.controller)}
+
     async def _check_carried(self, arguments: Mapping[str, Any]) -> None:
         """Refuse a spec that one of the servers would pass over."""
-        for role in ROLES:
-            carries = getattr(self.router.backends[role], "carries_specs", None)
+        for role, backend in self.router.backends.items():
+            carries = getattr(backend, "carries_specs", None)
             if carries is None or not await carries():
                 allowed = (
                     f"leave it out: the {role} model's server does not carry specs out (vLLM and"

@@ -23,8 +23,8 @@ from tokenlens.routing.settings import Sampling
 class ConditionalEntropy(PolicyBase):
     """Stops when the trial answer's entropy has not fallen by ``epsilon`` for ``patience`` steps.
 
-    Where a server gives no entropies, the answer's mean negative log-probability takes its place;
-    the trace's node says which.
+    Of a server's 20 largest entries, the least entropy that they allow takes its place; the trace's
+    node says which.
     """
 
     needs_ids: ClassVar[str | None] = "it reads entropies of a probe's tokens"
@@ -64,13 +64,9 @@ class Falling(Probing):
         )  # fmt: skip
         if probe is None or not probe.facts or probe.mark is None:
             return ""
-        exact = [fact.entropy for fact in probe.facts]
-        if None in exact:
-            probe.mark.note = "negative log-probability"
-            value = -sum(probe.log_probs()) / len(probe.facts)
-        else:
-            probe.mark.note = "entropy"
-            value = sum(one for one in exact if one is not None) / len(exact)
+        is_exact = all(fact.entropy is not None for fact in probe.facts)
+        probe.mark.note = "entropy" if is_exact else "least entropy"
+        value = sum(fact.least_entropy for fact in probe.facts) / len(probe.facts)
         probe.mark.value = value
         self._values.append(value)
         if len(self._values) < config.least:

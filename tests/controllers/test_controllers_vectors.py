@@ -13,6 +13,14 @@ from tokenlens.controllers.methods.conditional_entropy import answer_entropy, re
 from tokenlens.controllers.methods.deer import certainty
 from tokenlens.controllers.methods.dynasor import is_sure, trial_answer
 from tokenlens.controllers.methods.latr import common_suffix, edit_distance, rouge_l
+from tokenlens.controllers.methods.reverse_speculative import choose
+from tokenlens.controllers.search_tree import (
+    Cluster,
+    Member,
+    TreeSettings,
+    average_linkage,
+    tree_search,
+)
 from tokenlens.routing import Chunk, Sampling
 
 UNSURE = ("wait", "hold", "but", "okay", "no", "hmm")
@@ -153,3 +161,63 @@ def test_concise_hint_loop(vectors):
         found = run(backend, spec, prompt, None, scorers={"count_tokens": lambda t: len(t.split())})
         assert backend.calls == case["calls"]
         assert found.text == case["result"]
+
+
+def test_reverse_speculative_step(vectors):
+    for case in vectors["reverse_speculative_step"]:
+        proposer, approver = (dict(enumerate(case[name])) for name in ("proposer", "approver"))
+        found = choose(proposer, approver, case["threshold"], case["uniforms"], case["shared"])
+        assert found == (case["token"], case["fallback"])
+
+
+def test_fetch_clusters(vectors):
+    for case in vectors["fetch_clusters"]:
+        groups = {}
+        for row, label in enumerate(average_linkage(case["embeddings"], case["d"])):
+            groups.setdefault(label, []).append(row)
+        assert sorted(groups.values()) == sorted(case["groups"])
+
+
+class Stubs:
+    """The vectors' deterministic world (``_meta.reading``)."""
+
+    def __init__(self, steps):
+        self.steps, self.calls, self.count = steps, {}, 0
+
+    async def write(self, parents, *, full):
+        made = []
+        for parent in parents:
+            key = "|".join(parent.path)
+            k = self.calls.get((key, full), 0)
+            self.calls[key, full] = k + 1
+            self.count += 1
+            options = self.steps["full" if full else "step"]
+            step = options[(3 * len(parent.path) + k + sum(map(ord, key))) % len(options)]
+            made.append(Member((*parent.path, step), step.startswith("E")))
+        return made
+
+    async def value(self, member):
+        text = "|".join(member.path)
+        return round(sum((i + 1) * ord(c) for i, c in enumerate(text)) % 97 / 97, 6)
+
+    async def groups(self, members):
+        order = {}
+        return [order.setdefault(one.path[-1][:2], len(order)) for one in members]
+
+
+def shown(node):
+    return {
+        "contents": [one.path[-1] if one.path else None for one in node.members],
+        "value": None if node.parent is None else node.value,
+        "p": round(node.prior, 6), "n": node.visits, "q": round(node.mean, 6),
+        "leaf": node.is_leaf, "children": [shown(one) for one in node.children],
+    }  # fmt: skip
+
+
+def test_fetch_mcts(vectors):
+    for case in vectors["fetch_mcts"]:
+        world = Stubs(case["steps"])
+        settings = TreeSettings(**case["config"], first_value=True)
+        root = asyncio.run(tree_search(world, Cluster([Member()]), settings))
+        assert shown(root) == case["root"]
+        assert world.count == case["generations"]

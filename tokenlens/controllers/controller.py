@@ -200,6 +200,9 @@ class Controller:
         why = policy.second()
         if why is not None and "small" not in self.backends:
             raise SpecError.of(field, "one model", f"a second one: {why}")
+        if policy.needs_shared is not None and self.handover != "ids":
+            allowed = f"two models of one vocabulary, because {policy.needs_shared}"
+            raise SpecError.of(field, "two vocabularies", allowed)
         for name in policy.scorers():
             if name not in self.scorers:
                 allowed = "a function that the caller gives: Controller(..., scorers={name: ...})"

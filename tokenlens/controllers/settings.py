@@ -47,10 +47,13 @@ class PolicyBase(MethodBase):
         Why a server that takes and gives text cannot carry it out; ``None`` where it can.
     needs_second
         Why a second model is needed; ``None`` where none is.
+    needs_shared
+        Why both models must have one vocabulary; ``None`` where they need not.
     """
 
     needs_ids: ClassVar[str | None] = None
     needs_second: ClassVar[str | None] = None
+    needs_shared: ClassVar[str | None] = None
 
     def needed(self) -> Needed:
         """The most that it can use, as far as that is known before a request."""

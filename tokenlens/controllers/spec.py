@@ -10,10 +10,16 @@ from tokenlens.controllers.methods.best_of_n import BestOfN, MostConfident
 from tokenlens.controllers.methods.cntp import Cntp, Trials
 from tokenlens.controllers.methods.concise_hint import ConciseHint, Hints
 from tokenlens.controllers.methods.conditional_entropy import ConditionalEntropy, Falling
+from tokenlens.controllers.methods.confidence_pool import ConfidencePool, Confidences
+from tokenlens.controllers.methods.cure import Cure, Regeneration
 from tokenlens.controllers.methods.deer import Deer, Exits
 from tokenlens.controllers.methods.dynasor import Agreement, Dynasor
+from tokenlens.controllers.methods.ellipsis import Dots, Ellipsis
+from tokenlens.controllers.methods.fetch import Fetch, Searching
 from tokenlens.controllers.methods.first_try import Candidates, FirstTry
+from tokenlens.controllers.methods.icn import InContextNavigation, Navigation
 from tokenlens.controllers.methods.latr import Latr, Rollout
+from tokenlens.controllers.methods.reverse_speculative import Approval, ReverseSpeculative
 from tokenlens.controllers.methods.self_consistency import SelfConsistency, Voting
 from tokenlens.controllers.methods.trimr import TrimR, Verified
 from tokenlens.controllers.settings import Frame, PolicyBase
@@ -25,10 +31,16 @@ CONTROLLERS: dict[str, tuple[type[PolicyBase], Callable[..., ControllerMethod]]]
     "cntp": (Cntp, Trials),
     "concise_hint": (ConciseHint, Hints),
     "conditional_entropy": (ConditionalEntropy, Falling),
+    "confidence_pool": (ConfidencePool, Confidences),
+    "cure": (Cure, Regeneration),
     "deer": (Deer, Exits),
     "dynasor": (Dynasor, Agreement),
+    "ellipsis": (Ellipsis, Dots),
+    "fetch": (Fetch, Searching),
     "first_try": (FirstTry, Candidates),
+    "icn": (InContextNavigation, Navigation),
     "latr": (Latr, Rollout),
+    "reverse_speculative": (ReverseSpeculative, Approval),
     "self_consistency": (SelfConsistency, Voting),
     "trimr": (TrimR, Verified),
 }
@@ -39,10 +51,16 @@ AnyPolicy = (
     | Cntp
     | ConciseHint
     | ConditionalEntropy
+    | ConfidencePool
+    | Cure
     | Deer
     | Dynasor
+    | Ellipsis
+    | Fetch
     | FirstTry
+    | InContextNavigation
     | Latr
+    | ReverseSpeculative
     | SelfConsistency
     | TrimR
 )

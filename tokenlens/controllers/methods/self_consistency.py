@@ -44,3 +44,8 @@ class Voting:
 
         await several(lines, write)
         elect(page, lines)
+
+
+def chance(seed: int) -> float:
+    """A number in [0, 1) out of a seed of 63 bits."""
+    return (seed >> 10) / (1 << 53)

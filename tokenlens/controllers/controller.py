@@ -191,6 +191,7 @@ class Controller:
         return StepEnds("", think_end, vocabulary, marker)
 
     def _check(self, spec: ControllerSpec) -> None:
+        spec.check_limits()
         policy = spec.policy
         field = f"policy.{policy.policy}"
         vocabulary = self.vocabularies["large"]

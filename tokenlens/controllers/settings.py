@@ -15,11 +15,9 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-Texts = Annotated[
-    tuple[Annotated[str, Field(min_length=1, max_length=64)], ...],
-    Field(max_length=64),
-    BeforeValidator(_as_tuple),
-]
+Text = Annotated[str, Field(min_length=1, max_length=64)]
+Texts = Annotated[tuple[Text, ...], Field(min_length=1, max_length=64), BeforeValidator(_as_tuple)]
+MaybeTexts = Annotated[tuple[Text, ...], Field(max_length=64), BeforeValidator(_as_tuple)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 

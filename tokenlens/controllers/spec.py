@@ -84,8 +84,14 @@ class ControllerSpec(Frame):
             return {**data, "policy": {"policy": data["policy"]}}
         return data
 
-    @model_validator(mode="after")
-    def _within_limits(self) -> "ControllerSpec":
+    def check_limits(self) -> None:
+        """Hold what the method can use at most to the bounds.
+
+        Raises
+        ------
+        SpecError
+            It can use more.
+        """
         needed = self.policy.needed()
         for name in ("forks", "probes"):
             wanted, most = getattr(needed, name), getattr(self.limits, name)
@@ -94,7 +100,6 @@ class ControllerSpec(Frame):
                     f"policy.{self.policy.policy}", f"{wanted} {name}",
                     f"at most {most} a request (limits.{name})",
                 )  # fmt: skip
-        return self
 
     def method(self) -> ControllerMethod:
         """What writes one request."""

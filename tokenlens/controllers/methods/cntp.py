@@ -61,8 +61,8 @@ class Cntp(PolicyBase):
     @model_validator(mode="after")
     def _in_order(self) -> "Cntp":
         if self.high <= self.low:
-            allowed = {"low": self.low}
-            raise PydanticCustomError("not_allowed", "high: allowed: above low, {low}", allowed)
+            allowed = {"allowed": f"high above low, {self.low}"}
+            raise PydanticCustomError("not_allowed", "allowed: {allowed}", allowed)
         return self
 
     def trials(self, entropy: float) -> int:

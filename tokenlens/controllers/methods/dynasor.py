@@ -14,7 +14,7 @@ from tokenlens.controllers.children import end
 from tokenlens.controllers.desk import Span, reseeded
 from tokenlens.controllers.flow import finish
 from tokenlens.controllers.page import Page
-from tokenlens.controllers.settings import PolicyBase, Texts
+from tokenlens.controllers.settings import MaybeTexts, PolicyBase
 from tokenlens.controllers.votes import equality, until_brace
 from tokenlens.routing.settings import Sampling
 
@@ -51,7 +51,7 @@ class Dynasor(PolicyBase):
     probe_tokens: int = Field(20, ge=1, le=4096)
     probe_temperature: float = Field(0.0, ge=0, le=100)
     probe_top_p: float = Field(1.0, gt=0, le=1)
-    unsure: Texts = ("wait", "hold", "but", "okay", "no", "hmm")
+    unsure: MaybeTexts = ("wait", "hold", "but", "okay", "no", "hmm")
     unsure_by: Literal["word", "substring"] = "word"
     answers: Literal["boxed", "text"] = Field(
         "boxed", description="boxed: up to the brace that the probe leaves open; text: all of it"

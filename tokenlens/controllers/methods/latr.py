@@ -63,14 +63,13 @@ class Latr(PolicyBase):
 
     @model_validator(mode="after")
     def _sensible(self) -> "Latr":
+        allowed = ""
         if any(a >= b for a, b in pairwise(self.checks)):
-            raise PydanticCustomError("not_allowed", "checks: allowed: steps that increase")
-        if self.absolute >= 0.5 or self.relative <= 0:
-            raise PydanticCustomError(
-                "not_allowed",
-                "absolute and relative: allowed: absolute below 0.5 and relative above 0, or no row"
-                " ever branches",
-            )
+            allowed = "checks that increase"
+        elif self.absolute >= 0.5 or self.relative <= 0:
+            allowed = "absolute below 0.5 and relative above 0, or no row ever branches"
+        if allowed:
+            raise PydanticCustomError("not_allowed", "allowed: {allowed}", {"allowed": allowed})
         return self
 
     def needed(self) -> Needed:

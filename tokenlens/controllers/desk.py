@@ -170,6 +170,7 @@ class Desk:
             stream=pieces or own_trip, arguments=self.arguments, trip=trip,
             facts=max(facts, 20) if own_trip else facts, warped=warped, stop_ids=stop_ids,
             stop_texts=stop_texts, fork_of=fork_of,
+            whole=not pieces and not own_trip,
         )  # fmt: skip
         async with aclosing(backend.generate(ask)) as chunks:
             async for chunk in chunks:

@@ -7,6 +7,7 @@ subclass, no patched class, nothing left on the model afterwards.
 from tokenlens.errors import ProtocolError, UnsupportedError
 from tokenlens.hf.generate import generate_kwargs, traces
 from tokenlens.hf.routed import routed_generate_kwargs
+from tokenlens.hf.steered import steered_generate_kwargs
 from tokenlens.hf.verify import Verification, verify_trace
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Verification",
     "generate_kwargs",
     "routed_generate_kwargs",
+    "steered_generate_kwargs",
     "traces",
     "verify_trace",
 ]

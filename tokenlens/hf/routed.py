@@ -6,7 +6,7 @@ Hands the prepared inputs to a router of its own for each call; knows no policy.
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +18,6 @@ from tokenlens.routing.router import Routed, Router
 from tokenlens.routing.settings import RoutingSpec, Sampling, parse_routing
 from tokenlens.routing.vocabulary import RouterVocabulary
 
-if TYPE_CHECKING:
-    from tokenlens.routing.trace import RouteTrace
-
 CARRIED = ("TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper")
 """Processors that generate() makes of settings which the loop carries out itself."""
 
@@ -29,9 +26,9 @@ class RoutedGenerate:
     """What ``generate(custom_generate=...)`` calls; ``traces`` are those of its last call."""
 
     def __init__(
-        self, small: Any, tokenizer: Any, spec: RoutingSpec, streamer: Any, max_sessions: int
+        self, small: Any, tokenizer: Any, spec: Any, streamer: Any, max_sessions: int
     ) -> None:
-        self.traces: list[RouteTrace] = []
+        self.traces: list[Any] = []
         self._small, self._tokenizer, self._spec = small, tokenizer, spec
         self._streamer, self._max_sessions = streamer, max_sessions
 
@@ -82,14 +79,7 @@ class RoutedGenerate:
             HFBackend(one, words, max_sessions=sessions) for one in (self._small, model)
         )
         router = Router(small, large, self._spec, small_vocabulary=words, large_vocabulary=words)
-        watch = None
-        if self._streamer is not None:
-            streamer = self._streamer
-
-            def watch(ids: tuple[int, ...]) -> None:
-                for token in ids:
-                    streamer.put(torch.tensor([token]))
-
+        watch = self._watch()
         try:
             return await asyncio.gather(
                 *(
@@ -104,6 +94,18 @@ class RoutedGenerate:
             )
         finally:
             await router.close()
+
+    def _watch(self) -> Callable[[tuple[int, ...]], None] | None:
+        """Hands ids to the caller's streamer, if there is one."""
+        streamer = self._streamer
+        if streamer is None:
+            return None
+
+        def watch(ids: tuple[int, ...]) -> None:
+            for token in ids:
+                streamer.put(torch.tensor([token]))
+
+        return watch
 
 
 def routed_generate_kwargs(

@@ -45,6 +45,8 @@ class Ask:
         Ends the call before a token. Backends that cannot (:attr:`Backend.trips`) pass it over.
     stop_ids, stop_texts
         End the call with them. Hints: who asks looks for them as well.
+    whole
+        Nobody looks at pieces: a server may answer in one.
     fork_of
         The session whose context this one begins with, for engines with a cache a session.
     """
@@ -64,6 +66,7 @@ class Ask:
     trip: Trip | None = None
     stop_ids: frozenset[int] = frozenset()
     stop_texts: tuple[str, ...] = ()
+    whole: bool = False
     fork_of: str | None = None
 
     @property

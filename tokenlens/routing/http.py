@@ -290,6 +290,13 @@ class HTTPBackend:
         # vLLM repeats the prompt's ids, with at most ten characters each.
         longest = reading.MAX_LINE + 12 * len(ask.context)
         most = longest + MAX_TOKEN * ask.max_tokens
+        if ask.whole and not isinstance(ask.context, str):
+            # An event a token costs a server more than a small model's step.
+            async with self._answer({**body, "stream": False}) as response:
+                data = (await reading.body(response, most)).decode("utf-8", "replace")
+            for chunk in self._completions.begin().chunks(data, ask, signals=signals):
+                yield chunk
+            return
         if self._completions.repeats:
             # Each event of SGLang's holds all that came before it.
             longest += MAX_FACTS * (1 + ask.facts) * ask.max_tokens

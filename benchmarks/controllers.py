@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tokenlens.assets import path_of
 from tokenlens.controllers import Controller
 from tokenlens.evaluation.countdown import check_answer, problems, prompt
-from tokenlens.routing import Sampling, Vocabulary
+from tokenlens.routing import RouterVocabulary, Sampling
 from tokenlens.routing.hf import HFBackend
 from tokenlens.routing.http import HTTPBackend, HTTPSettings
 
@@ -133,7 +133,7 @@ async def row(network, words, policy, sampling, chosen, prompts):
 def table(count, path, only):
     """Measure what the CSV does not hold yet."""
     torch.set_num_threads(1)
-    words = Vocabulary(AutoTokenizer.from_pretrained(path_of("tiny-reasoner-small")), (2, 0))
+    words = RouterVocabulary(AutoTokenizer.from_pretrained(path_of("tiny-reasoner-small")), (2, 0))
     network = AutoModelForCausalLM.from_pretrained(
         path_of("tiny-reasoner-large"), dtype=torch.float32
     )
@@ -185,7 +185,7 @@ def plot(path):
 
 async def throughput(server, count, loop):
     """Tokens a second, all at once and one after the other."""
-    words = Vocabulary(AutoTokenizer.from_pretrained(path_of("tiny-reasoner-small")), (2, 0))
+    words = RouterVocabulary(AutoTokenizer.from_pretrained(path_of("tiny-reasoner-small")), (2, 0))
     _, prompts = chosen_problems(words, count)
     settings = HTTPSettings(read_timeout=600)
     for name, policy in (("deer", {**DEER, "threshold": 0.99}), ("latr", {**LATR, "n": 4})):

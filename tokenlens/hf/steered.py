@@ -10,7 +10,7 @@ from tokenlens.hf.routed import RoutedGenerate
 from tokenlens.routing.hf import HFBackend
 from tokenlens.routing.router import Routed
 from tokenlens.routing.settings import Sampling
-from tokenlens.routing.vocabulary import Vocabulary
+from tokenlens.routing.vocabulary import RouterVocabulary
 
 
 class SteeredGenerate(RoutedGenerate):
@@ -26,7 +26,7 @@ class SteeredGenerate(RoutedGenerate):
     async def _all(
         self,
         model: Any,
-        words: Vocabulary,
+        words: RouterVocabulary,
         prompts: list[tuple[int, ...]],
         sampling: Sampling,
         room: int,

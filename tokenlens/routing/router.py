@@ -65,7 +65,7 @@ class Loop(Protocol):
         """The models, by role."""
 
     @property
-    def vocabularies(self) -> Mapping[Role, Vocabulary | None]:
+    def vocabularies(self) -> Mapping[Role, RouterVocabulary | None]:
         """Their tokenizers; ``None`` where a model is given text."""
 
     @property

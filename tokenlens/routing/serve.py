@@ -15,7 +15,7 @@ from tokenlens.routing.router import Router
 from tokenlens.routing.server import make_app
 from tokenlens.routing.service import ServerSettings
 from tokenlens.routing.settings import ROLES, Role, RoutingSpec, other
-from tokenlens.routing.vocabulary import Vocabulary
+from tokenlens.routing.vocabulary import RouterVocabulary
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def backends_of(
     }
 
 
-def vocabularies_of(found: dict[Role, Endpoint]) -> dict[Role, Vocabulary | None]:
+def vocabularies_of(found: dict[Role, Endpoint]) -> dict[Role, RouterVocabulary | None]:
     """Tokenizers of those that are given ids: of a server of text it writes the chats, no more."""
     return {role: one.vocabulary if one.api != "text" else None for role, one in found.items()}
 

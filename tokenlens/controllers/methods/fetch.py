@@ -24,7 +24,7 @@ from tokenlens.controllers.search_tree import (
     tree_search,
 )
 from tokenlens.controllers.settings import PolicyBase, Probability
-from tokenlens.controllers.stops import Stop
+from tokenlens.controllers.stops import ControllerStop
 from tokenlens.errors import BackendError, LimitError, SpecError
 
 
@@ -168,7 +168,7 @@ class Searching:
         start, values = len(line.atoms), []
         try:
             while goes_on(line):
-                stop = Stop() if full else Stop(texts=(config.step,))
+                stop = ControllerStop() if full else ControllerStop(texts=(config.step,))
                 span = await line.write(
                     None if full else config.step_tokens, stop=stop,
                     facts=1 if config.needs_facts else 0,

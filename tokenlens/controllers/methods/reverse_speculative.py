@@ -17,7 +17,7 @@ from tokenlens.controllers.flow import goes_on
 from tokenlens.controllers.methods.self_consistency import chance
 from tokenlens.controllers.page import Page
 from tokenlens.controllers.settings import PolicyBase, Probability
-from tokenlens.controllers.stops import Stop
+from tokenlens.controllers.stops import ControllerStop
 from tokenlens.errors import BackendError
 from tokenlens.routing.settings import Role, Sampling
 
@@ -58,7 +58,7 @@ class Approval:
         if small.vocabulary is not None:
             shared = min(shared, len(small.vocabulary.pieces))
         marks = {role: page.begin("trial") for role in desk.models}
-        watcher = Stop(ends=page.model.ends if page.model.ends.think_end else None).watch(
+        watcher = ControllerStop(ends=page.model.ends if page.model.ends.think_end else None).watch(
             page.model.vocabulary
         )
         how = Sampling(temperature=config.temperature, top_p=config.top_p)
@@ -69,10 +69,16 @@ class Approval:
                 prompt = page.prompts[role]
                 assert not isinstance(prompt, str)
                 return await desk.call(
-                    (*prompt, *page.ids), marks[role], role=role, max_tokens=1, stop=Stop(),
-                    session=f"{page.session}.{role}", facts=config.top, warped=role == "large",
+                    (*prompt, *page.ids),
+                    marks[role],
+                    role=role,
+                    max_tokens=1,
+                    stop=ControllerStop(),
+                    session=f"{page.session}.{role}",
+                    facts=config.top,
+                    warped=role == "large",
                     sampling=reseeded(how, desk.seed("rsd", position, role)),
-                )  # fmt: skip
+                )
 
             found = await together([lambda: ask("large"), lambda: ask("small")])
             spans = []

@@ -4,7 +4,7 @@ An engine's own endpoint shows it, as all metrics of a process share a registry;
 prometheus_client every call does nothing. Knows no engine: adapters report numbers.
 """
 
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from tokenlens import __version__
@@ -14,7 +14,9 @@ COUNTERS = {
     "tokens": "Tokens of requests with a spec",
     "latent": "Tokens that were fed as a mixture",
     "discrete": "Tokens that were fed as themselves",
-    "switches": "Changes between mixtures and tokens, in either direction",
+    "mode_changes": "Changes between mixtures and tokens, in either direction",
+    "gate_switches": "Switches of a gate from latent to discrete",
+    "switches": "The old name of tokenlens_mode_changes_total, for one release",
     "forced": "Tokens that a method decided",
     "invalid": "Steps whose logits could not be used",
     "cold_stops": "Ends of thinking that Cold Stop forced",
@@ -48,7 +50,8 @@ class Grown(NamedTuple):
 
     tokens: int = 0
     latent: int = 0
-    switches: int = 0
+    mode_changes: int = 0
+    gate_switches: int = 0
     forced: int = 0
     invalid: int = 0
     cold_stops: int = 0
@@ -106,6 +109,7 @@ class Collector:
         for name, amount in grown._asdict().items():
             self.count(name, amount)
         self.count("discrete", grown.tokens - grown.latent)
+        self.count("switches", grown.mode_changes)
 
     def trace(self, trace: Trace) -> None:
         """Add a finished trace: its totals, and its steps to the histograms.
@@ -113,12 +117,12 @@ class Collector:
         Where an engine reports while it decodes, only the steps: :meth:`steps`.
         """
         counts = trace.counts
-        thinking = [step.latent for step in trace.steps if step.phase == "thinking"]
         self.add(
             Grown(
                 tokens=counts.tokens,
                 latent=counts.latent_steps,
-                switches=sum(a != b for a, b in pairwise(thinking)),
+                mode_changes=counts.mode_changes,
+                gate_switches=counts.gate_switches,
                 forced=counts.forced_steps,
                 invalid=counts.invalid_steps,
                 cold_stops=counts.cold_stops,

@@ -50,6 +50,7 @@ from tokenlens.core.marker_table import MarkerTable
 from tokenlens.core.method import HOOKS, Method, overrides
 from tokenlens.core.next_input import NextInputs
 from tokenlens.core.pending import Intents
+from tokenlens.core.report import TOTAL_COLUMNS
 from tokenlens.core.request import Request
 from tokenlens.core.rows import IDLE, Live
 from tokenlens.core.slots import SlotTable
@@ -95,10 +96,14 @@ class Lifecycle:
         self.methods = tuple(methods)
         # What full traces keep of a step beside its columns, by name
         self.records = tuple(name for method in self.methods for name in method.records)
-        # Columns that methods count in, by the name that traces and metrics give them
-        self.counters = {
-            name: column for method in self.methods for name, column in method.counters.items()
-        }
+        # Columns that count, by the name that traces and metrics give them
+        self.totals = dict(TOTAL_COLUMNS)
+        for method in self.methods:
+            for name, column in method.counters.items():
+                if name in self.totals:
+                    allowed = "a name that neither the core nor another method counts by"
+                    raise ValueError(f"{method.name}.counters: got {name!r}; allowed: {allowed}")
+                self.totals[name] = column
         self._holes = torch.tensor(holes, dtype=torch.int64, device=self.device) if holes else None
         self.width = min(width, vocab_size)
         self._signals = signals

@@ -5,23 +5,20 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from tokenlens.core.columns import (
-    FORCED_STEPS,
-    GENERATED,
-    INVALID_STEPS,
-    LATENT_STEPS,
     PHASE,
     SWITCH,
-    THINKING_TOKENS,
     Field,
 )
 from tokenlens.core.pipeline import Core
 from tokenlens.core.report import StepReport
 from tokenlens.core.request import Request
 from tokenlens.spec.needs import Need
-from tokenlens.trace import PHASE_NAMES, Trace, TraceCounts, TraceStep
+from tokenlens.trace import PHASE_NAMES, Trace, TraceStep
 from tokenlens.trace.records import kept_prompt
+from tokenlens.trace.reports import trace_counts
 from tokenlens.trace.steps import step_record
 
 CHUNK = 256
@@ -56,12 +53,18 @@ class Recorder:
         self._steps: list[StepReport] = []
         self._chunks: list[StepReport] = []
         self._seen = 0
+        # Of every step, [num_rows] bool: latent, advanced; and [2, steps, num_rows] of many
+        self._modes: list[tuple[Tensor, Tensor]] = []
+        self._mode_chunks: list[Tensor] = []
 
     def append(self, step: StepReport | None) -> None:
         """Keep a step if any request wants it; no host read."""
         if step is None:
             return
         self._seen += 1
+        self._modes.append((step.latent, step.advanced))
+        if len(self._modes) == CHUNK:
+            self._flush_modes()
         if self._seen > self._max_steps:
             return
         entries = slice(0, self._max_entries)
@@ -79,26 +82,31 @@ class Recorder:
             self._chunks.append(StepReport(*(torch.stack(column) for column in zip(*self._steps))))
             self._steps = []
 
+    def _flush_modes(self) -> None:
+        if self._modes:
+            columns = [torch.stack(column) for column in zip(*self._modes)]
+            self._mode_chunks.append(torch.stack(columns))
+            self._modes = []
+
     def traces(self) -> list[Trace | None]:
         """A trace for each request; ``None`` where its spec says ``trace.level: off``."""
         self._flush()
+        self._flush_modes()
+        changes = _mode_changes(self._mode_chunks, len(self._requests))
         host = [StepReport(*(column.cpu() for column in chunk)) for chunk in self._chunks]
-        return [self._trace(row, request, host) for row, request in enumerate(self._requests)]
+        return [
+            self._trace(row, request, host, changes[row])
+            for row, request in enumerate(self._requests)
+        ]
 
-    def _trace(self, row: int, request: Request, host: Sequence[StepReport]) -> Trace | None:
+    def _trace(
+        self, row: int, request: Request, host: Sequence[StepReport], mode_changes: int
+    ) -> Trace | None:
         config = request.spec.trace
         if config.level == "off":
             return None
-        counted = {name: self._count(c, row) for name, c in self._core.counters.items()}
-        counts = TraceCounts(
-            tokens=self._count(GENERATED, row),
-            thinking_tokens=self._count(THINKING_TOKENS, row),
-            latent_steps=self._count(LATENT_STEPS, row),
-            forced_steps=self._count(FORCED_STEPS, row),
-            invalid_steps=self._count(INVALID_STEPS, row),
-            cold_stops=counted.get("cold_stops", 0),
-            switches=counted.get("gate_switches", 0),
-        )
+        totals = {name: self._count(column, row) for name, column in self._core.totals.items()}
+        counts = trace_counts(totals, mode_changes)
         steps: list[TraceStep] = []
         if config.level == "full":
             for chunk in host:
@@ -135,6 +143,21 @@ def _steps(chunk: StepReport, row: int, request: Request, names: Sequence[str]) 
         for index, moved in enumerate(advanced)
         if moved
     ]
+
+
+def _mode_changes(chunks: Sequence[Tensor], num_rows: int) -> list[int]:
+    """How often each row was fed in another way, mixture or token, than a step before.
+
+    Parameters
+    ----------
+    chunks
+        ``[2, steps, num_rows]`` bool each: latent, advanced.
+    """
+    if not chunks:
+        return [0] * num_rows
+    latent, advanced = torch.cat(list(chunks), dim=1).cpu().numpy()
+    modes = [latent[advanced[:, row], row] for row in range(num_rows)]
+    return [int((mode[1:] != mode[:-1]).sum()) for mode in modes]
 
 
 def _repeats(keys: Sequence[int | None], prompts: Sequence[Sequence[int]]) -> list[bool]:

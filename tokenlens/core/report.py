@@ -1,8 +1,24 @@
 """What one committed step was, for every row of the batch. Knows no request and no engine."""
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from torch import Tensor
+
+from tokenlens.core.columns import (
+    FORCED_STEPS,
+    GENERATED,
+    INVALID_STEPS,
+    LATENT_STEPS,
+    THINKING_TOKENS,
+)
+from tokenlens.trace.reports import TOTALS
+
+TOTAL_COLUMNS: Final = dict(
+    zip(
+        TOTALS, (GENERATED, THINKING_TOKENS, LATENT_STEPS, FORCED_STEPS, INVALID_STEPS), strict=True
+    )
+)
+"""What is counted of every request, by name."""
 
 
 class StepReport(NamedTuple):

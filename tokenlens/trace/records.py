@@ -1,15 +1,17 @@
 """The records of a trace, the same from every engine."""
 
-from collections.abc import Sequence
-from typing import Literal
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tokenlens.spec import DecodingSpec
 from tokenlens.spec.base import StrictModel
 
-SCHEMA_VERSION = 2
-"""Raised when a field comes, changes its meaning, or goes. 2: ``prompt_ids``."""
+SCHEMA_VERSION = 3
+"""Raised when a field comes, changes its meaning, or goes. 2: ``prompt_ids``. 3: ``counts``'
+``switches`` is ``gate_switches``, beside ``mode_changes`` and ``others``."""
 
 MAX_PROMPT_IDS = 1 << 16
 """Tokens of a prompt that a trace has beside its steps; of a longer one it has none."""
@@ -61,8 +63,28 @@ class TraceCounts(StrictModel):
     latent_steps: int
     forced_steps: int
     invalid_steps: int
-    cold_stops: int
-    switches: int = Field(0, description="of a gate, from latent to discrete")
+    cold_stops: int = 0
+    gate_switches: int = Field(0, description="of a gate, from latent to discrete")
+    mode_changes: int = Field(
+        0, description="steps that are latent where the one before was not, or the other way"
+    )
+    others: dict[str, int] = Field(
+        default_factory=dict, description="what methods count that are not of this library, by name"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_name(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "switches" in data and "gate_switches" not in data:
+            return {"gate_switches" if k == "switches" else k: v for k, v in data.items()}
+        return data
+
+    @property
+    def switches(self) -> int:
+        """The old name of ``gate_switches``, for one release."""
+        text = "TraceCounts.switches is gate_switches now; mode_changes counts every change"
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
+        return self.gate_switches
 
 
 class Trace(StrictModel):

@@ -15,7 +15,8 @@ class Summary(NamedTuple):
     forced_steps: int
     cold_stops: int
     invalid_steps: int
-    switches: int
+    gate_switches: int
+    mode_changes: int
     mean_entropy: float
     mean_top_weight: float
     steps_kept: int
@@ -23,11 +24,11 @@ class Summary(NamedTuple):
 
 
 class Tally:
-    """Sums over the steps of a trace. A switch is a thinking step of another mode than the last."""
+    """Sums over the steps of a trace."""
 
     def __init__(self) -> None:
         self.steps = self.thinking = self.latent = self.forced = self.invalid = 0
-        self._switches = self._weights = 0
+        self._switches = self._changes = self._weights = 0
         self._entropy = self._weight = 0.0
         self._mode: bool | None = None
 
@@ -44,8 +45,9 @@ class Tally:
                 self._weight += step.entries[0][1]
         if step.phase == "thinking":
             self.thinking += 1
-            self._switches += self._mode is not None and self._mode != step.latent
-            self._mode = step.latent
+        self._switches += step.switch == "to_discrete"
+        self._changes += self._mode is not None and self._mode != step.latent
+        self._mode = step.latent
 
     def counts(self) -> TraceCounts:
         """Totals of the steps so far; ends that Cold Stop forced do not show in steps."""
@@ -55,7 +57,8 @@ class Tally:
             latent_steps=self.latent,
             forced_steps=self.forced,
             invalid_steps=self.invalid,
-            cold_stops=0,
+            gate_switches=self._switches,
+            mode_changes=self._changes,
         )
 
     def summary(self, counts: TraceCounts, dropped_steps: int) -> Summary:
@@ -67,7 +70,8 @@ class Tally:
             forced_steps=counts.forced_steps,
             cold_stops=counts.cold_stops,
             invalid_steps=counts.invalid_steps,
-            switches=self._switches,
+            gate_switches=counts.gate_switches,
+            mode_changes=counts.mode_changes or self._changes,
             mean_entropy=self._entropy / self.steps if self.steps else 0.0,
             mean_top_weight=self._weight / self._weights if self._weights else 0.0,
             steps_kept=self.steps,

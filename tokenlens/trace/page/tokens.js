@@ -54,6 +54,8 @@ function headHtml(trace) {
   const facts = [trace.c.engine, trace.c.model, `${counts.tokens} tokens`,
     `${counts.thinking_tokens} thinking`, `${counts.latent_steps} latent`, `${counts.forced_steps} forced`];
   if (counts.cold_stops) facts.push(`Cold Stop ×${counts.cold_stops}`);
+  if (counts.gate_switches) facts.push(`${counts.gate_switches} gate switches`);
+  if (counts.mode_changes) facts.push(`${counts.mode_changes} mode changes`);
   if (counts.invalid_steps) facts.push(`${counts.invalid_steps} invalid`);
   if (trace.c.dropped) facts.push(`${trace.c.dropped} steps not kept`);
   if (!trace.c.complete) facts.push("cut off");

@@ -1,0 +1,40 @@
+"""What one step tells of one request, from the worker to whoever keeps its trace.
+
+Plain data, so that it crosses processes: an engine may turn it into a list on its way, and
+:meth:`RequestReport.of` reads it back. Knows no tensors and no engine.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tokenlens.trace.records import TraceCounts
+
+TOTALS = ("tokens", "thinking_tokens", "latent_steps", "forced_steps", "invalid_steps")
+"""What is counted of every request; methods declare what else is (``Method.counters``)."""
+
+
+class RequestReport(NamedTuple):
+    """A request after one more committed token."""
+
+    # by name: TOTALS, and what the methods count
+    counts: Mapping[str, int]
+    # the core's number of the phase that it is in
+    phase: int
+    # another live request has the same prompt and the same noise
+    same_noise: bool = False
+    # slots and pages in use, by the name of their gauge
+    usage: Mapping[str, int] = {}
+    # the step itself, by the columns of a record, where the spec asked for it
+    step: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, data: "RequestReport | Sequence[Any]") -> "RequestReport":
+        """A report as it came."""
+        return cls(*data)
+
+
+def trace_counts(counts: Mapping[str, int], mode_changes: int) -> TraceCounts:
+    """A trace's totals: those that it has a field for, and the others by name."""
+    known = {name: count for name, count in counts.items() if name in TraceCounts.model_fields}
+    others = {name: count for name, count in counts.items() if name not in known}
+    return TraceCounts(**known, mode_changes=mode_changes, others=others)

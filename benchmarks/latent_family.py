@@ -107,7 +107,7 @@ def evaluate(model, tokenizer, chosen, methods, sampling, seed):
                 int((ids != tokenizer.pad_token_id).sum()),
                 counts.thinking_tokens,
                 counts.latent_steps,
-                counts.switches,
+                counts.gate_switches,
             )
         )
     return found

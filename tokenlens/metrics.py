@@ -4,11 +4,12 @@ An engine's own endpoint shows it, as all metrics of a process share a registry;
 prometheus_client every call does nothing. Knows no engine: adapters report numbers.
 """
 
+from collections.abc import Mapping
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from tokenlens import __version__
-from tokenlens.trace import Trace
+from tokenlens.trace import Trace, TraceCounts
 
 COUNTERS = {
     "tokens": "Tokens of requests with a spec",
@@ -16,7 +17,6 @@ COUNTERS = {
     "discrete": "Tokens that were fed as themselves",
     "mode_changes": "Changes between mixtures and tokens, in either direction",
     "gate_switches": "Switches of a gate from latent to discrete",
-    "switches": "The old name of tokenlens_mode_changes_total, for one release",
     "forced": "Tokens that a method decided",
     "invalid": "Steps whose logits could not be used",
     "cold_stops": "Ends of thinking that Cold Stop forced",
@@ -34,6 +34,12 @@ ROUTED = {
     "routed_steps": "Steps that a router gave to a model",
 }
 """Counters with the model's role, small or large, as a label."""
+
+OLD = {"switches": "The old name of tokenlens_mode_changes_total, for one release"}
+"""Counters that the next release does not have."""
+
+COUNTED = "What methods count that are not of this library, by the name that they declare"
+"""The counter ``tokenlens_counted``, with the name as a label."""
 
 GAUGES = {
     "slots_in_use": "Requests with a spec that have a slot, as of the last step with one",
@@ -55,6 +61,23 @@ class Grown(NamedTuple):
     forced: int = 0
     invalid: int = 0
     cold_stops: int = 0
+    others: Mapping[str, int] = {}
+
+    @classmethod
+    def of(cls, counts: Mapping[str, int]) -> "Grown":
+        """Of totals by the names that traces give them."""
+        known = TraceCounts.model_fields
+        others = {name: count for name, count in counts.items() if name not in known}
+        return cls(
+            tokens=counts["tokens"],
+            latent=counts["latent_steps"],
+            mode_changes=counts.get("mode_changes", 0),
+            gate_switches=counts.get("gate_switches", 0),
+            forced=counts["forced_steps"],
+            invalid=counts["invalid_steps"],
+            cold_stops=counts.get("cold_stops", 0),
+            others=others,
+        )
 
 
 class Collector:
@@ -76,10 +99,11 @@ class Collector:
             return
         into = {} if registry is None else {"registry": registry}
         found = self._found
-        for name, text in COUNTERS.items():
+        for name, text in (COUNTERS | OLD).items():
             found[name] = client.Counter(f"tokenlens_{name}", text, **into)
         for name, text in ROUTED.items():
             found[name] = client.Counter(f"tokenlens_{name}", text, ["model"], **into)
+        found["counted"] = client.Counter("tokenlens_counted", COUNTED, ["name"], **into)
         for name, text in GAUGES.items():
             # Of several front ends of one engine, the one that heard of it last.
             found[name] = client.Gauge(
@@ -106,8 +130,13 @@ class Collector:
 
     def add(self, grown: Grown) -> None:
         """Add what a step, or several, added to a request's totals."""
-        for name, amount in grown._asdict().items():
-            self.count(name, amount)
+        for name, amount in grown._replace(others={})._asdict().items():
+            if amount:
+                self.count(name, amount)
+        counted = self._found.get("counted")
+        for name, amount in grown.others.items():
+            if counted is not None and amount > 0:
+                counted.labels(name).inc(amount)
         self.count("discrete", grown.tokens - grown.latent)
         self.count("switches", grown.mode_changes)
 
@@ -116,18 +145,8 @@ class Collector:
 
         Where an engine reports while it decodes, only the steps: :meth:`steps`.
         """
-        counts = trace.counts
-        self.add(
-            Grown(
-                tokens=counts.tokens,
-                latent=counts.latent_steps,
-                mode_changes=counts.mode_changes,
-                gate_switches=counts.gate_switches,
-                forced=counts.forced_steps,
-                invalid=counts.invalid_steps,
-                cold_stops=counts.cold_stops,
-            )
-        )
+        counts = trace.counts.model_dump()
+        self.add(Grown.of(counts | counts.pop("others")))
         self.steps(trace)
 
     def steps(self, trace: Trace) -> None:

@@ -116,7 +116,7 @@ def test_a_gate_s_switches_are_its_changes_of_mode():
         assert step.latent == mode
     left = sum(step.switch == "to_discrete" for step in trace.steps)
     entered = sum(step.switch == "to_latent" for step in trace.steps)
-    assert left == trace.counts.switches > 2
+    assert left == trace.counts.gate_switches > 2
     assert entered > 2
 
 

@@ -103,7 +103,7 @@ def test_a_gate_has_steps_of_both_kinds(subject, name):
     kinds = {step.latent for step in thinking}
     assert kinds == {True, False}
     if name == "lead":
-        assert sum(trace.counts.switches for trace in found) > 0
+        assert sum(trace.counts.gate_switches for trace in found) > 0
 
 
 @pytest.mark.parametrize("noise", ["soft_grpo_noise", "gumbel_noise"])

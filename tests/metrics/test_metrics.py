@@ -54,7 +54,7 @@ def test_a_trace_s_totals_are_counted(registry, found):
     assert value("tokenlens_latent_total") == counts.latent_steps > 5
     assert value("tokenlens_discrete_total") == counts.tokens - counts.latent_steps
     assert value("tokenlens_forced_total") == counts.forced_steps
-    assert value("tokenlens_switches_total") > 5
+    assert value("tokenlens_mode_changes_total") == counts.mode_changes > 5
     assert value("tokenlens_entropy_nats_count") == len(steps)
     assert value("tokenlens_entropy_nats_sum") == pytest.approx(sum(s.entropy for s in steps))
     assert value("tokenlens_latent_run_tokens_sum") == counts.latent_steps
@@ -113,34 +113,44 @@ def test_an_engine_s_front_end_reports_to_it():
     code = textwrap.dedent("""
         from prometheus_client import REGISTRY
         from tokenlens.serving import metrics
-        from tokenlens.serving.traces import Recorder
+        from tokenlens.serving.traces import RequestRecorder as Recorder
         from tokenlens.spec import DecodingSpec
+        from tokenlens.trace.reports import TOTALS, RequestReport
         metrics.count_refusal("sglang")
         recorder = Recorder(DecodingSpec(methods=()), "sglang")
+        usage = {"slots_in_use": 7, "history_pages_in_use": 8}
         for tokens, latent in ((1, 1), (2, 1), (3, 2), (4, 2), (5, 3)):
-            metrics.observe(recorder, [[tokens, tokens, latent, 2, 1, 0, 0, 1], [7, 8]])
+            values = (tokens, tokens, latent, 2, 1)
+            counts = dict(zip(TOTALS, values)) | {"gate_switches": tokens // 2, "theirs": tokens}
+            metrics.observe(recorder, RequestReport(counts, 1, False, usage))
         names = ("refusals_total", "tokens_total", "latent_total", "discrete_total",
-                 "switches_total", "forced_total", "invalid_total", "cold_stops_total",
+                 "mode_changes_total", "gate_switches_total", "switches_total",
+                 "forced_total", "invalid_total", "cold_stops_total",
                  "slots_in_use", "history_pages_in_use")
-        print([REGISTRY.get_sample_value(f"tokenlens_{name}") for name in names])
+        found = [REGISTRY.get_sample_value(f"tokenlens_{name}") for name in names]
+        theirs = REGISTRY.get_sample_value("tokenlens_counted_total", {"name": "theirs"})
+        print([*found, theirs])
     """)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str([1.0, 5.0, 3.0, 2.0, 4.0, 2.0, 1.0, 0.0, 7.0, 8.0])
+    counted = [1.0, 5.0, 3.0, 2.0, 4.0, 2.0, 4.0, 2.0, 1.0, 0.0, 7.0, 8.0, 5.0]
+    assert done.stdout.strip() == str(counted)
 
 
 def test_nothing_is_in_use_once_the_last_request_has_ended():
     code = textwrap.dedent("""
         from prometheus_client import REGISTRY
         from tokenlens.serving import metrics
-        from tokenlens.serving.traces import Recorder
+        from tokenlens.serving.traces import RequestRecorder as Recorder
         from tokenlens.spec import DecodingSpec
+        from tokenlens.trace.reports import TOTALS, RequestReport
 
         def gauges():
             names = ("slots_in_use", "history_pages_in_use")
             return [int(REGISTRY.get_sample_value(f"tokenlens_{name}")) for name in names]
 
         first, second, silent = (Recorder(DecodingSpec(methods=()), "vllm") for _ in range(3))
-        report = [[1, 1, 1, 0, 0, 0, 0, 1], [2, 3]]
+        usage = {"slots_in_use": 2, "history_pages_in_use": 3}
+        report = RequestReport(dict(zip(TOTALS, (1, 1, 1, 0, 0))), 1, False, usage)
         metrics.observe(first, report)
         metrics.observe(second, report)
         seen = [gauges()]

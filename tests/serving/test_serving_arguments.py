@@ -15,6 +15,7 @@ from tokenlens.serving.settings import Settings
 from tokenlens.serving.traces import RequestRecorder
 from tokenlens.spec import METHOD_CONFIGS, SpecError, parse_spec, preset
 from tokenlens.spec.registry import LATENT_METHODS
+from tokenlens.trace.reports import TOTALS, RequestReport
 
 
 def test_flat_fields():
@@ -125,16 +126,25 @@ def test_keys_of_python_s_own_kinds_are_none_of_ours():
 def test_a_recorder_keeps_the_newest_totals_and_bounds_its_steps():
     spec = parse_spec({"trace": {"level": "full", "max_steps": 2, "max_entries": 1}})
     recorder = RequestRecorder(spec, "vllm")
-    step = [4, 1, 9, True, True, True, 0.5, 0.75, [0.75, 0.25], [9, 8], 0.0, []]
-    step.append([{"tip": -3.0}, "to_latent"])
-    assert recorder.add([[1, 1, 1, 1, 0, 0, 0, 1], [1, 1], step]) == [1, 1, 1, 1, 0, 0, 0]
-    assert recorder.switches == 0
-    assert recorder.add([[2, 2, 1, 1, 0, 1, 1, 1], [1, 1], step]) == [1, 1, 0, 0, 0, 1, 1]
-    assert recorder.switches == 1
-    recorder.add([[3, 2, 1, 1, 0, 1, 1, 2], [1, 1], step])
+    step = {"position": 4, "phase": 1, "token": 9, "latent": True, "forced": True, "valid": True}
+    step |= {"entropy": 0.5, "max_probability": 0.75, "weights": [0.75, 0.25], "ids": [9, 8]}
+    step |= {"log_probability": 0.0, "scores": [], "records": [{"tip": -3.0}, "to_latent"]}
+    names = (*TOTALS, "cold_stops", "gate_switches", "theirs")
+
+    def report(*counts, phase=1):
+        # As an engine's wire gives it back: a list.
+        return list(RequestReport(dict(zip(names, counts, strict=True)), phase, False, {}, step))
+
+    added = recorder.add(report(1, 1, 1, 1, 0, 0, 0, 0))
+    assert added == dict(zip(names, (1, 1, 1, 1, 0, 0, 0, 0))) | {"mode_changes": 0}
+    added = recorder.add(report(2, 2, 1, 1, 0, 1, 1, 5))
+    assert added == dict(zip(names, (1, 1, 0, 0, 0, 1, 1, 5))) | {"mode_changes": 1}
+    recorder.add(report(3, 2, 1, 1, 0, 1, 1, 6, phase=2))
     found = recorder.trace()
     counts = found.counts
-    assert (counts.tokens, counts.cold_stops, counts.switches) == (3, 1, 1)
+    assert (counts.tokens, counts.cold_stops) == (3, 1)
+    # A gate's switches and changes of mode are two numbers.
+    assert (counts.gate_switches, counts.mode_changes, counts.others) == (1, 1, {"theirs": 6})
     assert found.final_phase == "answer"
     assert (len(found.steps), found.dropped_steps) == (2, 1)
     assert found.steps[0].entries == ((9, 0.75),)
@@ -184,8 +194,9 @@ def test_a_client_may_not_set_what_is_ours(key):
 
 def test_a_recorder_says_which_sample_and_whose_noise():
     recorder = RequestRecorder(parse_spec({**NOISY, "seed": 3}), "vllm", 2)
-    recorder.add([[1, 1, 1, 1, 0, 0, 0, 1, 0], [1, 1]])
+    counts = dict.fromkeys(TOTALS, 1)
+    recorder.add(RequestReport(counts, 1, False))
     assert (recorder.trace().sample, recorder.trace().same_noise) == (2, False)
-    recorder.add([[2, 1, 1, 1, 0, 0, 0, 1, 1], [1, 1]])
-    recorder.add([[3, 1, 1, 1, 0, 0, 0, 1, 0], [1, 1]])
+    recorder.add(RequestReport(counts | {"tokens": 2}, 1, True))
+    recorder.add(RequestReport(counts | {"tokens": 3}, 1, False))
     assert recorder.trace().same_noise

@@ -83,7 +83,7 @@ def test_a_step_that_cannot_be_prepared_ends_its_requests_and_feeds_no_mixture(m
     batch = account.make()
     names = both(batch)
     run(batch, names)
-    monkeypatch.setattr(batch, "_point", lambda *_: 1 / 0)
+    monkeypatch.setattr(batch, "_find_pointers", lambda *_: 1 / 0)
     run(batch, names, 1, start=1)
     assert set(batch.take_failed()) == {"good", "bad"}
     assert bool((batch.embedding.pointers == -1).all())

@@ -14,6 +14,7 @@ from tokenlens.serving.traces import RequestRecorder
 from tokenlens.sglang import Settings, custom_params, hooks, refusals, switch, trace, versions
 from tokenlens.sglang.refusals import check_engine, check_request
 from tokenlens.spec import DecodingSpec, SpecError, parse_spec, preset
+from tokenlens.trace.reports import TOTALS, RequestReport
 
 
 @pytest.fixture(autouse=True)
@@ -221,7 +222,7 @@ def test_hooks_keep_kinds_and_are_put_once(monkeypatch):
 
 def test_a_trace_comes_back_as_a_record():
     recorder = RequestRecorder(SOFT, "sglang")
-    recorder.add([[2, 2, 1, 0, 0, 0, 0, 1], [1, 0]])
+    recorder.add(RequestReport(dict(zip(TOTALS, (2, 2, 1, 0, 0))), 1))
     found = recorder.trace()
     output = {"meta_info": {"tokenlens": found.model_dump(mode="json")}}
     assert trace(output) == found

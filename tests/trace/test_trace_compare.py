@@ -12,7 +12,7 @@ def test_summary_counts_switches():
     found = summarize(trace(60))
     steps = trace(60).steps
     assert found.tokens == found.steps_kept == 60
-    assert found.switches == sum(a.latent != b.latent for a, b in pairwise(steps)) > 5
+    assert found.mode_changes == sum(a.latent != b.latent for a, b in pairwise(steps)) > 5
     assert found.mean_top_weight == 0.7
 
 

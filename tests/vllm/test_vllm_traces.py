@@ -36,7 +36,7 @@ def test_the_traced_rows_do_what_they_are_there_for(traced, reference, kind):
         assert sum(latent) == counts["latent_steps"] > 0
         assert False in latent or kind == "latent"
     assert counts["cold_stops"] == (kind == "cold-stopped")
-    assert (counts["switches"] > 0) == (kind == "gated")
+    assert (counts["gate_switches"] > 0) == (kind == "gated")
 
 
 def test_a_difference_is_seen():

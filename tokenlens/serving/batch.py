@@ -16,18 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenlens.core import Core, Request
-from tokenlens.core.columns import (
-    FORCED_STEPS,
-    GENERATED,
-    INVALID_STEPS,
-    LATENT_STEPS,
-    PHASE,
-    THINKING_TOKENS,
-)
+from tokenlens.core.columns import PHASE
 from tokenlens.core.report import StepReport
 from tokenlens.core.snapshots import SuspendedRequest
-from tokenlens.methods.gated import SWITCHES
-from tokenlens.methods.soft_thinking import COLD_STOPS
 from tokenlens.serving.embedding import Calls, InputEmbedding
 from tokenlens.serving.faults import (
     BROKEN,
@@ -46,19 +37,7 @@ Ints = NDArray[np.int64]
 REWIND_STEPS = 4
 """Tokens that may be in flight when a request is preempted and its newest tokens are dropped."""
 
-REPORTED = (
-    GENERATED,
-    THINKING_TOKENS,
-    LATENT_STEPS,
-    FORCED_STEPS,
-    INVALID_STEPS,
-    COLD_STOPS,
-    SWITCHES,
-    PHASE,
-)
-"""Columns of every report, in the order of ``traces.COUNTS``, then the phase."""
-
-FAR = 1 << 40
+NO_PROMPT = 1 << 40
 """A prompt so long that no position lies behind it."""
 
 
@@ -73,7 +52,7 @@ class LiveRequest:
     slot: int = -1
     preempted: bool = False
     suspended: SuspendedRequest | None = None
-    held: Ints | None = None
+    detached_pages: Ints | None = None
     generated: int = 0
     answer: Ints = field(default_factory=lambda: np.zeros(2, dtype=np.int64))
     rewinds: int = 0
@@ -95,21 +74,24 @@ class Batch:
         self.live: dict[str, LiveRequest] = {}
         # Requests that cannot go on, which the engine ends, and why
         self.failed: dict[str, str] = {}
-        places = [core.table.columns[column].start for column in REPORTED]
+        # What a report counts, in the order of the columns of `totals`, whose last is the phase
+        self.counted = tuple(core.totals)
+        reported = (*core.totals.values(), PHASE)
+        places = [core.table.columns[column].start for column in reported]
         self._report_places = np.array(places, dtype=np.int64)
         self._report_columns = torch.tensor(places, device=core.device)
         slots = core.table.max_slots
         self._null = core.table.null_slot
         self._free = list(range(slots - 1, -1, -1))
         # [max_slots + 1] each; the last is nobody's
-        self._prompt: Ints = np.full(slots + 1, FAR, dtype=np.int64)
+        self._prompt: Ints = np.full(slots + 1, NO_PROMPT, dtype=np.int64)
         self._generated: Ints = np.zeros(slots + 1, dtype=np.int64)
         self._latent = np.zeros(slots + 1, dtype=bool)
         # [max_slots + 1, 2]: the tokens that are known to be the newest answer, first and stop
         self._answer: Ints = np.zeros((slots + 1, 2), dtype=np.int64)
         self._rows: list[str] = []
         self._changed = True
-        self._dirty = 0
+        self._num_pointers = 0
         self._fed_latent = False
         self._calls = 0
         # Between `begin` and `commit`: other calls of model and sampler are a warm-up.
@@ -143,7 +125,7 @@ class Batch:
             raise
         self._notice_noise(live, prompt)
         self.live[req_id] = live
-        self._seat(live, slot)
+        self._assign_slot(live, slot)
 
     def _notice_noise(self, live: LiveRequest, prompt: Sequence[int]) -> None:
         """Mark requests whose noise is the same: of equal prompts with an equal seed."""
@@ -180,11 +162,11 @@ class Batch:
         if live.slot < 0:
             slot = self._take_slot()
             assert live.suspended is not None
-            assert live.held is not None
+            assert live.detached_pages is not None
             self.core.resume(slot, live.suspended)
-            self.store.lower(slot, live.held)
-            live.suspended = live.held = None
-            self._seat(live, slot)
+            self.store.attach(slot, live.detached_pages)
+            live.suspended = live.detached_pages = None
+            self._assign_slot(live, slot)
             if self.store.pages[slot, max(0, generated - 1) // PAGE] == MISSED:
                 # Its newest concept token was in the slot that it had before.
                 self.failed[live.req_id] = FORGOTTEN
@@ -206,13 +188,13 @@ class Batch:
             if live is None:
                 continue
             self._changed = True
-            if live.held is not None:
-                self.store.free_lifted(live.held)
+            if live.detached_pages is not None:
+                self.store.free_detached(live.detached_pages)
             if live.suspended is not None:
                 self.core.discard(live.suspended)
             if live.slot >= 0:
                 self.store.release(live.slot)
-                self._leave(live)
+                self._release_slot(live)
                 self.core.remove(live.slot)
 
     def fail(self, req_id: str, reason: str = BROKEN) -> None:
@@ -235,12 +217,12 @@ class Batch:
             idle.generated = int(self._generated[slot])
             idle.answer = self._answer[slot].copy()
             idle.suspended = self.core.suspend(slot)
-            idle.held = self.store.lift(slot)
-            self._leave(idle)
+            idle.detached_pages = self.store.detach(slot)
+            self._release_slot(idle)
             idle.slot = -1
         return self._free.pop()
 
-    def _seat(self, live: LiveRequest, slot: int) -> None:
+    def _assign_slot(self, live: LiveRequest, slot: int) -> None:
         live.slot = slot
         self._prompt[slot] = live.prompt_len
         self._generated[slot] = live.generated
@@ -248,10 +230,10 @@ class Batch:
         self._answer[slot] = live.answer
         self._changed = True
 
-    def _leave(self, live: LiveRequest) -> None:
+    def _release_slot(self, live: LiveRequest) -> None:
         slot = live.slot
         self._free.append(slot)
-        self._prompt[slot], self._latent[slot] = FAR, False
+        self._prompt[slot], self._latent[slot] = NO_PROMPT, False
 
     @property
     def slots_in_use(self) -> int:
@@ -281,7 +263,7 @@ class Batch:
             self.fail_rows()
             if self.embedding is not None:
                 self.embedding.pointers.fill_(-1)
-            self._fed_latent, self._dirty = False, 0
+            self._fed_latent, self._num_pointers = False, 0
 
     def _begin(self, req_ids: Sequence[str], computed: Ints, scheduled: Ints) -> None:
         if self._changed or self._rows != req_ids:
@@ -292,7 +274,7 @@ class Batch:
         self._advance = (number == self._generated[slots]) & self._owned
         self._advance_tensor = self._upload(self._advance)
         if self.embedding is not None:
-            self._point(computed, scheduled)
+            self._find_pointers(computed, scheduled)
             self._make_room(number)
 
     def _notice_rows(self, req_ids: Sequence[str]) -> None:
@@ -307,7 +289,7 @@ class Batch:
         self._last = None
         self._changed = False
 
-    def _point(self, computed: Ints, scheduled: Ints) -> None:
+    def _find_pointers(self, computed: Ints, scheduled: Ints) -> None:
         """Tell the embedding where each token's concept token is, if it may have one."""
         slots, num_tokens = self._slots, int(scheduled.sum())
         if self._last is not None and num_tokens == len(slots) and self._advance.all():
@@ -341,17 +323,17 @@ class Batch:
         assert self.embedding is not None
         num_tokens, pointers = len(entries), self.embedding.pointers
         pointers[:num_tokens].copy_(self._upload(entries), non_blocking=True)
-        if self._dirty > num_tokens:
-            pointers[num_tokens : self._dirty].fill_(-1)
-        self._dirty = num_tokens
+        if self._num_pointers > num_tokens:
+            pointers[num_tokens : self._num_pointers].fill_(-1)
+        self._num_pointers = num_tokens
         self._fed_latent = True
         self._calls = Calls.count
 
     def _clean(self, num_tokens: int) -> None:
         self._fed_latent = False
-        if self._dirty and self.embedding is not None:
-            self.embedding.pointers[: self._dirty].fill_(-1)
-            self._dirty = 0
+        if self._num_pointers and self.embedding is not None:
+            self.embedding.pointers[: self._num_pointers].fill_(-1)
+            self._num_pointers = 0
 
     def _make_room(self, number: Ints) -> None:
         """Pages for the tokens of this step, and where each goes."""
@@ -438,7 +420,7 @@ class Batch:
             kept.numpy()[self._entries] = fed.numpy()[self._slots, :width]
 
     def totals(self) -> Tensor:
-        """The columns of a report, ``[num_rows, len(REPORTED)]``: a copy."""
+        """The columns of a report, ``[num_rows, len(counted) + 1]``: a copy."""
         table = self.core.table.ints
         if table.device.type == "cpu":
             return torch.from_numpy(table.numpy()[self._slots[:, None], self._report_places])

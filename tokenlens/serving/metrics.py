@@ -1,10 +1,12 @@
 """What an engine's front end counts, on the collector that all engines share."""
 
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakSet
 
 from tokenlens.metrics import GAUGES, Grown, collector
 from tokenlens.serving.traces import RequestRecorder
+from tokenlens.trace.reports import RequestReport
 
 _OPEN: WeakSet[RequestRecorder] = WeakSet()
 """Requests of this process that have reported and have not ended."""
@@ -15,20 +17,21 @@ def count_refusal(engine: str) -> None:
     collector(engine).count("refusals")
 
 
-def observe(recorder: RequestRecorder, report: list[Any]) -> None:
+def observe(recorder: RequestRecorder, report: RequestReport | Sequence[Any]) -> None:
     """Give a report to its request's recorder, and count what it added.
 
-    A report's second part is how many slots and pages the worker had taken, in the order of
-    ``GAUGES``.
+    Parameters
+    ----------
+    report
+        As it came: an engine may have made a list of it.
     """
     _OPEN.add(recorder)
-    before = recorder.switches
-    tokens, _, latent, forced, invalid, cold_stops, _ = recorder.add(report)
+    report = RequestReport.of(report)
+    grown = recorder.add(report)
     shared = collector(recorder.engine)
-    for name, amount in zip(GAUGES, report[1]):
-        shared.set(name, amount)
-    switches = recorder.switches - before
-    shared.add(Grown(tokens, latent, switches, forced, invalid, cold_stops))
+    for name in GAUGES:
+        shared.set(name, report.usage.get(name, 0))
+    shared.add(Grown.of(grown))
 
 
 def close(recorder: RequestRecorder | None) -> None:

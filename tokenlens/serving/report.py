@@ -1,7 +1,7 @@
 """What a committed step tells the outside: totals always, the step itself where it was asked for.
 
-The columns are copied to the host without waiting; whoever hands the step's tokens on waits for
-both. Knows no requests' states, only their table's columns.
+The columns are copied to the host without waiting; the adapter, which hands the
+step's tokens on, waits for both. Knows no requests' states, only their table's columns.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from tokenlens.core.recorder import edits_and_switch
 from tokenlens.core.report import StepReport
 from tokenlens.serving.batch import Batch, LiveRequest
 from tokenlens.serving.faults import BROKEN_STEP, logger
-from tokenlens.serving.traces import COLUMNS
 from tokenlens.spec.needs import Need
+from tokenlens.trace.reports import RequestReport
 
 
 class PendingReport:
@@ -40,25 +40,31 @@ class PendingReport:
         self._batch, self._max_steps = batch, max_steps
         self._rows = [(row, live, live.rewinds) for row, live in rows]
         core = batch.core
-        self._usage = [batch.slots_in_use, batch.store.pages_in_use]
+        self._usage = {
+            "slots_in_use": batch.slots_in_use,
+            "history_pages_in_use": batch.store.pages_in_use,
+        }
         self._counts = _to_host(batch.totals(), fresh=True)
         full = [live for _, live in rows if live.request.spec.trace.level == "full"]
         configs = [live.request.spec.trace for live in full]
         self._entries = max((one.most_entries(latent=True) for one in configs), default=0)
-        self._step: list[Tensor] = []
+        self._step: dict[str, Tensor] = {}
         if full:
-            self._step = [
-                _to_host(column[:, : self._entries] if column.dim() == 2 else column)
-                for column in (getattr(step, name) for name in COLUMNS[:-1])
-            ]
-            self._step.append(_to_host(step.records))
+            # Which rows advanced is known on the host.
+            columns = step._replace(
+                weights=step.weights[:, : self._entries],
+                ids=step.ids[:, : self._entries],
+                scores=step.scores[:, : self._entries],
+            )._asdict()
+            del columns["advanced"]
+            self._step = {name: _to_host(column) for name, column in columns.items()}
         self._ready: Any = None
         if core.device.type == "cuda":
             self._ready = torch.cuda.Event()
             self._ready.record()
 
-    def result(self, failed: dict[str, str]) -> dict[str, list[Any]]:
-        """Reports by request, as plain data; waits for the copies.
+    def result(self, failed: dict[str, str]) -> dict[str, RequestReport]:
+        """Reports by request, of plain data; waits for the copies.
 
         Parameters
         ----------
@@ -72,22 +78,25 @@ class PendingReport:
             failed.update({live.req_id: BROKEN_STEP for _, live, _ in self._rows})
             return {}
 
-    def _result(self) -> dict[str, list[Any]]:
+    def _result(self) -> dict[str, RequestReport]:
         if self._ready is not None:
             self._ready.synchronize()
         counts = self._counts.tolist()
-        columns = [column.tolist() for column in self._step]
-        found: dict[str, list[Any]] = {}
+        columns = {name: column.tolist() for name, column in self._step.items()}
+        names, found = self._batch.counted, {}
         for row, live, rewinds in self._rows:
-            totals = counts[row]
-            self._batch.saw(live.req_id, totals[0], totals[-1] == Phase.ANSWER, rewinds)
-            report: list[Any] = [[*totals, int(live.same_noise)], self._usage]
-            if columns and self._wants_step(live, totals[0]):
-                values = [column[row] for column in columns]
-                values[-1] = edits_and_switch(values[-1], self._batch.core.records)
+            *totals, phase = counts[row]
+            report = RequestReport(
+                dict(zip(names, totals, strict=True)), phase, live.same_noise, self._usage
+            )
+            number = report.counts["tokens"]
+            self._batch.saw(live.req_id, number, phase == Phase.ANSWER, rewinds)
+            if columns and self._wants_step(live, number):
+                values = {name: column[row] for name, column in columns.items()}
+                values["records"] = edits_and_switch(values["records"], self._batch.core.records)
                 if Need.SCORES not in live.request.needs:
-                    values[COLUMNS.index("scores")] = []  # a neighbour's
-                report.append(values)
+                    values["scores"] = []  # another row's
+                report = report._replace(step=values)
             found[live.req_id] = report
         return found
 

@@ -96,19 +96,19 @@ class ConceptStore:
         self._free.extend(int(page) for page in row[row >= 0])
         row[:] = NO_PAGE
 
-    def lift(self, slot: int) -> NDArray[np.int64]:
+    def detach(self, slot: int) -> NDArray[np.int64]:
         """Take the pages of a slot away without freeing them, for a request that loses its slot."""
-        held: NDArray[np.int64] = self.pages[slot].copy()
+        pages: NDArray[np.int64] = self.pages[slot].copy()
         self.pages[slot] = NO_PAGE
-        return held
+        return pages
 
-    def lower(self, slot: int, held: NDArray[np.int64]) -> None:
-        """Give lifted pages to a slot."""
-        self.pages[slot] = held
+    def attach(self, slot: int, pages: NDArray[np.int64]) -> None:
+        """Give detached pages to a slot."""
+        self.pages[slot] = pages
 
-    def free_lifted(self, held: NDArray[np.int64]) -> None:
+    def free_detached(self, pages: NDArray[np.int64]) -> None:
         """Free the pages of a request that ended while it had no slot."""
-        self._free.extend(int(page) for page in held[held >= 0])
+        self._free.extend(int(page) for page in pages[pages >= 0])
 
     def entries(self, slots: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where the given tokens of the given slots are: a page's entry, or the slot's own."""

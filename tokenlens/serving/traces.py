@@ -4,22 +4,14 @@ The worker adds a small record to every output that it hands to the engine; the 
 newest totals and, where the spec asked for them, the steps. Knows no tensors and no engine.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenlens.spec import DecodingSpec
-from tokenlens.trace import PHASE_NAMES, Trace, TraceCounts, TraceStep
+from tokenlens.trace import PHASE_NAMES, Trace, TraceStep
 from tokenlens.trace.records import kept_prompt
+from tokenlens.trace.reports import TOTALS, RequestReport, trace_counts
 from tokenlens.trace.steps import step_record
-
-COUNTS = tuple(TraceCounts.model_fields)
-"""Order of the totals in a report; the phase follows them, then whether the noise is another's."""
-
-COLUMNS = (
-    *("position", "phase", "token", "latent", "forced", "valid", "entropy", "max_probability"),
-    *("weights", "ids", "log_probability", "scores", "records"),
-)
-"""Order of a step's values in a report: columns of ``core.report.StepReport``."""
 
 
 class RequestRecorder:
@@ -35,33 +27,35 @@ class RequestRecorder:
         self._prompt = prompt_ids if spec.trace.level == "full" else None
         self.spec, self.engine, self.sample = spec, engine, sample
         self.same_noise = False
-        self.counts = [0] * len(COUNTS)
+        self.counts: Mapping[str, int] = dict.fromkeys(TOTALS, 0)
         self.phase = 0
         self.steps: list[TraceStep] = []
-        self.switches = 0
+        self.mode_changes = 0
         self._latent: bool | None = None
 
-    def add(self, report: list[Any]) -> list[int]:
-        """Take one report (totals, the worker's usage, perhaps a step); returns what was added."""
-        counts, self.phase = report[0][: len(COUNTS)], report[0][len(COUNTS)]
-        self.same_noise |= any(report[0][len(COUNTS) + 1 :])
-        grown = [new - old for new, old in zip(counts, self.counts)]
+    def add(self, report: RequestReport | Sequence[Any]) -> dict[str, int]:
+        """Take one report; returns what it added, by name."""
+        report = RequestReport.of(report)
+        self.phase = report.phase
+        self.same_noise |= bool(report.same_noise)
+        counts = report.counts
+        grown = {name: count - self.counts.get(name, 0) for name, count in counts.items()}
         self.counts = counts
-        if grown[0] > 0:
-            latent = grown[2] > 0
-            self.switches += self._latent is not None and self._latent != latent
+        grown["mode_changes"] = 0
+        if grown["tokens"] > 0:
+            latent = grown["latent_steps"] > 0
+            grown["mode_changes"] = int(self._latent is not None and self._latent != latent)
             self._latent = latent
-        if len(report) > 2 and len(self.steps) < self.spec.trace.max_steps:
-            self.steps.append(
-                step_record(dict(zip(COLUMNS, report[2])), self.spec.trace, scored=True)
-            )
+        self.mode_changes += grown["mode_changes"]
+        if report.step is not None and len(self.steps) < self.spec.trace.max_steps:
+            self.steps.append(step_record(report.step, self.spec.trace, scored=True))
         return grown
 
     def trace(self) -> Trace | None:
         """The trace so far, ``None`` where the spec says ``trace.level: off``."""
         if self.spec.trace.level == "off":
             return None
-        counts = TraceCounts(**dict(zip(COUNTS, self.counts)))
+        counts = trace_counts(self.counts, self.mode_changes)
         full = self.spec.trace.level == "full"
         return Trace(
             engine=self.engine,

@@ -2,9 +2,10 @@
 
 from itertools import pairwise
 
+import pytest
 from trace_samples import recording, trace
 
-from tokenlens.trace import differences, summarize
+from tokenlens.trace import TraceCounts, differences, summarize
 from tokenlens.trace.compare import csv_rows
 
 
@@ -39,3 +40,11 @@ def test_rows_of_a_table():
     assert len(rows) == 30
     assert all(len(row) == len(header) for row in rows)
     assert rows[0][header.index("text")] == "wait"
+
+
+def test_the_old_name_of_a_gate_s_switches_is_read_and_warns():
+    totals = dict.fromkeys(("tokens", "thinking_tokens", "latent_steps", "forced_steps"), 2)
+    old = TraceCounts.model_validate({**totals, "invalid_steps": 0, "cold_stops": 0, "switches": 3})
+    assert (old.gate_switches, old.mode_changes) == (3, 0)
+    with pytest.warns(DeprecationWarning, match="gate_switches"):
+        assert old.switches == 3

@@ -50,7 +50,7 @@ from tokenlens.core.marker_table import MarkerTable
 from tokenlens.core.method import HOOKS, Method, overrides
 from tokenlens.core.next_input import NextInputs
 from tokenlens.core.pending import Intents
-from tokenlens.core.report import TOTAL_COLUMNS
+from tokenlens.core.report import RESERVED, TOTAL_COLUMNS
 from tokenlens.core.request import Request
 from tokenlens.core.rows import IDLE, Live
 from tokenlens.core.slots import SlotTable
@@ -69,6 +69,31 @@ COMMON_FIELDS: Final = (
     *phases.FIELDS,
     *engine_vectors.FIELDS,
 )
+
+
+def totals_of(methods: Sequence[Method]) -> dict[str, Field]:
+    """Columns that count, by the name that traces and metrics give them.
+
+    Raises
+    ------
+    ValueError
+        Two methods have one name, or two things are counted by one.
+    """
+    names = [method.name for method in methods]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"methods: got {name!r} twice; allowed: each name once")
+    totals = dict(TOTAL_COLUMNS)
+    for method in methods:
+        for name, column in method.counters.items():
+            if name in totals or name in RESERVED:
+                allowed = "a name that neither the core, nor a trace, nor another method counts by"
+                raise ValueError(f"{method.name}.counters: got {name!r}; allowed: {allowed}")
+            if column not in method.fields:
+                allowed = f"columns among the fields of {method.name}"
+                raise ValueError(f"{method.name}.counters: got {column.name}; allowed: {allowed}")
+            totals[name] = column
+    return totals
 
 
 class Lifecycle:
@@ -97,13 +122,7 @@ class Lifecycle:
         # What full traces keep of a step beside its columns, by name
         self.records = tuple(name for method in self.methods for name in method.records)
         # Columns that count, by the name that traces and metrics give them
-        self.totals = dict(TOTAL_COLUMNS)
-        for method in self.methods:
-            for name, column in method.counters.items():
-                if name in self.totals:
-                    allowed = "a name that neither the core nor another method counts by"
-                    raise ValueError(f"{method.name}.counters: got {name!r}; allowed: {allowed}")
-                self.totals[name] = column
+        self.totals = totals_of(self.methods)
         self._holes = torch.tensor(holes, dtype=torch.int64, device=self.device) if holes else None
         self.width = min(width, vocab_size)
         self._signals = signals

@@ -19,6 +19,8 @@ TOTAL_COLUMNS: Final = dict(
     )
 )
 """What is counted of every request, by name."""
+RESERVED: Final = ("mode_changes", "others")
+"""Names of a trace's totals that no column counts."""
 
 
 class StepReport(NamedTuple):

@@ -93,6 +93,12 @@ def test_imports_are_found_in_functions_too():
     assert packages_of(code + "    import torch, tokenlens.hf.run\n") == {"vllm", "hf", "core"}
 
 
+@pytest.mark.parametrize("package", ["core", "methods"])
+def test_files_under_the_engines_can_be_read_in_one_go(package):
+    for path in (ROOT / "tokenlens" / package).rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 400, path
+
+
 def test_kernels_does_not_shadow_a_package():
     assert not (ROOT / "kernels" / "__init__.py").exists()
 

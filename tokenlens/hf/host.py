@@ -1,4 +1,4 @@
-"""What Hugging Face lends to methods that need more than concept tokens."""
+"""A Hugging Face model's vectors, for methods that need more than concept tokens."""
 
 import torch
 from tokenlens_kernels import dense_mixture

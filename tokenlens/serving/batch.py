@@ -83,7 +83,7 @@ class Batch:
         slots = core.table.max_slots
         self._null = core.table.null_slot
         self._free = list(range(slots - 1, -1, -1))
-        # [max_slots + 1] each; the last is nobody's
+        # [max_slots + 1] each; the last is that of rows without a request
         self._prompt: Ints = np.full(slots + 1, NO_PROMPT, dtype=np.int64)
         self._generated: Ints = np.zeros(slots + 1, dtype=np.int64)
         self._latent = np.zeros(slots + 1, dtype=bool)
@@ -140,7 +140,7 @@ class Batch:
                 other.same_noise = live.same_noise = True
 
     def preempt(self, req_id: str) -> None:
-        """A request lost its KV cache. It keeps its slot until somebody else needs it."""
+        """A request lost its KV cache. It keeps its slot until another request needs it."""
         live = self.live.get(req_id)
         if live is not None:
             live.preempted = True
@@ -377,7 +377,7 @@ class Batch:
         self.leave_rows()
 
     def leave_rows(self) -> None:
-        """Some requests of this step have gone: their rows are nobody's."""
+        """Some requests of this step have gone: their rows have no request any more."""
         self._notice_rows(self._rows)
         self._changed = True
         self._advance = self._advance & self._owned

@@ -1,6 +1,6 @@
 """Concept tokens that were fed, kept for as long as their request lives, in bounded memory.
 
-An *entry* is one concept token. Entry 0 is nobody's: what must not be kept is written there. Each
+An *entry* is one concept token. Entry 0 is no slot's: what must not be kept is written there. Each
 slot owns one entry for its newest token; a request that may be latent gets pages of entries beside
 it, so that all of its concept tokens can be fed again after a preemption. Where an entry is, is
 known on the host; what is in it, only on the device. Knows no engine and no methods.
@@ -49,7 +49,7 @@ class ConceptStore:
         # [entries, width] float32 and int64
         self.weights = torch.zeros(entries, width, dtype=torch.float32, device=device)
         self.ids = torch.zeros(entries, width, dtype=torch.int64, device=device)
-        # [max_slots + 1, pages of a request]: page numbers; the last row is nobody's
+        # [max_slots + 1, pages of a request]: page numbers; the last row is that of rows without a request
         self.pages: NDArray[np.int64] = np.full(
             (max_slots + 1, -(-max_tokens // PAGE) + 1), NO_PAGE, dtype=np.int64
         )

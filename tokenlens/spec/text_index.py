@@ -58,7 +58,7 @@ class TextIndex:
         inside = np.append(words[place], False)
         self._owner: Small = np.repeat(np.arange(len(texts), dtype=np.int32), lengths)
         self._stop: Ints = np.cumsum(lengths)
-        # [letters of all texts + 1] each; the last one is nobody's
+        # [letters of all texts + 1] each; the last one belongs to no text
         self._codes: Small = np.append(codes.astype(np.int32), np.int32(-1))
         self._keys = self._keys_of(folded)
         # [letters of all texts], in the order of the keys: where it stands, whose it is, how many

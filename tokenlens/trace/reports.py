@@ -1,4 +1,4 @@
-"""What one step tells of one request, from the worker to whoever keeps its trace.
+"""What one step tells of one request, from the worker to the front end's recorder.
 
 Plain data, so that it crosses processes: an engine may turn it into a list on its way, and
 :meth:`RequestReport.of` reads it back. Knows no tensors and no engine.

@@ -49,7 +49,7 @@ class ConceptStore:
         # [entries, width] float32 and int64
         self.weights = torch.zeros(entries, width, dtype=torch.float32, device=device)
         self.ids = torch.zeros(entries, width, dtype=torch.int64, device=device)
-        # [max_slots + 1, pages of a request]: page numbers; the last row is that of rows without a request
+        # [max_slots + 1, pages of a request]: page numbers; the last has none
         self.pages: NDArray[np.int64] = np.full(
             (max_slots + 1, -(-max_tokens // PAGE) + 1), NO_PAGE, dtype=np.int64
         )

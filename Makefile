@@ -24,7 +24,7 @@ $(shell mkdir -p "$(CURDIR)/.home")
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo machine test test-fast test-main test-hf4 test-vllm test-routing test-sglang check docs format bench tiny-reasoner install clean
+.PHONY: help demo machine test test-fast test-main test-hf4 test-vllm test-routing test-sglang check docs format release bench tiny-reasoner install clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -105,7 +105,7 @@ test-vllm: machine $(VENV_VLLM)/.ready ## the vLLM tests: both model runners, th
 test-routing: $(VENV)/.ready $(VENV_VLLM)/.ready ## the router in front of two real vLLM servers, with faults
 	$(PY) -m pytest tests/routing/test_routing_vllm.py
 
-test-sglang: machine $(VENV_SGLANG)/.ready ## the SGLang tests: a CPU engine behind stand-ins for its kernels, the server
+test-sglang: machine $(VENV_SGLANG)/.ready ## the SGLang tests: a CPU engine behind fakes of its kernels, the server
 	OMP_NUM_THREADS=1 $(VENV_SGLANG)/bin/python -m pytest tests/sglang
 
 soak: $(VENV_VLLM)/.ready $(VENV_SGLANG)/.ready ## 64 clients, 1000 mixed and hostile requests, on a real vLLM and a real SGLang
@@ -123,6 +123,9 @@ docs: $(VENV_DOCS)/.ready ## the pages as a site in build/site; a warning is an 
 format: $(VENV)/.ready ## format and repair what ruff can repair
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+release: ## build sdist and wheel into dist/, and run the demo from the wheel in a fresh environment
+	@PYTHON="$(PYTHON)" TORCH_PIP_ARGS="$(TORCH_PIP_ARGS)" .ci/release
 
 bench: $(VENV)/.ready ## milliseconds per step, stock beside soft, on this machine
 	$(PY) benchmarks/hf_decode.py

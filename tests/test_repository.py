@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import tokenlens
 from tokenlens import capabilities
 
 ROOT = Path(__file__).parents[1]
@@ -239,3 +240,8 @@ def test_no_import_runs_upwards():
             top = below.split(".")
             if top[0] == "tokenlens" and len(top) > 1 and top[1] != parts[1]:
                 assert floor[top[1]] < floor[parts[1]], f"{name} imports {below}"
+
+
+def test_the_version_stands_in_one_place():
+    assert 'dynamic = ["version"]' in (ROOT / "pyproject.toml").read_text()
+    assert f"\nversion: {tokenlens.__version__}\n" in (ROOT / "CITATION.cff").read_text()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from tokenlens import __version__
 from tokenlens.hf import generate_kwargs, traces
 from tokenlens.metrics import COUNTERS, GAUGES, ROUTED, Collector, Grown
 
@@ -58,7 +59,7 @@ def test_a_trace_s_totals_are_counted(registry, found):
     assert value("tokenlens_entropy_nats_count") == len(steps)
     assert value("tokenlens_entropy_nats_sum") == pytest.approx(sum(s.entropy for s in steps))
     assert value("tokenlens_latent_run_tokens_sum") == counts.latent_steps
-    assert value("tokenlens_build_info", {"engine": "hf", "version": "0.1.0"}) == 1
+    assert value("tokenlens_build_info", {"engine": "hf", "version": __version__}) == 1
 
 
 def test_steps_and_routes(registry):

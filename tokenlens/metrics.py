@@ -20,6 +20,7 @@ COUNTERS = {
     "forced": "Tokens that a method decided",
     "invalid": "Steps whose logits could not be used",
     "cold_stops": "Ends of thinking that Cold Stop forced",
+    "never_opened": "Requests with a latent method or a budget whose thinking never opened",
     "refusals": "Requests refused because of their spec",
     "route_fallbacks": "Failures of a routed model that put the other one in",
     "steer_probes": "Probes and verdicts of steered requests",
@@ -147,6 +148,7 @@ class Collector:
         """
         counts = trace.counts.model_dump()
         self.add(Grown.of(counts | counts.pop("others")))
+        self.count("never_opened", int(trace.never_opened))
         self.steps(trace)
 
     def steps(self, trace: Trace) -> None:

@@ -167,7 +167,7 @@ WRONG = {
     "null": (None, "spec", "None", "a mapping"),
     "a number": (3, "spec", "3", "a mapping"),
     "a list": ([], "spec", "[]", "a mapping"),
-    "name of no preset": ("soft", "preset", "'soft'", "recipes: soft"),
+    "name of no preset": ("softer", "preset", "'softer'", "recipes: soft"),
     "broken JSON": ('{"seed": ', "spec", "Expecting value", "a JSON object"),
     "NaN in JSON": (
         '{"methods": [{"method": "soft_thinking", "top_p": NaN}]}', "methods[0].top_p", "nan", ""),

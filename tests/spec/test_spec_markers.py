@@ -163,6 +163,9 @@ def test_a_marker_of_several_tiny_tokens(tiny):
 def test_every_preset_binds_to_the_tiny_tokenizer(name, tiny):
     core = pytest.importorskip("tokenlens.core")
     eos = [tiny.eos_token_id]
-    request = core.bind(preset(name), tokenizer=tiny, vocab_size=len(tiny), eos_ids=eos)
+    methods = pytest.importorskip("tokenlens.methods").METHODS
+    request = core.bind(
+        preset(name), methods=methods, tokenizer=tiny, vocab_size=len(tiny), eos_ids=eos
+    )
     assert request.methods == {config.method for config in preset(name).methods}
     assert request.end_markers[0] == (tiny.convert_tokens_to_ids("</think>"),)

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from tokenlens import DecodingSpec, load_spec, parse_spec, preset
 from tokenlens.spec import (
     METHOD_CONFIGS,
+    RECIPES,
     AnswerNow,
     Blend,
     ColdStop,
@@ -228,7 +229,8 @@ def test_a_users_field_wins_over_the_profile(name, field):
 
 
 def test_there_is_a_preset_for_every_family_and_recipe():
-    assert len(preset_names()) == len(set(preset_names())) == 50
+    assert len(preset_names()) == len(set(preset_names())) == 60
+    assert preset_names()[:10] == list(RECIPES)
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -236,7 +238,9 @@ def test_every_preset_is_a_valid_spec(name):
     spec = preset(name)
     assert parse_spec(name) == spec
     assert parse_spec(spec.model_dump_json()) == spec
-    assert isinstance(spec.phase.think_end, str)
+    # A recipe is for every model; the older names have their family's markers, in full.
+    assert (spec.phase == PhaseConfig()) == (name in RECIPES)
+    assert isinstance(spec.phase.think_end, str) or name in RECIPES
 
 
 def test_the_published_preset_is_the_reference_readmes_setting():

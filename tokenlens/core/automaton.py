@@ -18,6 +18,9 @@ from tokenlens.core.marker_columns import AT, AT_SHIFT, EFFECT, HOT, STATE_SHIFT
 
 Ints = NDArray[np.int64]
 
+TOOL = 3
+"""What the begin of a tool call means: it ends thinking, but is no end that anybody waits for."""
+
 MAX_BYTES = (1 << 15) - 1
 """Longer tokens count as this long where a short one is looked for."""
 
@@ -318,7 +321,8 @@ def both(first: Automaton, second: Automaton) -> Automaton:
 
 def _moves(nodes: Ints, effects: Ints, begun: NDArray[np.bool_], at: Ints) -> NDArray[np.int32]:
     hot = np.where(begun[nodes] | (effects == Phase.ANSWER), HOT, 0)
-    moves = (nodes << STATE_SHIFT) | (at[nodes] << AT_SHIFT) | hot | effects
+    leads = np.where(effects == TOOL, int(Phase.ANSWER), effects)
+    moves = (nodes << STATE_SHIFT) | (at[nodes] << AT_SHIFT) | hot | leads
     return moves.astype(np.int32)
 
 

@@ -47,6 +47,8 @@ POSITION = Field("position", "int")  # of the token that is decided next
 GENERATED = Field("generated", "int")
 THINKING_TOKENS = Field("thinking_tokens", "int")
 PROMPT_THINKING = Field("prompt_thinking", "int")  # thinking tokens that the prompt holds
+# of them, those of earlier blocks, where each block of thinking is counted by itself
+EARLIER_THINKING = Field("earlier_thinking", "int")
 ALIVE = Field("alive", "bool", True)  # no end-of-text token has been committed
 SEED = Field("seed", "int", fixed=True)
 EOS_IDS = Field("eos_ids", "int", -1, size=8, fixed=True)

@@ -6,7 +6,7 @@ Knows no method: of two sequences the one that began first is finished.
 import torch
 from torch import Tensor
 
-from tokenlens.core.columns import FORCE_AT, FORCE_IDS, FORCE_LENGTH
+from tokenlens.core.columns import FORCE_AT, FORCE_IDS, FORCE_LENGTH, PHASE, Phase
 from tokenlens.core.proposal import Proposal
 from tokenlens.core.rows import Rows
 from tokenlens.spec.needs import Need
@@ -20,11 +20,15 @@ def start_forcing(
 ) -> None:
     """Begin a forced sequence, or go on with its token ``at``, in rows that are not in one.
 
-    The method says so in its ``needs``: what no request needs, a step leaves out.
+    The method says so in its ``needs``: what no request needs, a step leaves out. Of a request
+    without markers the end has no tokens: its thinking is over then and there.
     """
     if Need.FORCING not in rows.needs:
         raise TypeError("start_forcing: got a method without Need.FORCING in its needs(); add it")
-    where = where & (rows[FORCE_LENGTH] == 0) & (length > 0)
+    where = where & (rows[FORCE_LENGTH] == 0)
+    if Need.SILENT_END in rows.needs:
+        rows.choose(PHASE, where & (length == 0) & rows.thinking, int(Phase.ANSWER))
+    where = where & (length > 0)
     rows.choose(FORCE_IDS, where, ids)
     rows.choose(FORCE_LENGTH, where, length)
     rows.choose(FORCE_AT, where, at)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
 
-from tokenlens.core.automaton import Automaton, Ends, Tokens, both, of_ids, of_texts
+from tokenlens.core.automaton import TOOL, Automaton, Ends, Tokens, both, of_ids, of_texts
 from tokenlens.core.columns import Phase
 from tokenlens.core.marker_table import MAX_MOVES
 from tokenlens.spec import SpecError, Tokenizer
@@ -34,6 +34,8 @@ class Markers:
     ----------
     starts, ends
         What opens thinking and what ends it; the first end is the one that is forced.
+    tools
+        What begins a tool call, which ends thinking as well.
     tokens
         The vocabulary's texts; ``None`` where no marker is followed as text.
     turns
@@ -46,6 +48,7 @@ class Markers:
 
     starts: tuple[Marker, ...]
     ends: tuple[Marker, ...]
+    tools: tuple[Marker, ...]
     vocab_size: int
     tokens: Tokens | None
     tokenizer: Tokenizer | None
@@ -60,7 +63,8 @@ class Markers:
             return {}
         starts = self.starts if self.opens else ()
         found = {marker.ids[0]: int(Phase.THINKING) for marker in starts}
-        return found | {marker.ids[0]: int(Phase.ANSWER) for marker in self.ends}
+        ends = (*self.ends, *self.tools)
+        return found | {marker.ids[0]: int(Phase.ANSWER) for marker in ends}
 
     @property
     def num_bytes(self) -> int:
@@ -107,7 +111,7 @@ class Markers:
             text, stops = self.tokens.joined(prompt)
         started, ended = (
             max((_last(marker, prompt, text, stops) for marker in markers), default=NOWHERE)
-            for markers in (self.starts, self.ends)
+            for markers in (self.starts, (*self.ends, *self.tools))
         )
         at = max(started, ended)
         behind, said = prompt[at[0] :], text[len(text) + at[1] :]
@@ -168,11 +172,13 @@ def _last(
 def resolve(
     starts: Sequence[Marker],
     ends: Sequence[Marker],
+    tools: Sequence[Marker] = (),
     *,
     vocab_size: int,
     tokenizer: Tokenizer | None,
     turn_ends: Sequence[int],
     opens: bool,
+    forced: bool = True,
 ) -> Markers:
     """The markers of a request: what they are for a tokenizer, kept for the next one with them.
 
@@ -183,13 +189,15 @@ def resolve(
     opens
         Whether the model's own start marker opens thinking. Where thinking begins with the first
         token whatever it is, nobody looks for one, and thinking that is over is over for good.
+    forced
+        Whether the first end may be forced.
     """
     cache = _cache_of(tokenizer, vocab_size)
-    key = (tuple(starts), tuple(ends), tuple(turn_ends), opens)
+    key = (tuple(starts), tuple(ends), tuple(tools), tuple(turn_ends), opens, forced)
     known = cache.markers.get(key)
     if known is None:
         turns = cache.turns.also(turn_ends)
-        known = _resolve(key[0], key[1], opens, vocab_size, tokenizer, cache, turns)
+        known = _resolve(*key[:3], opens, forced, vocab_size, tokenizer, cache, turns)
         cache.markers.put(key, known, known.num_bytes)
     return known
 
@@ -243,34 +251,42 @@ def prepare(tokenizer: Tokenizer, vocab_size: int) -> None:
 def _resolve(
     starts: tuple[Marker, ...],
     ends: tuple[Marker, ...],
+    tools: tuple[Marker, ...],
     opens: bool,
+    forced: bool,
     vocab_size: int,
     tokenizer: Tokenizer | None,
     cache: _Cache,
     turns: Turns,
 ) -> Markers:
-    every = (*starts, *ends)
+    every = (*starts, *ends, *tools)
     if all(marker.text is None and len(marker.ids) == 1 for marker in every):
-        return Markers(starts, ends, vocab_size, None, tokenizer, turns, None, opens)
+        return Markers(starts, ends, tools, vocab_size, None, tokenizer, turns, None, opens)
     tokens = None
     if any(marker.text is not None for marker in every):
         assert tokenizer is not None
         tokens = cache.tokens(tokenizer)
-        starts, ends = (
-            tuple(_as_written(marker, tokens) for marker in markers) for markers in (starts, ends)
+        starts, ends, tools = (
+            tuple(_as_written(marker, tokens) for marker in markers)
+            for markers in (starts, ends, tools)
         )
     by_id: dict[tuple[int, ...], int] = {}
     by_text: dict[tuple[int, ...], int] = {}
-    for markers, phase in ((starts if opens else (), Phase.THINKING), (ends, Phase.ANSWER)):
+    # An end that is also what begins a tool call is an end.
+    for markers, effect in (
+        (starts if opens else (), int(Phase.THINKING)),
+        (tools, TOOL),
+        (ends, int(Phase.ANSWER)),
+    ):
         for marker in markers:
             if marker.text is None:
-                by_id[marker.ids] = int(phase)
+                by_id[marker.ids] = effect
             else:
-                by_text[tuple(marker.text)] = int(phase)
+                by_text[tuple(marker.text)] = effect
     found = []
     if by_id:
         plain = tuple(marker.ids for marker in ends if marker.text is None)
-        first = ends[0].ids if ends[0].text is None else ()
+        first = ends[0].ids if forced and ends and ends[0].text is None else ()
         found.append(_of_ids(tuple(by_id.items()), plain, first, vocab_size))
     if by_text:
         assert tokens is not None
@@ -280,7 +296,7 @@ def _resolve(
             if marker.text is not None
         }
         written = {}
-        if ends[0].text is not None:
+        if forced and ends and ends[0].text is not None:
             written = _parts(tuple(ends[0].text), _stops(ends[0], tokens))
         found.append(of_texts(by_text, tokens, Ends(begun, written)))
     automaton = found[0] if len(found) == 1 else both(*found)
@@ -290,7 +306,7 @@ def _resolve(
             [marker.text.decode(errors="replace") for marker in every if marker.text is not None],
             f"shorter markers: these need {automaton.moves.size} transitions, at most {MAX_MOVES}",
         )
-    return Markers(starts, ends, vocab_size, tokens, tokenizer, turns, automaton, opens)
+    return Markers(starts, ends, tools, vocab_size, tokens, tokenizer, turns, automaton, opens)
 
 
 @lru_cache(maxsize=MAX_KEPT)

@@ -9,12 +9,21 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from tokenlens.core.columns import EOS_IDS, Field, Value
+from tokenlens.core.columns import (
+    EARLIER_THINKING,
+    EOS_IDS,
+    PHASE,
+    PROMPT_THINKING,
+    THINKING_TOKENS,
+    Field,
+    Phase,
+    Value,
+)
 from tokenlens.core.marker_columns import CLASSES, EFFECT, STATE, transitions
 from tokenlens.core.rows import Rows
 from tokenlens.spec.needs import Need
 
-MAX_MARKS = 8
+MAX_MARKS = 16
 """The most markers of one token each that a request can have."""
 # Markers of one token each, behind them the end-of-text tokens: one look tells them all.
 # An engine may show a place without a token as -1, which must not look like one of them.
@@ -24,7 +33,11 @@ MARKS = Field("phase.marks", "int", NO_MARK, size=_MARKS, fixed=True)
 # What each of them does: the phase that it leads to, and `ENDS` if it ends the text
 EFFECTS = Field("phase.effects", "int", size=_MARKS, fixed=True)
 ENDS = 4
-FIELDS = (MARKS, EFFECTS, STATE, CLASSES)
+# Thinking that nobody writes an end of: over after so many tokens
+END_AFTER = Field("phase.end_after", "int", 1 << 62, fixed=True)
+# Budgets and schedules begin anew with every block of thinking
+BY_BLOCK = Field("phase.by_block", "bool", False, fixed=True)
+FIELDS = (MARKS, EFFECTS, STATE, CLASSES, END_AFTER, BY_BLOCK, EARLIER_THINKING)
 
 
 def pack_marks(marks: Mapping[int, int], eos_ids: Sequence[int]) -> dict[Field, Value]:
@@ -58,3 +71,23 @@ def advance(rows: Rows, phase: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor]
         rows[STATE] = entry
         leads = leads + (entry & EFFECT)
     return torch.where(leads > 0, leads, phase), effect < ENDS
+
+
+def end_silently(rows: Rows) -> None:
+    """End thinking that has no markers, before the token after its last one is decided."""
+    if Need.SILENT_END in rows.needs:
+        over = rows.thinking & (rows[THINKING_TOKENS] >= rows[END_AFTER])
+        rows.choose(PHASE, over, int(Phase.ANSWER))
+
+
+def begin_block(rows: Rows, before: Tensor) -> None:
+    """Where thinking has just opened again: what came before is an earlier block's."""
+    opened = rows[BY_BLOCK] & rows.thinking & (before != int(Phase.THINKING))
+    rows.choose(EARLIER_THINKING, opened, rows[THINKING_TOKENS])
+    rows.choose(PROMPT_THINKING, opened, 0)
+
+
+def in_block(rows: Rows) -> Tensor:
+    """Thinking tokens that a budget counts, ``[num_rows]`` int64: all, or those of the block."""
+    tokens = rows[THINKING_TOKENS]
+    return tokens - rows[EARLIER_THINKING] if Need.BLOCKS in rows.needs else tokens

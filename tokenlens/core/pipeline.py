@@ -107,6 +107,7 @@ class Core(Lifecycle):
         hooks = self._hooks
         logits = stock if ours is None else ours
         rows = self._with_tables(self.table.gather(slots, self._now))
+        phases.end_silently(rows)
         for method in hooks["control"]:
             method.control(rows)
         for method in hooks["edit"]:
@@ -203,6 +204,8 @@ class Core(Lifecycle):
         rows.add(THINKING_TOKENS, rows.thinking)
         as_recorded = sampled == intent.recorded
         rows[PHASE], rows[ALIVE] = phases.advance(rows, before, sampled)
+        if Need.BLOCKS in rows.needs:
+            phases.begin_block(rows, before)
         alive = rows[ALIVE]
         rows.add(POSITION, rows.constant(True))
         rows.add(GENERATED, rows.constant(True))

@@ -15,9 +15,10 @@ from tokenlens.core.columns import (
 from tokenlens.core.pipeline import Core
 from tokenlens.core.report import StepReport
 from tokenlens.core.request import Request
+from tokenlens.spec import DecodingSpec
 from tokenlens.spec.needs import Need
-from tokenlens.trace import PHASE_NAMES, Trace, TraceStep
-from tokenlens.trace.records import kept_prompt
+from tokenlens.trace import PHASE_NAMES, Trace, TraceCounts, TraceStep
+from tokenlens.trace.records import kept_prompt, never_opened
 from tokenlens.trace.reports import trace_counts
 from tokenlens.trace.steps import step_record
 
@@ -105,8 +106,7 @@ class Recorder:
         config = request.spec.trace
         if config.level == "off":
             return None
-        totals = {name: self._count(column, row) for name, column in self._core.totals.items()}
-        counts = trace_counts(totals, mode_changes)
+        counts = self._counts(row, mode_changes)
         steps: list[TraceStep] = []
         if config.level == "full":
             for chunk in host:
@@ -122,7 +122,23 @@ class Recorder:
             counts=counts,
             steps=tuple(steps),
             dropped_steps=counts.tokens - len(steps) if config.level == "full" else 0,
+            never_opened=self._never_opened(row, request.spec, counts),
         )
+
+    def never_opened(self) -> list[DecodingSpec]:
+        """The specs of requests that asked for something in thinking, and had none."""
+        found = []
+        for row, request in enumerate(self._requests):
+            if self._never_opened(row, request.spec, self._counts(row)):
+                found.append(request.spec)
+        return found
+
+    def _never_opened(self, row: int, spec: DecodingSpec, counts: TraceCounts) -> bool:
+        return never_opened(spec, counts, PHASE_NAMES[self._count(PHASE, row)])
+
+    def _counts(self, row: int, mode_changes: int = 0) -> TraceCounts:
+        totals = {name: self._count(column, row) for name, column in self._core.totals.items()}
+        return trace_counts(totals, mode_changes)
 
     def _count(self, column: Field, row: int) -> int:
         return int(self._core.table.column(column)[row])

@@ -32,10 +32,19 @@ from tokenlens.spec import (
     Vocabulary,
     encode_text,
 )
-from tokenlens.spec.decoding import MARKERS_DIFFER, THINK_END, THINK_START
+from tokenlens.spec.finding import EngineMarkers
 from tokenlens.spec.markers import Marker, marker_of
 from tokenlens.spec.needs import Need, needs_of
+from tokenlens.spec.phase import (
+    MARKERS_DIFFER,
+    NONE,
+    THINK_END,
+    THINK_START,
+    PhaseConfig,
+    markers_in,
+)
 from tokenlens.spec.registry import LATENT_METHODS, AnyMethod
+from tokenlens.spec.resolution import resolve_phase
 
 MAX_EOS_IDS = EOS_IDS.size
 
@@ -88,6 +97,8 @@ class Request:
 
     def seeded(self, spec: DecodingSpec) -> "Request":
         """The request of a spec that is the same but for its seed."""
+        # The markers that were found stay.
+        spec = spec.model_copy(update={"phase": self.spec.phase})
         return replace(self, spec=spec, columns={**self.columns, SEED: spec.seed or 0})
 
     @cached_property
@@ -162,6 +173,41 @@ def _admitted(method: Method, config: AnyMethod, admission: Admission) -> Mappin
     return values
 
 
+END_TEXTS = ("no_thinking", "answer_now", "thinking_budget")
+"""Methods whose text ends the thinking."""
+
+
+def _named(
+    spec: DecodingSpec, tokenizer: Tokenizer | None, engine: EngineMarkers | None, strict: bool
+) -> tuple[PhaseConfig, tuple[list[Marker], list[Marker], list[Marker]]]:
+    """A spec's phase with what was found, and its starts, ends and begins of tool calls."""
+
+    def read(field: str, default: str = "") -> list[Marker]:
+        given = markers_in(getattr(phase, field)) or ((None,) if default else ())
+        return [marker_of(tokenizer, m, default=default, field=f"phase.{field}") for m in given]
+
+    phase = spec.phase
+    try:
+        phase = resolve_phase(phase, tokenizer, engine, strict=strict)
+        none = phase.markers == NONE
+        starts = read("think_start", "" if phase.opens == "first_token" else THINK_START)
+        ends = read("think_end", "" if none else THINK_END)
+    except SpecError:
+        if spec.methods:
+            raise
+        # Nothing but a trace was asked for: a model that does not think has one too.
+        return phase, ([], [], [])
+    tools = [one for one in read("tool_start") if all(one.ids != end.ids for end in ends)]
+    # One may be given as a text and another as the ids of that text.
+    for start in starts:
+        for name, others in (("think_end", ends), ("tool_start", tools)):
+            if any(start.ids == other.ids for other in others):
+                given = getattr(phase, name)
+                got = f"{phase.think_start!r} as think_start and {given!r} as {name}"
+                raise SpecError([SpecProblem("phase", got, MARKERS_DIFFER)])
+    return phase, (starts, ends, tools)
+
+
 def bind(
     spec: DecodingSpec,
     *,
@@ -172,6 +218,8 @@ def bind(
     given: Mapping[str, Sequence[int]] | None = None,
     turn_ends: Sequence[int] = (),
     ends_called: tuple[str, str] = EOS_CALLED,
+    engine: EngineMarkers | None = None,
+    strict: bool = False,
 ) -> Request:
     """Resolve a spec for one model.
 
@@ -193,6 +241,11 @@ def bind(
 
     ends_called
         What the engine's users call the tokens that end a request, and what they may do instead.
+    engine
+        What the engine's own reasoning parser says of the markers.
+    strict
+        Refuse markers that a model with its own was not trained to write; whoever takes specs from
+        users does. The core can follow any.
 
     Notes
     -----
@@ -207,29 +260,22 @@ def bind(
     names: set[str] = {config.method for config in spec.methods}
     if spec.trace.level == "full":
         names.add("trace")
-    phase = spec.phase
-    try:
-        starts = [
-            marker_of(tokenizer, phase.think_start, default=THINK_START, field="phase.think_start")
-        ]
-        ends = [marker_of(tokenizer, phase.think_end, default=THINK_END, field="phase.think_end")]
-    except SpecError:
-        if spec.methods:
-            raise
-        # Nothing but a trace was asked for: a model that does not think has one too.
-        starts, ends = [], []
-    # One may be given as a text and the other as the ids of that text.
-    if any(start.ids == end.ids for start in starts for end in ends):
-        got = f"{phase.think_start!r} as think_start and {phase.think_end!r} as think_end"
-        raise SpecError([SpecProblem("phase", got, MARKERS_DIFFER)])
+    phase, named = _named(spec, tokenizer, engine, strict)
+    spec = spec.model_copy(update={"phase": phase})
+    starts, ends, tools = named
+    quiet = phase.markers == NONE
     latent = next((c for c in spec.methods if c.method in LATENT_METHODS), None)
     forced_end = getattr(latent, "forced_end", "marker")
     if forced_end != "marker" and ends:
         # What is forced is then what is looked for: one token.
         ids = ends[0].ids
         ends = [Marker(ids[-1:] if forced_end == "last_token" else ids[:1])]
-    for field, named in (("phase.think_start", starts), ("phase.think_end", ends)):
-        for token in (token for marker in named for token in marker.ids):
+    for field, markers_of in (
+        ("phase.think_start", starts),
+        ("phase.think_end", ends),
+        ("phase.tool_start", tools),
+    ):
+        for token in (token for marker in markers_of for token in marker.ids):
             if token >= vocab_size:
                 raise SpecError.of(field, token, f"token ids below the vocabulary's {vocab_size}")
     if len(eos_ids) > MAX_EOS_IDS:
@@ -255,16 +301,22 @@ def bind(
         text = getattr(config, "text", None)
         if text is not None:
             texts[config.method] = encode(text, f"{config.method}.text")
-    from_first_token = getattr(latent, "start", "thinking") == "first_token"
+            if quiet and config.method in END_TEXTS:
+                # There is no marker: the text that is forced is what ends the thinking.
+                ends.append(Marker(texts[config.method]))
+    first_token = getattr(latent, "start", "thinking") == "first_token"
+    from_first_token = first_token or phase.opens == "first_token"
     markers = resolve(
         starts,
         ends,
+        tools,
         vocab_size=vocab_size,
         tokenizer=tokenizer,
         turn_ends=tuple(dict.fromkeys((*eos_ids, *turn_ends))),
         opens=not from_first_token,
+        forced=not quiet,
     )
-    end = ends[0].ids if ends else ()
+    end = ends[0].ids if ends and not quiet else ()
     vocabulary = Vocabulary(tokenizer, vocab_size, given)
     admission = Admission(
         spec,
@@ -273,7 +325,7 @@ def bind(
         tuple(eos_ids),
         vocab_size,
         vocabulary,
-        lambda ids: markers.leads(ids) == Phase.ANSWER,
+        lambda ids: (quiet and not ids) or markers.leads(ids) == Phase.ANSWER,
         markers.end_begins,
         texts,
         encode,
@@ -288,6 +340,13 @@ def bind(
     needs = needs_of(spec)
     if latent is not None:
         needs |= Need.LATENT
+    if quiet:
+        needs |= Need.SILENT_END
+        if phase.end_after is not None:
+            columns[phases.END_AFTER] = phase.end_after
+    if phase.counted == "block":
+        needs |= Need.BLOCKS
+        columns[phases.BY_BLOCK] = True
     if spec.trace.level == "full":
         needs |= Need.FULL_TRACE | Need.STATISTICS
     if markers.automaton is not None:

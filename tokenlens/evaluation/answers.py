@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from tokenlens.spec import PhaseConfig
+from tokenlens.spec.phase import markers_in
 
 END_MARKS = re.compile(
     r"<\|[A-Za-z_]+\|>|</?s>|<｜[^｜]+｜>|<(?:start|end)_of_turn>|<turn\|>|<eos>"
@@ -31,6 +32,8 @@ class AnswerMarkers(NamedTuple):
 
     start: str = "<think>"
     end: str = "</think>"
+    more_starts: tuple[str, ...] = ()
+    more_ends: tuple[str, ...] = ()
 
 
 class Answer(str):
@@ -47,19 +50,21 @@ def markers_of(phase: PhaseConfig, decode: Callable[[Sequence[int]], str] | None
     ValueError
         They are token ids, and there is no tokenizer to write them.
     """
-    found = {"start": phase.think_start, "end": phase.think_end}
-    texts = {}
-    for name, marker in found.items():
-        if isinstance(marker, str):
-            texts[name] = marker
-        elif marker is not None:
+    texts: dict[str, list[str]] = {"start": [], "end": []}
+    for name, given in (("start", phase.think_start), ("end", phase.think_end)):
+        for marker in markers_in(given):
+            if isinstance(marker, str):
+                texts[name].append(marker)
+                continue
             if decode is None:
                 raise ValueError(
                     f"phase.think_{name}: got {list(marker)}; allowed: a text, because this engine"
                     " has no decode() that says what these ids write"
                 )
-            texts[name] = decode(list(marker))
-    return AnswerMarkers(**texts)
+            texts[name].append(decode(list(marker)))
+    usual = AnswerMarkers()
+    starts, ends = texts["start"] or [usual.start], texts["end"] or [usual.end]
+    return AnswerMarkers(starts[0], ends[0], tuple(starts[1:]), tuple(ends[1:]))
 
 
 def is_open(prompt: str, message: str, markers: AnswerMarkers) -> bool:
@@ -109,7 +114,8 @@ class _Mark(NamedTuple):
 
 def _marks(text: str, markers: AnswerMarkers) -> Iterator[_Mark]:
     """Every marker of a text; of two that begin at one place the longer is meant."""
-    both = {_pattern(markers.start): False, _pattern(markers.end): True}
+    both = {_pattern(one): False for one in (markers.start, *markers.more_starts)}
+    both |= {_pattern(one): True for one in (markers.end, *markers.more_ends)}
     patterns = sorted(both, key=len, reverse=True)
     for found in re.finditer("|".join(f"({pattern})" for pattern in patterns), text):
         assert found.lastindex is not None

@@ -2,6 +2,7 @@
 
 import inspect
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from tokenlens.errors import ProtocolError, UnsupportedError
 from tokenlens.hf.calls import Call, calling
 from tokenlens.hf.criterion import CommitTokens, Seen
 from tokenlens.hf.given import ids_of, tokenizer_of
+from tokenlens.hf.loudness import notice
 from tokenlens.hf.refusals import OUTSIDE, check, refuse_embeddings
 from tokenlens.hf.run import Run
 from tokenlens.hf.seeds import torch_seed
@@ -92,18 +94,26 @@ class Runs(LogitsProcessorList):
         requests = self._bind(call.arguments)
         if call.shows_no_ids and self._prompt_ids is None:
             refuse_embeddings(requests)
+        recorders: list[Recorder] = []
+
+        def begin(recorder: Recorder) -> None:
+            recorders.append(recorder)
+            self._begin(recorder)
+
         run = Run(
             call,
             call.arguments.get("self", self._model),
             lambda rows, device: self._rows(requests, rows, device, call),
             self._vocab_size(),
-            self._begin,
+            begin,
             holes=holes(self._tokenizer, self._vocab_size()),
             reads_hidden=any(Need.HIDDEN_STATE in needs_of(spec) for spec in self._specs),
             committed=self._is_told(call.arguments),
             prompt_ids=self._prompt_ids,
         )
         self.seen.add(run)
+        # The run lives as long as the call: then its counts can be read without making it wait.
+        weakref.finalize(run, notice, weakref.ref(run.model), recorders).atexit = False
         return iter([*self.others, run])
 
     def __len__(self) -> int:
@@ -184,6 +194,7 @@ class Runs(LogitsProcessorList):
                 vocab_size=vocab_size,
                 eos_ids=eos_ids,
                 turn_ends=turn_ends,
+                strict=True,
             )
             for spec in self._specs
         ]

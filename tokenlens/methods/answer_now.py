@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 import torch
 
-from tokenlens.core.columns import MAX_FORCED_TOKENS, THINKING_TOKENS, Field, Value
+from tokenlens.core import phases
+from tokenlens.core.columns import MAX_FORCED_TOKENS, Field, Value
 from tokenlens.core.forcing import start_forcing
 from tokenlens.core.marker_columns import written_end
 from tokenlens.core.method import Admission, Method
@@ -48,7 +49,7 @@ class EndThinkingMethod(Method):
         return Need.FORCING
 
     def control(self, rows: Rows) -> None:
-        thought = rows[THINKING_TOKENS] >= rows[self.after]
+        thought = phases.in_block(rows) >= rows[self.after]
         due = rows[self.on] & rows.thinking & thought & ~rows[self.done]
         at = rows.constant(0)
         if Need.LONG_MARKERS in rows.needs:

@@ -61,5 +61,8 @@ def anchor_ids(blend: Blend, admission: Admission, field: str) -> Sequence[int]:
     if isinstance(blend.tokens, str):
         start = blend.tokens == "think_start"
         marker = admission.start_ids if start else admission.end_ids
+        if not marker:
+            allowed = "token ids or texts, because this request's phase has no such marker"
+            raise SpecError.of(field, blend.tokens, allowed)
         return marker[-1:]
     return [one_token(token, admission, field) for token in blend.tokens]

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from tokenlens.core import phases
 from tokenlens.core.columns import (
     BASE_WEIGHT,
     INVERSE_TEMPERATURE,
     MAX_ENTRIES,
-    THINKING_TOKENS,
     Field,
     Value,
 )
@@ -71,5 +71,5 @@ class HiddenFeedbackMethod(Method):
         proposal.force(latent, torch.where(placeholder >= 0, placeholder, proposal.ids[:, 0]))
 
     def _here(self, rows: Rows) -> Tensor:
-        early = rows[THINKING_TOKENS] < rows[STEPS]
+        early = phases.in_block(rows) < rows[STEPS]
         return rows[self.on] & rows.thinking & early

@@ -8,7 +8,8 @@ import torch
 from tokenlens_kernels import logit_edit, signals_topk
 from torch import Tensor
 
-from tokenlens.core.columns import GENERATED, INVERSE_TEMPERATURE, PROMPT_THINKING, THINKING_TOKENS
+from tokenlens.core import phases
+from tokenlens.core.columns import GENERATED, INVERSE_TEMPERATURE, PROMPT_THINKING
 from tokenlens.core.rows import Rows
 
 BAN = -1e10
@@ -61,7 +62,7 @@ def counted(rows: Rows, output: Tensor, prompt: Tensor) -> Tensor:
     prompt
         ``[num_rows]`` bool: and the thinking tokens that the prompt holds.
     """
-    tokens = torch.where(output, rows[GENERATED], rows[THINKING_TOKENS])
+    tokens = torch.where(output, rows[GENERATED], phases.in_block(rows))
     return tokens + torch.where(prompt, rows[PROMPT_THINKING], 0)
 
 

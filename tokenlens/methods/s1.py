@@ -23,10 +23,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from tokenlens.core import phases
 from tokenlens.core.columns import (
     FORCE_LENGTH,
     MAX_FORCED_TOKENS,
-    THINKING_TOKENS,
     Field,
     Value,
 )
@@ -94,7 +94,7 @@ class S1Method(Method):
         return Need.FORCING
 
     def control(self, rows: Rows) -> None:
-        spent = (rows[LIMIT] >= 0) & (rows[THINKING_TOKENS] >= rows[LIMIT])
+        spent = (rows[LIMIT] >= 0) & (phases.in_block(rows) >= rows[LIMIT])
         due = rows[self.on] & rows.thinking & spent
         start_forcing(rows, due, rows[FINAL], rows[FINAL_LENGTH], written_end(rows))
 

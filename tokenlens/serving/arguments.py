@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokenlens.errors import SpecError
-from tokenlens.spec import METHOD_CONFIGS, DecodingSpec, parse_spec
+from tokenlens.spec import METHOD_CONFIGS, DecodingSpec, PhaseConfig, parse_spec
 from tokenlens.spec.bounded import Bounded
 from tokenlens.spec.errors import shorten
 from tokenlens.spec.load import check_size
@@ -35,7 +35,10 @@ SEED_KEY = "_tokenlens_seed"
 FOUND_KEY = "_tokenlens_found"
 """Set by our front end: the sets of tokens that it found in the vocabulary, by field."""
 
-FLAT = ("preset", "seed")
+PHASE_KEY = "_tokenlens_phase"
+"""Set by our front end: the request's phase with the markers that it found."""
+
+FLAT = ("preset", "seed", "phase")
 GROUPS = ("trace", "phase")
 MAX_PATH = 4
 
@@ -122,7 +125,7 @@ def refuse_internal(arguments: Mapping[str, Any]) -> None:
     ------
     SpecError
     """
-    for key in (SAMPLE_KEY, SEED_KEY, FOUND_KEY):
+    for key in (SAMPLE_KEY, SEED_KEY, FOUND_KEY, PHASE_KEY):
         if key in arguments:
             raise SpecError.of(key, arguments[key], "nothing: it is ours")
 
@@ -153,6 +156,9 @@ def sample_of(arguments: Mapping[str, Any] | None) -> tuple[DecodingSpec, int] |
     spec = spec_of(arguments)
     if spec is None or arguments is None:
         return None
+    phase = arguments.get(PHASE_KEY)
+    if phase is not None:
+        spec = spec.model_copy(update={"phase": PhaseConfig.model_validate_json(phase)})
     index = int(arguments.get(SAMPLE_KEY, 0))
     if not is_open(spec):
         return spec, index
@@ -180,7 +186,8 @@ def _place(
     """Put one flat field where it belongs."""
     head = path[0]
     if head in FLAT and len(path) == 1:
-        values[head] = value
+        # `phase.FIELD` may stand beside `phase`, and comes after it.
+        values[head] = {"markers": value} if head == "phase" else value
         return
     if len(path) < 2 or len(path) > MAX_PATH or not (head in GROUPS or head in METHOD_CONFIGS):
         known = ", ".join([*FLAT, *(f"{group}.FIELD" for group in GROUPS), "METHOD.FIELD"])

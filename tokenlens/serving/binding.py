@@ -11,9 +11,10 @@ from tokenlens.core.markers import prepare as prepare_markers
 from tokenlens.core.request import STOPS_CALLED, possible_ends
 from tokenlens.errors import SpecError
 from tokenlens.methods import METHODS
-from tokenlens.serving.arguments import FOUND_KEY, sample_of
+from tokenlens.serving.arguments import FOUND_KEY, PHASE_KEY, sample_of
 from tokenlens.spec import DecodingSpec
 from tokenlens.spec.bounded import Bounded
+from tokenlens.spec.finding import EngineMarkers, find_markers
 from tokenlens.spec.texts import holes, texts_of, vocabulary_size
 
 MAX_BOUND = 256
@@ -39,6 +40,8 @@ class Binder:
         Given sampling parameters of the engine's: the tokens that end the request, in order.
     arguments
         Given the same: the request's extra arguments, ``None`` if it has none.
+    engine
+        What the engine's reasoning parser says of the think markers.
     """
 
     def __init__(
@@ -48,13 +51,15 @@ class Binder:
         turn_ends: Sequence[int] = (),
         stop_ids: Callable[[Any], Sequence[int]] = lambda params: (),
         arguments: Callable[[Any], Mapping[str, Any] | None] = lambda params: None,
+        engine: EngineMarkers | None = None,
     ) -> None:
-        self.tokenizer = tokenizer
+        self.tokenizer, self.engine = tokenizer, engine
         self.vocab_size = vocabulary_size(tokenizer, width)
         self.holes = holes(tokenizer, width)
         if tokenizer is not None:
             texts_of(tokenizer, width).prepare()
             prepare_markers(tokenizer, self.vocab_size)
+            find_markers(tokenizer, engine)
         self.turn_ends = tuple(turn_ends)
         self.stop_ids, self._arguments = stop_ids, arguments
         self._bound: Bounded[Request] = Bounded(MAX_BOUND, MAX_BOUND_BYTES)
@@ -109,14 +114,20 @@ class Binder:
                 turn_ends=self.turn_ends,
                 ends_called=STOPS_CALLED,
                 given=given,
+                engine=self.engine,
+                strict=True,
             )
             self._bound.put(key, request, size_of(key[0], request))
         return request.seeded(spec)
 
     def found(self, arguments: Mapping[str, Any], request: Request | None) -> dict[str, Any]:
         """A request's extra arguments with what was found for it, so that a worker need not."""
-        sets = {} if request is None else {key: list(ids) for key, ids in request.found.items()}
-        return {**arguments, FOUND_KEY: sets} if sets else dict(arguments)
+        found = dict(arguments)
+        if request is not None and request.found:
+            found[FOUND_KEY] = {key: list(ids) for key, ids in request.found.items()}
+        if request is not None and request.spec.phase.found is not None:
+            found[PHASE_KEY] = request.spec.phase.model_dump_json(exclude_defaults=True)
+        return found
 
 
 def size_of(text: str, request: Request) -> int:

@@ -1,15 +1,23 @@
 """What an engine's front end counts, on the collector that all engines share."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakSet
 
 from tokenlens.metrics import GAUGES, Grown, collector
 from tokenlens.serving.traces import RequestRecorder
+from tokenlens.trace.records import warning_of
 from tokenlens.trace.reports import RequestReport
+
+logger = logging.getLogger(__name__)
 
 _OPEN: WeakSet[RequestRecorder] = WeakSet()
 """Requests of this process that have reported and have not ended."""
+
+
+_WARNED: set[str] = set()
+"""Engines whose model has been told of once."""
 
 
 def count_refusal(engine: str) -> None:
@@ -41,6 +49,12 @@ def close(recorder: RequestRecorder | None) -> None:
     """
     if recorder is None:
         return
+    if recorder in _OPEN and recorder.never_opened:
+        collector(recorder.engine).count("never_opened")
+        # A process serves one model.
+        if recorder.engine not in _WARNED:
+            _WARNED.add(recorder.engine)
+            logger.warning("tokenlens: %s", warning_of(recorder.spec))
     _OPEN.discard(recorder)
     if not _OPEN:
         for name in GAUGES:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenlens.spec import DecodingSpec
 from tokenlens.trace import PHASE_NAMES, Trace, TraceStep
-from tokenlens.trace.records import kept_prompt
+from tokenlens.trace.records import kept_prompt, never_opened
 from tokenlens.trace.reports import TOTALS, RequestReport, trace_counts
 from tokenlens.trace.steps import step_record
 
@@ -51,6 +51,12 @@ class RequestRecorder:
             self.steps.append(step_record(report.step, self.spec.trace, scored=True))
         return grown
 
+    @property
+    def never_opened(self) -> bool:
+        """Whether what was asked for needs thinking, and none was opened."""
+        counts = trace_counts(self.counts, self.mode_changes)
+        return never_opened(self.spec, counts, PHASE_NAMES[self.phase])
+
     def trace(self) -> Trace | None:
         """The trace so far, ``None`` where the spec says ``trace.level: off``."""
         if self.spec.trace.level == "off":
@@ -67,4 +73,5 @@ class RequestRecorder:
             counts=counts,
             steps=tuple(self.steps),
             dropped_steps=max(0, counts.tokens - len(self.steps)) if full else 0,
+            never_opened=self.never_opened,
         )

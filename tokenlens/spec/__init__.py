@@ -2,8 +2,9 @@
 
 from tokenlens.spec.budgets import S1, AlphaOne, ThinkingBudget
 from tokenlens.spec.controls import AnswerNow, NoThinking, RandomRoute, Top1
-from tokenlens.spec.decoding import DecodingSpec, PhaseConfig, TraceConfig
+from tokenlens.spec.decoding import DecodingSpec, TraceConfig
 from tokenlens.spec.errors import SpecError, SpecProblem
+from tokenlens.spec.families import FAMILIES
 from tokenlens.spec.feedback import Coconut, LatentMas
 from tokenlens.spec.gate import Blend, Gate, SwitchControl
 from tokenlens.spec.latent import Lead, Selar, SwiReasoning, ThinkRouter
@@ -12,7 +13,8 @@ from tokenlens.spec.markers import Tokenizer, encode_text, resolve_marker
 from tokenlens.spec.needs import NEEDS, Need, needs_of, refuse_needs
 from tokenlens.spec.noise import DirichletNoise, GumbelNoise
 from tokenlens.spec.penalties import NoWait, Tip
-from tokenlens.spec.presets import FAMILIES, RECIPES, preset, preset_names
+from tokenlens.spec.phase import PhaseConfig
+from tokenlens.spec.presets import RECIPES, preset, preset_names
 from tokenlens.spec.registry import METHOD_CONFIGS, MethodConfig
 from tokenlens.spec.rollouts import Cot2, LatentGrpo, SoftGrpoNoise, SoftTokens
 from tokenlens.spec.samplers import Edt, Hapo, MinP, TopH, TopNSigma

@@ -1,65 +1,17 @@
 """The spec of one request: its methods, its seed, its think markers, its trace."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from tokenlens.spec.base import MAX_ENTRIES, StrictModel
 from tokenlens.spec.errors import shorten
+from tokenlens.spec.phase import PhaseConfig
 from tokenlens.spec.registry import EXCLUSIVE, LATENT_METHODS, NEEDS_LATENT, MethodConfig
 
-MAX_MARKER_TOKENS = 8
-"""The longest think marker, in tokens."""
-
 MAX_SEED = (1 << 63) - 1
-
-THINK_START, THINK_END = "<think>", "</think>"
-"""The markers of a spec that names none."""
-
-MARKERS_DIFFER = "two markers: a text that begins thinking cannot end it"
-
-TokenId = Annotated[int, Field(ge=0, lt=1 << 24)]
-Marker = (
-    Annotated[str, Field(min_length=1, max_length=64)]
-    | Annotated[tuple[TokenId, ...], Field(min_length=1, max_length=MAX_MARKER_TOKENS)]
-)
-
-
-def _differ_in_blanks(start: Any, end: Any) -> bool:
-    """Whether two texts are the same but for blanks around them."""
-    texts = isinstance(start, str) and isinstance(end, str)
-    return texts and bool(start.strip()) and start.strip() == end.strip()
-
-
-class PhaseConfig(StrictModel):
-    """How a request's phases are found: the markers around thinking, as text or as token ids.
-
-    ``None`` means ``<think>`` and ``</think>``, and that each must be a token of its own. A marker
-    that is given may take several tokens.
-    """
-
-    think_start: Marker | None = Field(None, description="opens thinking; null = <think>")
-    think_end: Marker | None = Field(None, description="ends thinking; null = </think>")
-
-    @field_validator("think_start", "think_end", mode="before")
-    @classmethod
-    def _accept_lists(cls, value: Any) -> Any:
-        # JSON and YAML have no tuples, and the models are strict.
-        return tuple(value) if isinstance(value, list) else value
-
-    @model_validator(mode="after")
-    def _markers_differ(self) -> "PhaseConfig":
-        start = THINK_START if self.think_start is None else self.think_start
-        end = THINK_END if self.think_end is None else self.think_end
-        if start == end or _differ_in_blanks(start, end):
-            raise PydanticCustomError(
-                "inconsistent",
-                "got {got}; allowed: {allowed}",
-                {"got": f"{start!r} as think_start and as think_end", "allowed": MARKERS_DIFFER},
-            )
-        return self
 
 
 UNFED_ENTRIES = 8
@@ -105,7 +57,8 @@ class DecodingSpec(StrictModel):
         where it has one (vLLM's ``seed``, SGLang's ``sampling_seed``, torch's generator in
         ``generate()``), else drawn. The trace's spec has the seed that was used.
     phase
-        The think markers.
+        The think markers: found from the model if nothing else is said. ``auto``, ``none``, the
+        name of a family, or a :class:`PhaseConfig`.
     trace
         What is recorded.
 

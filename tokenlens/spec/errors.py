@@ -163,7 +163,7 @@ def _descend(
         if step in resolved.get("properties", {}):
             return resolved["properties"][step], True
     # A branch of a union (pydantic names it by its type): not part of the field's name.
-    return node, "anyOf" not in node
+    return node, "anyOf" not in node and node.get("type") in (None, "object")
 
 
 def _allowed(schema: Mapping[str, Any], node: Mapping[str, Any]) -> str:

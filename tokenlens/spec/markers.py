@@ -7,8 +7,8 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from tokenlens.spec.decoding import MAX_MARKER_TOKENS
 from tokenlens.spec.errors import SpecError, shorten
+from tokenlens.spec.phase import MAX_MARKER_TOKENS
 
 
 class Marker(NamedTuple):
@@ -81,8 +81,9 @@ def marker_of(
             field,
             None,
             f"the marker that this model writes: {default!r} is not a token of this tokenizer"
-            f" (it takes {len(ids)}: {pieces}). Name the model's own marker, or give {default!r}"
-            " explicitly if the model was trained to write it so",
+            f" (it takes {len(ids)}: {pieces}), no other was found, and thinking would never open."
+            f" Name the model's own marker, give {default!r} explicitly if the model was trained to"
+            " write it so, or say phase: none for a model that has no markers",
         )
     if len(ids) > MAX_MARKER_TOKENS:
         raise SpecError.of(

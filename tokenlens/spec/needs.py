@@ -46,6 +46,10 @@ class Need(Flag):
     """Every step is recorded, with its logit edits."""
     LONG_MARKERS = auto()
     """A marker of several tokens is followed from state to state."""
+    SILENT_END = auto()
+    """There is no end marker: thinking ends without a word."""
+    BLOCKS = auto()
+    """Budgets count each block of thinking by itself."""
 
     NOTHING = 0
     ENGINE_VECTOR = DENSE_MIXTURE | HIDDEN_STATE

@@ -1,32 +1,21 @@
-"""Specs by name: a model family's think markers joined with a recipe of methods."""
+"""Specs by name: methods with their settings, for every model.
+
+A model's markers are found from the model (:mod:`tokenlens.spec.finding`), or named by a family
+(:mod:`tokenlens.spec.families`): ``{"preset": "soft", "phase": "gemma4"}``. The names of both
+together, such as ``qwen3-soft``, are older than that.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from tokenlens.spec.controls import AnswerNow, NoThinking, RandomRoute, Top1
-from tokenlens.spec.decoding import DecodingSpec, PhaseConfig
+from tokenlens.spec.decoding import DecodingSpec
 from tokenlens.spec.errors import SpecError
+from tokenlens.spec.families import FAMILIES, PRESET_FAMILIES, Family
 from tokenlens.spec.noise import DirichletNoise, GumbelNoise
+from tokenlens.spec.phase import PhaseConfig
 from tokenlens.spec.registry import AnyMethod
 from tokenlens.spec.soft_thinking import ColdStop, SoftThinking
-
-
-@dataclass(frozen=True)
-class Family:
-    """Models that mark their thinking in the same way."""
-
-    models: str
-    think_start: str
-    think_end: str
-
-
-FAMILIES: dict[str, Family] = {
-    "qwen3": Family("Qwen3 with thinking enabled", "<think>", "</think>"),
-    "r1-qwen": Family("DeepSeek-R1-Distill-Qwen", "<think>", "</think>"),
-    "r1-llama": Family("DeepSeek-R1-Distill-Llama", "<think>", "</think>"),
-    "qwq": Family("QwQ-32B", "<think>", "</think>"),
-    "tiny": Family("the tiny reasoner of this repository", "<think>", "</think>"),
-}
 
 COLD_STOP = ColdStop(entropy_threshold=0.01, patience=256)
 """The setting that the README of Soft Thinking gives for QwQ-32B."""
@@ -87,25 +76,35 @@ RECIPES: dict[str, Recipe] = {
 
 
 def preset_names() -> list[str]:
-    """Every preset's name, ``family-recipe``."""
-    return [f"{family}-{recipe}" for family in FAMILIES for recipe in RECIPES]
+    """Every preset's name: the recipes, and those of older names, ``family-recipe``."""
+    both = [f"{family}-{recipe}" for family in PRESET_FAMILIES for recipe in RECIPES]
+    return [*RECIPES, *both]
 
 
 def preset(name: str) -> DecodingSpec:
-    """The spec of a preset, e.g. ``qwen3-soft``.
+    """The spec of a preset, e.g. ``soft``, or ``qwen3-soft`` with a family's markers.
 
     Raises
     ------
     SpecError
         No preset of that name.
     """
+    if name in RECIPES:
+        return DecodingSpec(methods=RECIPES[name].methods())
     for family_name, family in FAMILIES.items():
         recipe = RECIPES.get(name.removeprefix(f"{family_name}-"))
         if name.startswith(f"{family_name}-") and recipe is not None:
-            phase = PhaseConfig(think_start=family.think_start, think_end=family.think_end)
+            phase = PhaseConfig.model_validate(_phase_of(family_name, family))
             return DecodingSpec(methods=recipe.methods(), phase=phase)
     raise SpecError.of(
         "preset",
         name,
-        f"FAMILY-RECIPE; families: {', '.join(FAMILIES)}; recipes: {', '.join(RECIPES)}",
+        f"RECIPE or FAMILY-RECIPE; recipes: {', '.join(RECIPES)}; families: {', '.join(FAMILIES)}",
     )
+
+
+def _phase_of(name: str, family: Family) -> dict[str, object]:
+    """A family's markers in full: a preset that is printed shows them."""
+    if not family.starts:
+        return {"markers": name, "opens": "first_token", "think_end": family.ends}
+    return {"markers": name, "think_start": family.starts, "think_end": family.ends}

@@ -69,7 +69,7 @@ def turns_of(tokenizer: Any) -> Turns:
     """The ends of turns that a tokenizer tells; none without a tokenizer."""
     if tokenizer is None:
         return Turns()
-    added = {text: token for text, token in _added(tokenizer).items() if text.strip()}
+    added = {text: token for text, token in added_tokens(tokenizer).items() if text.strip()}
     names = [name for name in NAMES if name in added]
     plain = []
     for between in _betweens(tokenizer):
@@ -85,7 +85,7 @@ def turns_of(tokenizer: Any) -> Turns:
     return Turns(frozenset(ids), tuple(dict.fromkeys([*names, *plain])), tuple(plain))
 
 
-def _added(tokenizer: Any) -> dict[str, int]:
+def added_tokens(tokenizer: Any) -> dict[str, int]:
     """Added tokens: they are found in a text before it is cut into words."""
     added = getattr(tokenizer, "added_tokens_decoder", None)
     if isinstance(added, Mapping):

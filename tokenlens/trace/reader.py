@@ -19,7 +19,7 @@ from tokenlens.trace.lines import (
     StepLine,
     TokenTexts,
 )
-from tokenlens.trace.records import SCHEMA_VERSION, Trace, TraceStep
+from tokenlens.trace.records import SCHEMA_VERSION, Trace, TraceStep, never_opened
 from tokenlens.trace.summary import Summary, Tally, counts_of
 
 MAX_NAMED = 8
@@ -71,16 +71,19 @@ class _Whole:
             last = len(kept) - 1
             own = pieces.get(last, texts.get(kept[last].token, ""))
             pieces = {**pieces, last: own + end.tail}
+        final_phase = end.final_phase if end else kept[-1].phase if kept else "prompt"
+        counts = end.counts if end else counts_of(kept)
         trace = Trace(
             engine=header.engine,
             spec=header.spec,
             sample=header.sample,
             same_noise=end.same_noise if end else False,
             prompt_ids=header.prompt_ids,
-            final_phase=end.final_phase if end else kept[-1].phase if kept else "prompt",
-            counts=end.counts if end else counts_of(kept),
+            final_phase=final_phase,
+            counts=counts,
             steps=tuple(kept),
             dropped_steps=end.dropped_steps if end else 0,
+            never_opened=end is not None and never_opened(header.spec, counts, final_phase),
         )
         return Recording(
             trace=trace,

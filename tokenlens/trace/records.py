@@ -8,10 +8,12 @@ from pydantic import Field, model_validator
 
 from tokenlens.spec import DecodingSpec
 from tokenlens.spec.base import StrictModel
+from tokenlens.spec.registry import LATENT_METHODS
 
 SCHEMA_VERSION = 3
 """Raised when a field comes, changes its meaning, or goes. 2: ``prompt_ids``. 3: ``counts``'
-``switches`` is ``gate_switches``, beside ``mode_changes`` and ``others``."""
+``switches`` is ``gate_switches``, beside ``mode_changes`` and ``others``;
+``never_opened``; the phase's ``markers``, ``found`` and more."""
 
 MAX_PROMPT_IDS = 1 << 16
 """Tokens of a prompt that a trace has beside its steps; of a longer one it has none."""
@@ -87,6 +89,34 @@ class TraceCounts(StrictModel):
         return self.gate_switches
 
 
+def never_opened(spec: DecodingSpec, counts: TraceCounts, final_phase: PhaseName) -> bool:
+    """Whether a spec that acts in thinking met none, in a request that wrote anything."""
+    acts = any(
+        config.method in LATENT_METHODS or config.is_budget or config.method == "answer_now"
+        for config in spec.methods
+    )
+    return acts and counts.tokens > 0 and counts.thinking_tokens == 0 and final_phase != "thinking"
+
+
+NEVER_OPENED = (
+    "thinking never opened in a request with {methods}: it was decoded as if nothing had been asked"
+    " for. The markers were {markers} (found by: {found}). Turn the model's thinking on in its chat"
+    " template, name its own markers as phase.think_start and phase.think_end, or say phase: none"
+    " to think from the first token"
+)
+
+
+def warning_of(spec: DecodingSpec) -> str:
+    """What to tell whoever asked for something that did not happen."""
+    phase = spec.phase
+    markers = f"{phase.think_start!r} and {phase.think_end!r}"
+    return NEVER_OPENED.format(
+        methods=", ".join(config.method for config in spec.methods),
+        markers=markers,
+        found=phase.found or "the spec",
+    )
+
+
 class Trace(StrictModel):
     """A request's trace: totals always, steps where the spec asked for them."""
 
@@ -113,3 +143,8 @@ class Trace(StrictModel):
     counts: TraceCounts
     steps: tuple[TraceStep, ...] = ()
     dropped_steps: int = Field(0, description="steps beyond trace.max_steps")
+    never_opened: bool = Field(
+        False,
+        description="a latent method or a budget was asked for, and nothing of it happened: the"
+        " thinking never opened",
+    )

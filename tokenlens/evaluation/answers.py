@@ -30,10 +30,8 @@ BoxUse = Literal["first", "last", "none"]
 class AnswerMarkers(NamedTuple):
     """What opens and what ends a thought, as text."""
 
-    start: str = "<think>"
-    end: str = "</think>"
-    more_starts: tuple[str, ...] = ()
-    more_ends: tuple[str, ...] = ()
+    start: str | tuple[str, ...] = "<think>"
+    end: str | tuple[str, ...] = "</think>"
 
 
 class Answer(str):
@@ -62,9 +60,8 @@ def markers_of(phase: PhaseConfig, decode: Callable[[Sequence[int]], str] | None
                     " has no decode() that says what these ids write"
                 )
             texts[name].append(decode(list(marker)))
-    usual = AnswerMarkers()
-    starts, ends = texts["start"] or [usual.start], texts["end"] or [usual.end]
-    return AnswerMarkers(starts[0], ends[0], tuple(starts[1:]), tuple(ends[1:]))
+    several = {name: tuple(found) for name, found in texts.items() if found}
+    return AnswerMarkers(**{name: f[0] if len(f) == 1 else f for name, f in several.items()})
 
 
 def is_open(prompt: str, message: str, markers: AnswerMarkers) -> bool:
@@ -94,7 +91,9 @@ def answer_part(text: str, markers: AnswerMarkers = NO_MARKERS, opened: bool = F
         if not mark.end:
             opened = True
         elif (
-            opened or markers.end not in TURN_ENDS or END_MARKS.sub("", text[mark.after :]).strip()
+            opened
+            or not set(_all(markers.end)) & set(TURN_ENDS)
+            or END_MARKS.sub("", text[mark.after :]).strip()
         ):
             # A second end belongs to the thinking too, unless it ends the turn.
             begin, opened = mark.after, False
@@ -112,10 +111,14 @@ class _Mark(NamedTuple):
     after: int
 
 
+def _all(marker: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (marker,) if isinstance(marker, str) else marker
+
+
 def _marks(text: str, markers: AnswerMarkers) -> Iterator[_Mark]:
     """Every marker of a text; of two that begin at one place the longer is meant."""
-    both = {_pattern(one): False for one in (markers.start, *markers.more_starts)}
-    both |= {_pattern(one): True for one in (markers.end, *markers.more_ends)}
+    both = {_pattern(one): False for one in _all(markers.start)}
+    both |= {_pattern(one): True for one in _all(markers.end)}
     patterns = sorted(both, key=len, reverse=True)
     for found in re.finditer("|".join(f"({pattern})" for pattern in patterns), text):
         assert found.lastindex is not None

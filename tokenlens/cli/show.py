@@ -98,6 +98,10 @@ def summary(trace: Trace) -> Text:
         parts.append(f"{counts.forced_steps} decided by tokenlens")
     if counts.cold_stops:
         parts.append(f"Cold Stop x{counts.cold_stops}")
+    if counts.gate_switches:
+        parts.append(f"gate switches x{counts.gate_switches}")
+    if counts.mode_changes:
+        parts.append(f"mode changes x{counts.mode_changes}")
     if counts.invalid_steps:
         parts.append(f"{counts.invalid_steps} with unusable logits")
     return Text(", ".join(parts), style="dim")

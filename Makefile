@@ -24,7 +24,7 @@ $(shell mkdir -p "$(CURDIR)/.home")
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo machine test test-fast test-main test-hf4 test-vllm test-routing test-sglang real-models check docs format release bench tiny-reasoner install clean
+.PHONY: help gpu-check gpu-check-vllm gpu-check-sglang demo machine test test-fast test-main test-hf4 test-vllm test-routing test-sglang real-models check docs format release bench tiny-reasoner install clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -135,6 +135,15 @@ release: ## build sdist and wheel into dist/, and run the demo from the wheel in
 
 bench: $(VENV)/.ready ## milliseconds per step, stock beside soft, on this machine
 	$(PY) benchmarks/hf_decode.py
+
+gpu-check: ## on a machine with a GPU: tests, launches and times of this library on it (DEVICE=cpu: without)
+	PYTHONPATH=$(CURDIR):$(CURDIR)/kernels $(PYTHON) benchmarks/gpu_check.py --device $(or $(DEVICE),cuda)
+
+gpu-check-vllm: ## the same for a machine with vLLM on a GPU
+	PYTHONPATH=$(CURDIR):$(CURDIR)/kernels $(PYTHON) benchmarks/gpu_check.py --engine vllm
+
+gpu-check-sglang: ## the same for a machine with SGLang on a GPU
+	PYTHONPATH=$(CURDIR):$(CURDIR)/kernels $(PYTHON) benchmarks/gpu_check.py --engine sglang
 
 tiny-reasoner: $(VENV)/.ready ## train the embedded models again (at most 60 minutes on two free cores)
 	$(PY) examples/tiny_reasoner/make_all.py

@@ -60,10 +60,12 @@ class Turns(StoppingCriteria):
             self._over.release()
 
     def __call__(self, input_ids, scores, **kwargs):
+        if input_ids.is_cuda:
+            torch.cuda.synchronize()
         self.seconds.append(time.perf_counter() - self._start)
         self._over.release()
         self._wait()
-        return torch.zeros(len(input_ids), dtype=torch.bool)
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
     def _wait(self):
         self._mine.acquire()
@@ -152,11 +154,12 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=34)
     parser.add_argument("--rounds", type=int, default=3, help="calls one after the other")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--csv", type=Path, help="write every step here too")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    model = build(arguments)
+    model = build(arguments).to(arguments.device)
     specs = {
         "stock": None,
         "stock again": None,
@@ -169,7 +172,7 @@ def main():
     rows = []
     with Progress(transient=True) as progress:
         for batch in arguments.batches:
-            ids = torch.randint(3, arguments.vocab, (batch, PROMPT_TOKENS))
+            ids = torch.randint(3, arguments.vocab, (batch, PROMPT_TOKENS)).to(arguments.device)
             top1 = run(model, ids, 8, spec(top_k=1))
             assert torch.equal(run(model, ids, 8, None), top1), "top_k=1 must give stock's tokens"
             task = progress.add_task(

@@ -105,7 +105,8 @@ def _signals_variants() -> list[Variant]:
                     tile_maxima_ptr="fp32",
                     split_stats_ptr="fp32",
                 )
-                | _numbers("row_stride", "vocab_size", "num_tiles", "num_splits"),
+                | _numbers("row_stride", "active_stride", "inverse_temperature_stride")
+                | _numbers("vocab_size", "num_tiles", "num_splits"),
                 {
                     "TILES": signals.TILES_PER_SPLIT,
                     "TILE": signals.TILE,
@@ -142,7 +143,8 @@ def _signals_variants() -> list[Variant]:
                     weights_ptr="fp32",
                     weight_ids_ptr="i64",
                 )
-                | _numbers("row_stride", "vocab_size", "num_tiles", "num_splits", "width"),
+                | _numbers("row_stride", *(f"{name}_stride" for name in signals.PER_ROW))
+                | _numbers("vocab_size", "num_tiles", "num_splits", "width"),
                 # A vocabulary of 151 936: 1187 tiles in 38 splits.
                 {
                     "TILES_POW2": 2048,
@@ -238,7 +240,8 @@ def _small_variants() -> list[Variant]:
                 edit_counts_ptr="i64",
                 forced_ids_ptr="i64",
             )
-            | _numbers("row_stride", "vocab_size", "columns", "max_slots", "max_edits"),
+            | _numbers("row_stride", "delta_row_stride", "delta_stride")
+            | _numbers("vocab_size", "columns", "max_slots", "max_edits"),
             {"BLOCK": edit._BLOCK, "CHUNK": edit._CHUNK},
             num_warps=4,
             divisible=("row_stride",),

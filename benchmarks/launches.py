@@ -1,38 +1,52 @@
 """Launches of one decode step, without a device: of every method and every conformance row.
 
 One step is ``Core.step`` and ``Core.commit``, with everything that they write (the next inputs
-too). It runs on the ``meta`` device, where nothing is computed and a host read is an error. An op
-that makes or changes numbers is one launch; views and fresh memory are none; the library's own ops
-count as the launches of their Triton kernels. An op of torch's that takes several kernels (a sort)
-counts once, so that the figures are a lower bound where logits are sorted.
+too). Two counts:
 
-    python benchmarks/launches.py [--write] [--csv launches.csv]
+* *eager*: on the ``meta`` device, where nothing is computed and a host read is an error. An op that
+  makes or changes numbers is one launch; views and fresh memory are none. An op of torch's that
+  takes several kernels (a sort) counts once, so that this is a lower bound.
+* *compiled*: of the graphs that a device would run, the kernels that Inductor writes for Triton,
+  and the ops that it calls. The graphs are lowered as far as their text: nothing is run.
 
-``--write`` puts the table between the marks in ``docs/costs.md``.
+The library's own ops count as the launches of their Triton kernels in both. Lowering takes seconds
+a graph, so that ``results/launches.json`` keeps the count of each graph by the hash of its text.
+
+    python benchmarks/launches.py [--write] [--csv launches.csv] [--device cuda]
+
+``--write`` puts the table between the marks in ``docs/costs.md``. With a device, the launches are
+counted by torch's profiler instead, of the eager and of the compiled step.
 """
 
 if __name__ == "__main__":
     import sentences  # noqa: F401  first: it says what is missing
 
 import argparse
+import copy
 import csv
+import hashlib
+import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenlens_kernels import LAUNCHES
 from torch import Tensor
+from torch.fx import GraphModule
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "conformance"))
 
 import conformance_table  # noqa: E402
+from lowered import launches_of, text_of  # noqa: E402
 
 from tokenlens.core import Core, bind  # noqa: E402
+from tokenlens.core.compiled import FORMS, ROWS, Form, vectors  # noqa: E402
+from tokenlens.core.traced import Lent  # noqa: E402
 from tokenlens.methods import METHODS  # noqa: E402
 from tokenlens.spec import Need, parse_spec  # noqa: E402
 from tokenlens.spec.registry import METHOD_CONFIGS, NEEDS_LATENT  # noqa: E402
@@ -141,11 +155,16 @@ def _toy(config: dict[str, Any]) -> dict[str, Any]:
     return {**{key: value for key, value in missing.items() if key not in given}, **given}
 
 
-def count(methods: tuple[dict[str, Any], ...], num_rows: int = 4) -> list[str]:
-    """What one step of a batch launches, by name."""
+def request_of(methods: tuple[dict[str, Any], ...]) -> Any:
+    """A request of these methods, bound to the toy vocabulary."""
     phase = {"think_start": [START], "think_end": [END]}
     spec = parse_spec({"methods": [dict(m) for m in methods], "seed": 1, "phase": phase})
-    request = bind(spec, methods=METHODS, tokenizer=Letters(), vocab_size=VOCAB, eos_ids=[EOS])
+    return bind(spec, methods=METHODS, tokenizer=Letters(), vocab_size=VOCAB, eos_ids=[EOS])
+
+
+def count(methods: tuple[dict[str, Any], ...], num_rows: int = 4) -> list[str]:
+    """What one step of a batch launches, by name."""
+    request = request_of(methods)
     host = Host()
     core = Core(methods=METHODS, max_slots=num_rows, vocab_size=VOCAB, device="meta", host=host)
     for slot in range(num_rows):
@@ -165,26 +184,120 @@ def count(methods: tuple[dict[str, Any], ...], num_rows: int = 4) -> list[str]:
     return found
 
 
-def table() -> list[tuple[str, int]]:
-    """Every composition and its launches."""
-    return [(name, len(count(methods))) for name, methods in compositions()]
+class Lowered:
+    """Counts the launches of compiled graphs; what was counted before is not lowered again."""
+
+    path = ROOT / "benchmarks" / "results" / "launches.json"
+
+    def __init__(self) -> None:
+        self.known: dict[str, list[str]] = {}
+        if self.path.exists():
+            self.known = json.loads(self.path.read_text(encoding="utf-8"))
+        self.used: dict[str, list[str]] = {}
+        self.found: list[str] = []
+
+    def __call__(self, graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+        """A compiler that counts, and gives the graph back as it is."""
+        shapes = [str(tuple(t.shape[1:])) + str(t.dtype) for t in inputs]
+        # Symbols are numbered by the process.
+        code = re.sub(r"\bs\d+\b", "s", graph.code)
+        key = hashlib.sha256("\n".join([code, *shapes]).encode()).hexdigest()[:20]
+        if key not in self.known:
+            self.known[key] = launches_of(text_of(copy.deepcopy(graph), inputs), LAUNCHES)
+        self.used[key] = self.known[key]
+        self.found += self.known[key]
+        return graph
+
+    def save(self) -> None:
+        """Keep the counts of this run's graphs and no others."""
+        text = json.dumps(dict(sorted(self.used.items())), indent=0)
+        self.path.write_text(text + "\n", encoding="utf-8")
+
+
+def count_compiled(methods: tuple[dict[str, Any], ...], lowered: Lowered) -> list[str]:
+    """What the compiled form of one step launches, by name."""
+    core = Core(methods=METHODS, max_slots=ROWS, vocab_size=VOCAB, host=Host())
+    core._host = Lent(core._host, vectors(core, ROWS))  # type: ignore[assignment]
+    request = request_of(methods)
+    for slot in range(ROWS):
+        core.add(slot, request, [START])
+    lowered.found = []
+    Form(core, VOCAB, torch.float32, lowered)
+    return lowered.found
+
+
+def ceiling_of(name: str) -> int:
+    """The most launches that a composition may take, compiled."""
+    if name == HEADLINE:
+        return 12
+    return 20 if name in METHOD_CONFIGS else 32
+
+
+HEADLINE = "soft_thinking + cold stop + gumbel_noise"
+
+
+def table(only: Sequence[str] = ()) -> list[tuple[str, int, int]]:
+    """Compositions and their launches, eager and compiled; all if none is named."""
+    lowered = Lowered()
+    rows = []
+    for name, methods in compositions():
+        if not only or name in only:
+            rows.append((name, len(count(methods)), len(count_compiled(methods, lowered))))
+            if not only:
+                lowered.save()
+    return rows
+
+
+def profiled(device: str) -> list[tuple[str, int, int]]:
+    """The same of a device, as torch's profiler saw them."""
+    from torch.profiler import ProfilerActivity, profile
+
+    rows = []
+    for name, methods in compositions():
+        if name.startswith("row "):
+            continue
+        found = []
+        for forms in (None, FORMS):
+            core = Core(methods=METHODS, max_slots=4, vocab_size=VOCAB, device=device, host=Host())
+            core.forms, request = forms, request_of(methods)
+            if forms is not None:
+                forms.warm(core, [request], VOCAB, torch.float32)
+            core._host = Lent(core._host, vectors(core, 4))  # type: ignore[assignment]
+            for slot in range(4):
+                core.add(slot, request, [START])
+            slots = torch.arange(4, device=device)
+            logits = torch.randn(4, VOCAB, device=device)
+            sampled, advance = torch.zeros_like(slots), torch.ones_like(slots, dtype=torch.bool)
+            for repeat in range(3):
+                with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+                    core.step(logits, slots)
+                    core.commit(sampled, slots, advance)
+                    torch.cuda.synchronize()
+                if repeat == 2:
+                    events = profiler.events()
+                    found.append(sum(str(event.device_type).endswith("CUDA") for event in events))
+        rows.append((name, *found))
+    return rows  # type: ignore[return-value]
 
 
 BEGIN, END_MARK = "<!-- launches: begin -->", "<!-- launches: end -->"
 
 
-def markdown(rows: list[tuple[str, int]]) -> str:
+def markdown(rows: list[tuple[str, int, int]]) -> str:
     """The table of ``docs/costs.md``."""
-    lines = ["| composition | launches |", "|---|---|"]
-    return "\n".join(lines + [f"| {name} | {number} |" for name, number in rows])
+    lines = ["| composition | compiled | ceiling | eager |", "|---|---|---|---|"]
+    lines += [f"| {name} | {ours} | {ceiling_of(name)} | {eager} |" for name, eager, ours in rows]
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--write", action="store_true", help="into docs/costs.md")
     parser.add_argument("--csv", type=Path)
+    parser.add_argument("--device", default="meta", help="cuda: counted by the profiler")
+    parser.add_argument("--only", nargs="+", default=(), help="compositions by name")
     arguments = parser.parse_args()
-    rows = table()
+    rows = table(arguments.only) if arguments.device == "meta" else profiled(arguments.device)
     print(markdown(rows))
     if arguments.write:
         page = ROOT / "docs" / "costs.md"
@@ -195,7 +308,7 @@ def main() -> None:
     if arguments.csv:
         with arguments.csv.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["composition", "launches"])
+            writer.writerow(["composition", "eager", "compiled"])
             writer.writerows(rows)
 
 

@@ -14,6 +14,7 @@ Source: Salmon, Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3
 from __future__ import annotations
 
 import math
+import sys
 
 import torch
 from torch import Tensor
@@ -94,6 +95,8 @@ def philox_4x32(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Ten rounds on four int64 tensors that hold 32-bit words; ``seed`` holds the 64-bit key."""
     c0, c1, c2, c3, _ = torch.broadcast_tensors(*counter, seed)  # type: ignore[no-untyped-call]
+    if _is_traced():
+        return _rounds(c0, c1, c2, c3, seed)
     shape = c0.shape
     # Seeds are often one a row: their round keys are made before they are broadcast.
     seed = seed.view((1,) * (len(shape) - seed.dim()) + tuple(seed.shape))
@@ -120,6 +123,27 @@ def philox_4x32(
     # After an even number of rounds the lanes are back in order: (c0, c2) and (c3, c1).
     carried = carried & _MASK
     return multiplied[0], carried[1], multiplied[1], carried[0]
+
+
+def _is_traced() -> bool:
+    """Whether what is computed becomes a graph for a compiler."""
+    tracer = sys.modules.get("torch.fx.experimental.proxy_tensor")
+    return torch.compiler.is_compiling() or (
+        tracer is not None and tracer.get_proxy_mode() is not None
+    )
+
+
+def _rounds(
+    c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, seed: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same word by word: more calls, and nothing that a compiler cannot fuse."""
+    low, high = seed & _MASK, (seed >> 32) & _MASK
+    for i in range(ROUNDS):
+        a, b = c0 * MULTIPLIER_A, c2 * MULTIPLIER_B
+        key_a, key_b = (low + i * WEYL_A) & _MASK, (high + i * WEYL_B) & _MASK
+        c0, c1 = ((b >> 32) & _MASK) ^ c1 ^ key_a, b & _MASK
+        c2, c3 = ((a >> 32) & _MASK) ^ c3 ^ key_b, a & _MASK
+    return c0, c1, c2, c3
 
 
 def _to_uniform(word: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """An engine's vectors, for methods that feed more than concept tokens. Knows no engine."""
 
+from collections.abc import Collection
 from typing import Protocol
 
 import torch
@@ -69,9 +70,23 @@ class Host(Protocol):
         """LatentMAS's matrix ``[hidden, hidden]`` and the mean norm of the embedding's rows."""
 
 
+def lent(host: Host, needs: Need, used: Collection[Field]) -> tuple[Tensor, ...]:
+    """What is there before a step, in the order of :class:`tokenlens.core.compiled.Lent`.
+
+    Raises
+    ------
+    RuntimeError
+        A product with the whole table, which is made in the middle of a step.
+    """
+    if Need.DENSE_MIXTURE in needs:
+        raise RuntimeError("dense: got it in a step that is to be compiled; allowed: none")
+    aligned = host.alignment() if REALIGN in used or RESCALE in used else ()
+    return host.hidden(), *aligned
+
+
 def base_vectors(host: Host, logits: Tensor, rows: Rows, proposal: Proposal) -> Tensor:
     """The engine's vector for each row of a step, ``[num_rows, hidden]`` float32, 0 if none."""
-    base = torch.zeros(len(logits), host.hidden_size, device=logits.device)
+    base = torch.zeros(logits.shape[0], host.hidden_size, device=logits.device)
     if Need.DENSE_MIXTURE in rows.needs:
         active = rows[DENSE] & proposal.latent
         dense = host.dense(logits, active, rows[INVERSE_TEMPERATURE])

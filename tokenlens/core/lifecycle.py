@@ -6,7 +6,7 @@ out follows from the requests that are live, and is found anew whenever one come
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from tokenlens_kernels import signals_topk
@@ -58,6 +58,9 @@ from tokenlens.core.snapshots import Snapshots, SuspendedRequest, copy_of, resto
 from tokenlens.spec import SpecError, refuse_needs
 from tokenlens.spec import base as spec_base
 from tokenlens.spec.needs import Need
+
+if TYPE_CHECKING:
+    from tokenlens.core.compiled import Forms
 
 COMMON_FIELDS: Final = (
     *(PHASE, POSITION, GENERATED, THINKING_TOKENS, PROMPT_THINKING),
@@ -153,6 +156,16 @@ class Lifecycle:
         # Wide columns that live methods may change
         self._changing: list[Field] = []
         self._now = IDLE
+        self.live_key: object = ()
+        """What is live, for those who compile: equal where the same ops run."""
+        # The number of holes, of states to take back, of the engine's vectors' coordinates
+        self.structure = (len(holes), rewind_steps, host.hidden_size if host else 0)
+        self.forms: Forms | None = None
+        if self.device.type not in ("cpu", "meta"):
+            # Elsewhere a step costs what its arithmetic costs, and compiled it was slower.
+            from tokenlens.core.compiled import FORMS
+
+            self.forms = FORMS
 
     def add(
         self, slot: int, request: Request, prompt_ids: Sequence[int], position: int | None = None
@@ -278,6 +291,18 @@ class Lifecycle:
         """A live request has a method that feeds mixtures."""
         return Need.LATENT in self._now.needs
 
+    @property
+    def used(self) -> frozenset[Field]:
+        """Columns in which a live request came with another value than the default."""
+        return frozenset(self._now.used)
+
+    def lent(self, used: frozenset[Field]) -> tuple[Tensor, ...]:
+        """What the engine lends to a step of requests that use some columns, before the step."""
+        if not self._vectors:
+            return ()
+        assert self._host is not None
+        return engine_vectors.lent(self._host, self._now.needs, used)
+
     def _find_live(self) -> None:
         live = [method for method in self.methods if self._live[method.name] > 0]
         self._any_method = bool(live)
@@ -290,6 +315,8 @@ class Lifecycle:
         # A step costs what its small calls cost, so it calls only the hooks that do anything.
         self._hooks = {hook: [m for m in live if overrides(m, hook)] for hook in HOOKS}
         self._hooks["edit"] = [m for m in self._hooks["edit"] if self._edits[m.name] > 0]
+        names = tuple(method.name for method in live)
+        self.live_key = names, tuple(method.name for method in self._hooks["edit"]), needs
         fields = (*COMMON_FIELDS, *(column for method in live for column in method.fields))
         # Where no hook changes the weights they are the op's, which looks at them itself.
         self._reweighs = (

@@ -4,7 +4,8 @@ An engine that commits the rows of the last step, in their order, gets them back
 that commits in another order, or later, finds them filed by slot. Knows no methods.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,6 +40,8 @@ class Intents:
     def __init__(self, table: SlotTable, width: int) -> None:
         self._table, self._width = table, width
         self._last: tuple[Tensor, Rows, Intent] | None = None
+        # The same of a compiled step: made where somebody else than its commit wants it
+        self._later: tuple[Tensor, Callable[[], tuple[Rows, Intent]], tuple[Any, ...]] | None = None
         # Made when it is first needed: many engines never do.
         self._made: _Files | None = None
 
@@ -46,6 +49,31 @@ class Intents:
         """Keep the intents of a step."""
         self.file()
         self._last = (slots, rows, intent)
+
+    def put_later(
+        self, slots: Tensor, make: Callable[[], tuple[Rows, Intent]], compiled: tuple[Any, ...]
+    ) -> None:
+        """Keep the intents of a compiled step, and what its commit is handed."""
+        self.file()
+        self._later = (slots, make, compiled)
+
+    def take_compiled(self, slots: Tensor) -> tuple[Any, ...] | None:
+        """What a compiled commit is handed, if the last step was compiled and these slots'."""
+        if self._later is None:
+            return None
+        known, make, compiled = self._later
+        self._later = None
+        if known is slots:
+            if self._made is not None:
+                self._made.filed.index_fill_(0, slots, False)
+            return compiled
+        self._last = (known, *make())
+        return None
+
+    def last(self) -> tuple[Rows, Intent]:
+        """The intents of the last step, which stay."""
+        assert self._last is not None
+        return self._last[1:]
 
     def take(self, slots: Tensor, live: Live) -> tuple[Rows, Intent]:
         """What the slots intend, for the last time; slots that were not stepped intend nothing."""
@@ -85,6 +113,9 @@ class Intents:
 
     def file(self) -> None:
         """Write the last step's intents down by slot: they will not be committed as they came."""
+        if self._later is not None:
+            known, make, _ = self._later
+            self._later, self._last = None, (known, *make())
         if self._last is None:
             return
         slots, rows, intent = self._last

@@ -6,6 +6,8 @@ the tokens that were really sampled and moves exactly those requests on. Neither
 value on the host.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,7 @@ from tokenlens.core.columns import (
 from tokenlens.core.engine_vectors import base_vectors
 from tokenlens.core.forcing import advance_forcing, continue_forcing, force_logits
 from tokenlens.core.lifecycle import Lifecycle
+from tokenlens.core.logit_edits import LogitEdits
 from tokenlens.core.pending import Intent
 from tokenlens.core.proposal import Proposal, SignalRequest
 from tokenlens.core.report import StepReport
@@ -65,53 +68,60 @@ class Core(Lifecycle):
     that sums over entries round the same whatever else is in the batch.
     """
 
-    def step(self, logits: Tensor, slots: Tensor) -> Tensor:
+    def step(self, logits: Tensor, slots: Tensor, *, in_place: bool = False) -> Tensor:
         """Decide what each row intends, and return the logits that the engine samples from.
 
         Parameters
         ----------
         logits
-            ``[num_rows, >= vocab_size]``, never changed in place.
+            ``[num_rows, >= vocab_size]``.
         slots
             ``[num_rows]`` int64; ``table.null_slot`` for rows without a request.
+        in_place
+            The engine lets the logits be changed: they are edited where they lie. If this raises,
+            they are what they were.
 
         Returns
         -------
         Tensor
-            The same tensor if no live request has a method; otherwise a new one in which rows that
-            asked for nothing are bit-for-bit what they were, and so are rows whose edited logits or
-            concept token could not be used; see :mod:`tokenlens.core.soundness`.
+            The same tensor if no live request has a method or it was edited in place, else a new
+            one. Rows that asked for nothing are bit-for-bit what they were, and so are rows whose
+            edited logits or concept token could not be used; see :mod:`tokenlens.core.soundness`.
         """
         if self.idle:
             return logits
-        # What leaves is an ordinary tensor, which the engine may change in place. It is copied
-        # once: copying a large vocabulary takes longer than editing it.
-        ours = None
-        if self._hooks["edit"]:
+        form = None if self.forms is None else self.forms.of(self, logits, in_place)
+        if form is not None:
             with torch.no_grad():
-                ours = logits.clone(memory_format=torch.contiguous_format)
-        with torch.inference_mode():
-            edited, intent, highest = self._decide(logits, ours, slots)
+                edited, handed = form.run_step(self, logits, slots)
+            decision = partial(form.decision, self, slots, handed)
+            self._intents.put_later(slots, decision, (form, handed))
+            return edited
+        edits = LogitEdits(logits, in_place)
+        try:
+            with torch.inference_mode():
+                edited, intent, highest = self._decide(edits, slots)
+        except BaseException:
+            edits.undo()
+            raise
+        # What leaves is an ordinary tensor, which the engine may change in place.
         with torch.no_grad():
-            return force_logits(
-                edited, intent.forced, intent.recorded, highest, in_place=edited is ours
-            )
+            ours = in_place or edited is not logits
+            return force_logits(edited, intent.forced, intent.recorded, highest, in_place=ours)
 
-    def _decide(
-        self, stock: Tensor, ours: Tensor | None, slots: Tensor
-    ) -> tuple[Tensor, Intent, Tensor | None]:
-        """Edited logits, intents, and each row's largest logit where logits are edited.
-
-        ``ours`` is a copy of the stock logits, to be edited.
-        """
+    def _decide(self, edits: LogitEdits, slots: Tensor) -> tuple[Tensor, Intent, Tensor | None]:
+        """Edited logits, intents, and each row's largest logit where logits are edited."""
         hooks = self._hooks
-        logits = stock if ours is None else ours
+        logits = edits.stock
         rows = self._with_tables(self.table.gather(slots, self._now))
         phases.end_silently(rows)
+        rows.edits = edits
         for method in hooks["control"]:
             method.control(rows)
         for method in hooks["edit"]:
             logits = method.edit(logits, rows)
+        # Rows wait for their commit: they must not hold the logits.
+        del rows.edits
         # [num_rows, width]: what thinking is made of; the engine samples from all logits
         seen = logits
         if self._holes is not None:
@@ -136,9 +146,9 @@ class Core(Lifecycle):
         valid, highest = signals.valid, None
         if self._reweighs:
             valid = valid & soundness.keep_sound(rows, proposal, asked.active & valid, base)
-        if ours is not None:
+        if hooks["edit"]:
             usable, highest = soundness.usable(logits, self.vocab_size)
-            logits = torch.where((usable & valid)[:, None], logits, stock, out=ours)
+            logits = edits.settle(logits, usable & valid)
             valid = valid & (usable >= rows[soundness.EDITS])
         if Need.SCORES in rows.needs:
             rows.choose(LOG_PROBABILITY, ~(asked.active & valid), 0.0)
@@ -188,6 +198,13 @@ class Core(Lifecycle):
         """
         if self.idle:
             return None
+        compiled = self._intents.take_compiled(slots)
+        if compiled is not None:
+            form, handed = compiled
+            if advance is None:
+                advance = torch.ones_like(slots, dtype=torch.bool)
+            with torch.no_grad():
+                return StepReport(*form.run_commit(self, sampled, slots, advance, handed))
         with torch.inference_mode():
             return self._commit(sampled, slots, advance)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tokenlens.core.columns import EOS_IDS, PHASE, Field, Phase
+from tokenlens.core.logit_edits import LogitEdits
 from tokenlens.spec.needs import Need
 
 
@@ -40,6 +41,8 @@ class Rows:
         See :mod:`tokenlens.core.marker_columns`; given where a request has the trait LONG_MARKERS.
     written
         Columns that were assigned, in that order.
+    edits
+        Who writes logits asks it for the tensor, in ``step``'s hooks.
     records
         What was given to :meth:`record`, by name.
     latent, forced
@@ -52,6 +55,7 @@ class Rows:
     marker_tables: tuple[Tensor, Tensor]
     latent: Tensor
     forced: Tensor
+    edits: LogitEdits
 
     def __init__(
         self,

@@ -130,7 +130,7 @@ class AlphaOneMethod(Method):
         start_forcing(rows, ends, rows[END_IDS], rows[END_LENGTH], written_end(rows))
         bias = torch.where(fast, BAN, 0.0)
         rows.record(self.name, bias)
-        return add(logits, rows[IDS], bias)
+        return add(logits, rows[IDS], bias, rows)
 
     def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:
         rows[STEP_ENDED] = contains(rows[STEP_ENDS], sampled)

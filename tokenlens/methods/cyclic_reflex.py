@@ -87,7 +87,7 @@ class ScheduleMethod(Method):
         acts = acts & rows[self.on] & in_windows(rows[self.windows], position)
         bias = torch.where(acts, bias, 0.0)
         rows.record(self.name, bias)
-        return add(logits, rows[self.ids], bias)
+        return add(logits, rows[self.ids], bias, rows)
 
     def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:
         # Where the prompt has ended thinking, the phase does not change at a second end marker.

@@ -20,8 +20,8 @@ MAX_SET_IDS = 1024
 """The most token ids of a set that is found by looking through the vocabulary."""
 
 
-def add(logits: Tensor, ids: Tensor, deltas: Tensor) -> Tensor:
-    """The logits, with deltas added to a few ids of each row in place, in one scatter.
+def add(logits: Tensor, ids: Tensor, deltas: Tensor, rows: Rows) -> Tensor:
+    """The logits, with deltas added to a few ids of each row, in one scatter.
 
     Parameters
     ----------
@@ -35,6 +35,7 @@ def add(logits: Tensor, ids: Tensor, deltas: Tensor) -> Tensor:
     if deltas.dim() == 1:
         deltas = deltas[:, None]
     num_rows, size = ids.shape
+    logits = rows.edits.writable(logits, ids)
     logit_edit(
         logits,
         slots=torch.arange(num_rows, device=ids.device),
@@ -140,7 +141,9 @@ def truncate(logits: Tensor, due: Tensor, keep: Tensor) -> Tensor:
         ``[num_rows, vocab]`` bool.
     """
     padding = logits.shape[1] - keep.shape[1]
-    drop = torch.nn.functional.pad(~keep, (0, padding), value=True)
+    drop = ~keep
+    if padding:
+        drop = torch.cat((drop, drop.new_ones((drop.shape[0], padding))), dim=1)
     return logits.masked_fill(due[:, None] & drop, -torch.inf)
 
 

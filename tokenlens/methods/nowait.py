@@ -52,7 +52,7 @@ class NoWaitMethod(Method):
         acts = rows[self.on] & (rows[ALWAYS] | rows.thinking)
         bias = torch.where(acts, BAN, 0.0)
         rows.record(self.name, bias)
-        return add(logits, rows[IDS], bias)
+        return add(logits, rows[IDS], bias, rows)
 
 
 def pattern_of(config: NoWait) -> str:

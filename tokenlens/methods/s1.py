@@ -110,7 +110,7 @@ class S1Method(Method):
         rows.choose(WRITING, replaced, True)
         bias = torch.where(early | (free & rows[FRESH]), BAN, 0.0)
         rows.record(self.name, bias)
-        return add(logits, ids, bias)
+        return add(logits, ids, bias, rows)
 
     def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:
         done = rows[WRITING] & (rows[FORCE_LENGTH] == 0)

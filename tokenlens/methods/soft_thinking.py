@@ -167,8 +167,9 @@ class SoftThinkingMethod(Method):
         if rows.traced:
             rows.record(self.name, torch.where(masked, BAN, 0.0))
         ids = ids.clamp(min=0)
+        logits = rows.edits.writable(logits, ids)
         values = torch.where(masked[:, None], -torch.inf, logits.gather(1, ids))
-        return logits.scatter(1, ids, values)
+        return logits.scatter_(1, ids, values)
 
     def request_signals(self, rows: Rows, request: SignalRequest) -> None:
         wants = rows.thinking

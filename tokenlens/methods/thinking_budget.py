@@ -112,7 +112,7 @@ class ThinkingBudgetMethod(Method):
         next_of_end = rows[END_IDS].gather(1, written_end(rows)[:, None])
         bias = torch.where(acts, bonus, 0.0)
         rows.record(self.name, bias)
-        return add(logits, next_of_end, bias)
+        return add(logits, next_of_end, bias, rows)
 
     def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:
         rows[TEXT_AT] = written(rows[TEXT_AT], rows[TEXT], rows[LENGTH], sampled)

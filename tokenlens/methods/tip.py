@@ -47,7 +47,7 @@ class TipMethod(Method):
         acts = rows[self.on] & rows.thinking & young
         bias = torch.where(acts, -rows[PENALTY], 0.0)
         rows.record(self.name, bias)
-        return add(logits, rows[IDS], bias)
+        return add(logits, rows[IDS], bias, rows)
 
     def commit(self, rows: Rows, before: Tensor, sampled: Tensor) -> None:
         # A thought begins with the thinking, and each time that it is opened again.

@@ -353,8 +353,8 @@ class Batch:
                 slots, place = self._slots, np.where(wants, place, 0)
         self._entries = np.where(wants, self.store.entries(slots, place), 0)
 
-    def decide(self, logits: Tensor) -> Tensor:
-        """The logits that the engine samples from."""
+    def decide(self, logits: Tensor, *, in_place: bool = False) -> Tensor:
+        """The logits that the engine samples from; the same tensor, edited, where it may be."""
         if self._is_idle():
             return logits
         if self._fed_latent and self._calls == Calls.count and logits.device.type == "cpu":
@@ -364,7 +364,7 @@ class Batch:
                 " cache, and let the engine's list of plugins, if it is set, include tokenlens."
             )
         try:
-            return self.core.step(logits, self.slots)
+            return self.core.step(logits, self.slots, in_place=in_place)
         except Exception:
             logger.exception("a step fails; each of its requests is tried alone")
             return decide_apart(self, logits)

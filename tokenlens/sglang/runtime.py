@@ -139,7 +139,7 @@ class RequestFollower:
 
     def decide(self, logits: Tensor, sampling: Any) -> Tensor:
         """The logits that SGLang samples from."""
-        decided = self.batch.decide(logits)
+        decided = self.batch.decide(logits, in_place=not self._wants_logprobs)
         if decided is not logits and self._wants_logprobs:
             self._stock = logits, sampling
             # [num_rows] bool: a forced token stands far above every logit

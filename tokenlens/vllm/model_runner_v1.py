@@ -21,7 +21,9 @@ def load_model(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
         # After processors, penalties and budgets, before temperature: on the instance, because
         # other engines of this process have samplers of their own.
         def decided(logits: Any, metadata: Any, *args: Any, **kwargs: Any) -> Any:
-            sampled, logprobs = sample(runtime.batch.decide(logits), metadata, *args, **kwargs)
+            sampled, logprobs = sample(
+                runtime.batch.decide(logits, in_place=True), metadata, *args, **kwargs
+            )
             runtime.commit(sampled)
             return sampled, logprobs
 

@@ -18,7 +18,11 @@ _BLOCK = 4096
 _CHUNK = 32
 
 
-@triton.jit(do_not_specialize=["vocab_size", "columns", "max_slots", "max_edits"])
+@triton.jit(
+    do_not_specialize=[
+        *("vocab_size", "columns", "max_slots", "max_edits", "delta_row_stride", "delta_stride")
+    ]
+)
 def logit_edit_kernel(
     # [num_rows, row_stride]
     logits_ptr,
@@ -26,11 +30,14 @@ def logit_edit_kernel(
     slots_ptr,
     # [max_slots, max_edits]
     edit_ids_ptr,
+    # The same; its strides may be 0, where a row or all of it has one delta
     edit_deltas_ptr,
     # [max_slots] int64
     edit_counts_ptr,
     forced_ids_ptr,
     row_stride,
+    delta_row_stride,
+    delta_stride,
     vocab_size,
     columns,
     max_slots,
@@ -53,17 +60,18 @@ def logit_edit_kernel(
     if part > 0:
         return
     count = tl.minimum(tl.load(edit_counts_ptr + slot), max_edits)
+    deltas = edit_deltas_ptr + slot * delta_row_stride
     lane = tl.arange(0, CHUNK)
     for start in range(0, count, CHUNK):
         k = start + lane
         token = tl.load(edit_ids_ptr + slot * max_edits + k, mask=k < count, other=-1)
-        delta = tl.load(edit_deltas_ptr + slot * max_edits + k, mask=k < count, other=0.0)
+        delta = tl.load(deltas + k * delta_stride, mask=k < count, other=0.0)
         total = tl.zeros([CHUNK], dtype=tl.float32)
         earlier = tl.zeros([CHUNK], dtype=tl.int32)
         for other_start in range(0, count, CHUNK):
             j = other_start + lane
             other = tl.load(edit_ids_ptr + slot * max_edits + j, mask=j < count, other=-2)
-            added = tl.load(edit_deltas_ptr + slot * max_edits + j, mask=j < count, other=0.0)
+            added = tl.load(deltas + j * delta_stride, mask=j < count, other=0.0)
             same = (other[None, :] == token[:, None]) & (added[None, :] != 0.0)
             total += tl.sum(tl.where(same, added[None, :], 0.0), axis=1)
             earlier += tl.sum((same & (j[None, :] < k[:, None])).to(tl.int32), axis=1)
@@ -90,10 +98,12 @@ def logit_edit(
             logits,
             slots.contiguous(),
             edit_ids.contiguous(),
-            edit_deltas.contiguous(),
+            edit_deltas,
             edit_counts.contiguous(),
             forced_ids.contiguous(),
             logits.stride(0),
+            edit_deltas.stride(0),
+            edit_deltas.stride(1),
             vocab_size,
             columns,
             edit_ids.shape[0],

@@ -38,6 +38,13 @@ _SELECT_CONSTANTS = {
 }
 
 
+PER_ROW = (
+    *("active", "inverse_temperature", "top_k", "top_p", "min_p"),
+    *("max_entries", "noise_temperature", "seed", "position"),
+)
+"""What there is one of a row: each may be a column of a table, and is read where it lies."""
+
+
 @triton.jit
 def order_keys(values, index):
     """int64 keys ordered by value, and among equal values by the lower index."""
@@ -59,7 +66,11 @@ def key_value(keys):
     return bits.to(tl.float32, bitcast=True)
 
 
-@triton.jit(do_not_specialize=["vocab_size", "num_tiles", "num_splits"])
+@triton.jit(
+    do_not_specialize=[
+        *("vocab_size", "num_tiles", "num_splits", "active_stride", "inverse_temperature_stride")
+    ]
+)
 def tile_stats_kernel(
     # [num_rows, row_stride]
     logits_ptr,
@@ -72,6 +83,8 @@ def tile_stats_kernel(
     # [num_rows, num_splits, 4] float32: maximum, mass, moment, unused
     split_stats_ptr,
     row_stride,
+    active_stride,
+    inverse_temperature_stride,
     vocab_size,
     num_tiles,
     num_splits,
@@ -81,9 +94,9 @@ def tile_stats_kernel(
 ):
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
-    if tl.load(active_ptr + row) == 0:
+    if tl.load(active_ptr + row * active_stride) == 0:
         return
-    inverse = tl.load(inverse_temperature_ptr + row)
+    inverse = tl.load(inverse_temperature_ptr + row * inverse_temperature_stride)
     first = split * (TILES * TILE)
     tiles = tl.arange(0, TILES)
     columns = first + tiles[:, None] * TILE + tl.arange(0, TILE)[None, :]
@@ -136,7 +149,12 @@ def merge_splits(
 
 
 # `vocab_size` is specialised here on being a multiple of 16: it bounds the masks of wide loads.
-@triton.jit(do_not_specialize=["num_tiles", "num_splits", "width"])
+@triton.jit(
+    do_not_specialize=[
+        *("num_tiles", "num_splits", "width"),
+        *(f"{name}_stride" for name in PER_ROW),
+    ]
+)
 def select_kernel(
     logits_ptr,
     # Per row: uint8, then float32 or int64 as in the op.
@@ -161,6 +179,15 @@ def select_kernel(
     weights_ptr,
     weight_ids_ptr,
     row_stride,
+    active_stride,
+    inverse_temperature_stride,
+    top_k_stride,
+    top_p_stride,
+    min_p_stride,
+    max_entries_stride,
+    noise_temperature_stride,
+    seed_stride,
+    position_stride,
     vocab_size,
     num_tiles,
     num_splits,
@@ -180,7 +207,7 @@ def select_kernel(
     rank = tl.arange(0, ENTRIES)
     entry = row * width + rank
     inside = rank < width
-    if tl.load(active_ptr + row) == 0:
+    if tl.load(active_ptr + row * active_stride) == 0:
         zeros = tl.zeros([ENTRIES], dtype=tl.float32)
         tl.store(logsumexp_ptr + row, 0.0)
         tl.store(entropy_ptr + row, 0.0)
@@ -191,7 +218,7 @@ def select_kernel(
         tl.store(weight_ids_ptr + entry, zeros.to(tl.int64), mask=inside)
         return
 
-    inverse = tl.load(inverse_temperature_ptr + row)
+    inverse = tl.load(inverse_temperature_ptr + row * inverse_temperature_stride)
     highest, mass, moment = merge_splits(
         split_stats_ptr, row, num_splits, inverse, SPLITS_POW2, STATS
     )
@@ -232,26 +259,30 @@ def select_kernel(
     live = live & (shifted >= LIVE_FLOOR)
     p = tl.div_rn(tl.where(live, tl.exp(shifted), 0.0), mass)
 
-    k = tl.load(top_k_ptr + row)
+    k = tl.load(top_k_ptr + row * top_k_stride)
     p = tl.where(rank < tl.where(k > 0, k, ENTRIES), p, 0.0)
     p = tl.div_rn(p, tl.where(k > 0, tl.sum(p, axis=0), 1.0))
-    nucleus = tl.load(top_p_ptr + row)
+    nucleus = tl.load(top_p_ptr + row * top_p_stride)
     mass_before = tl.cumsum(p, axis=0) - p
     p = tl.where(mass_before <= tl.where(nucleus >= 1.0, 2.0, nucleus), p, 0.0)
     p = tl.div_rn(p, tl.sum(p, axis=0))
-    p = tl.where(p >= tl.load(min_p_ptr + row) * tl.max(p, axis=0), p, 0.0)
+    p = tl.where(p >= tl.load(min_p_ptr + row * min_p_stride) * tl.max(p, axis=0), p, 0.0)
     p = tl.div_rn(p, tl.sum(p, axis=0))
     p = tl.where(rank < count, p, 0.0)
     first_id = tl.sum(tl.where(rank == 0, ids, 0), axis=0)
     ids = tl.where(p > 0.0, ids, first_id)
     p_ids = ids
 
-    w = tl.where(rank < tl.load(max_entries_ptr + row), p, 0.0)
+    w = tl.where(rank < tl.load(max_entries_ptr + row * max_entries_stride), p, 0.0)
     w = tl.div_rn(w, tl.where(count > 0, tl.sum(w, axis=0), 1.0))
-    tau = tl.load(noise_temperature_ptr + row)
+    tau = tl.load(noise_temperature_ptr + row * noise_temperature_stride)
     if tau > 0.0:
-        counter = (tl.load(position_ptr + row) << 32) | (GUMBEL_STREAM << 24) | ids.to(tl.int64)
-        u = tl.rand(tl.load(seed_ptr + row), counter)
+        counter = (
+            (tl.load(position_ptr + row * position_stride) << 32)
+            | (GUMBEL_STREAM << 24)
+            | ids.to(tl.int64)
+        )
+        u = tl.rand(tl.load(seed_ptr + row * seed_stride), counter)
         u = tl.minimum(tl.maximum(u, UNIFORM_FLOOR), UNIFORM_CEILING)
         gumbel = -tl.log(-tl.log(u))
         score = tl.div_rn(tl.log(tl.where(w > 0.0, w, 1.0)) + gumbel, tau)
@@ -299,6 +330,8 @@ def tile_stats(
         tile_maxima,
         split_stats,
         logits.stride(0),
+        active.stride(0),
+        inverse_temperature.stride(0),
         vocab_size,
         num_tiles,
         num_splits,
@@ -347,32 +380,22 @@ def signals_topk(
     outputs = (logsumexp, entropy, max_probability, probabilities, ids, weights, weight_ids)
     if num_rows == 0:
         return outputs
-    per_row = [
-        tensor.contiguous()
-        for tensor in (
-            inverse_temperature,
-            top_k,
-            top_p,
-            min_p,
-            max_entries,
-            noise_temperature,
-            seed,
-            position,
-        )
-    ]
-    active = active.contiguous()
+    per_row = (
+        *(active.view(torch.uint8), inverse_temperature, top_k, top_p, min_p),
+        *(max_entries, noise_temperature, seed, position),
+    )
     with on_device_of(logits):
-        tile_maxima, split_stats = tile_stats(logits, active, per_row[0], vocab_size)
+        tile_maxima, split_stats = tile_stats(logits, active, inverse_temperature, vocab_size)
         num_tiles, num_splits = tile_maxima.shape[1], split_stats.shape[1]
         entries = entries_for(width)
         select_kernel[(num_rows,)](
             logits,
-            active.view(torch.uint8),
             *per_row,
             tile_maxima,
             split_stats,
             *outputs,
             logits.stride(0),
+            *(tensor.stride(0) for tensor in per_row),
             vocab_size,
             num_tiles,
             num_splits,

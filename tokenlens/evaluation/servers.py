@@ -155,19 +155,13 @@ class Servers:
         self.servers = [Server(url) for url in checked_urls(urls)]
         self.patience = patience or Patience()
         self._concurrency = concurrency
-        headers = reading.HEADERS | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
+        self._headers = reading.HEADERS | (
+            {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        )
+        self._one_call = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        p = self.patience
-        self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(p.read, connect=p.connect, pool=None),
-            limits=httpx.Limits(max_connections=None, keepalive_expiry=1.0),
-            headers=headers,
-            verify=ssl.create_default_context(),
-            # A proxy of the environment is not between an evaluation and its servers.
-            trust_env=False,
-        )
 
     def ask_all(
         self,
@@ -213,19 +207,32 @@ class Servers:
     def close(self) -> None:
         """End the connections."""
         if self._thread.is_alive():
-            self._run(self._client.aclose())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(10)
             self._loop.close()
 
     def _run(self, work: Any) -> Any:
-        future: Future[Any] = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            # An interrupt leaves no request behind.
-            future.cancel()
-            raise
+        with self._one_call:
+            future: Future[Any] = asyncio.run_coroutine_threadsafe(self._within(work), self._loop)
+            try:
+                return future.result()
+            except BaseException:
+                # An interrupt leaves no request behind.
+                future.cancel()
+                raise
+
+    async def _within(self, work: Awaitable[T]) -> T:
+        """Some work, with connections that are closed behind it: not everybody calls close()."""
+        waits = self.patience
+        async with httpx.AsyncClient(
+            timeout=httpx.Timeout(waits.read, connect=waits.connect, pool=None),
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=1.0),
+            headers=self._headers,
+            verify=ssl.create_default_context(),
+            # A proxy of the environment is not between an evaluation and its servers.
+            trust_env=False,
+        ) as self._client:
+            return await work
 
     async def _ask_each(self, path: str, body: Any) -> list[tuple[Server, Any]]:
         async def one(server: Server) -> tuple[Server, Any] | None:

@@ -54,7 +54,7 @@ $(VENV_VLLM)/.ready: pyproject.toml constraints/vllm.txt
 	@touch $@
 
 # SGLang's package pins a newer torch and brings kernels for accelerators: it goes in without its
-# dependencies, and what it imports on a CPU beside it. tests/sglang/shim stands for the rest.
+# dependencies, and what it imports on a CPU beside it. tests/sglang/fakes stands for the rest.
 SGLANG_NEEDS := numpy transformers tokenizers xgrammar llguidance sentencepiece openai \
 	openai-harmony tiktoken interegular partial_json_parser pyzmq psutil setproctitle orjson msgspec \
 	fastapi uvicorn uvloop pydantic aiohttp requests tqdm pillow packaging einops prometheus-client \

@@ -6,8 +6,8 @@ gives.
 
 What is compared takes turns, so that all meet the same machine; the difference is taken within a
 round. ``stock again`` is a second stock engine: the noise of the comparison, to which belongs where
-an engine's weights lie in memory. On a CPU SGLang needs stand-ins for its kernels:
-``PYTHONPATH=tests/sglang/shim`` and ``SGLANG_USE_CPU_ENGINE=1``.
+an engine's weights lie in memory. On a CPU SGLang needs fakes of its kernels:
+``PYTHONPATH=tests/sglang/fakes`` and ``SGLANG_USE_CPU_ENGINE=1``.
 """
 
 if __name__ == "__main__":

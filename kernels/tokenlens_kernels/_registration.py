@@ -32,7 +32,7 @@ def register(
     torch.library.register_fake(f"tokenlens::{name}", fake, lib=_LIBRARY)
 
 
-def on_processor(tensor: Tensor) -> bool:
+def on_cpu(tensor: Tensor) -> bool:
     """Whether an op may leave out torch's dispatcher, which takes longer than many a small one.
 
     So it is for the plain tensors of a CPU while nothing traces.

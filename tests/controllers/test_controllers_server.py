@@ -5,7 +5,7 @@ import json
 import httpx
 import pytest
 from controllers_support import END
-from routing_stand_in import Served, stand_in
+from routing_fakes import Served, fake_server
 from routing_support import prompts, tokenizer, vocabulary
 
 from tokenlens.cli.route import read_policy
@@ -24,7 +24,7 @@ SPEC = {"policy": {"policy": "self_consistency", "n": 2}, "limits": {"forks": 4}
 @pytest.fixture(scope="module")
 def server():
     """A controller in front of a tiny reasoner that takes and gives text."""
-    model = Served(stand_in("small"))
+    model = Served(fake_server("small"))
     target = Target(model.url, tokenizer=tokenizer().name_or_path)
     app, controller, found = build(
         {"large": target}, parse_controller(SPEC), HTTPSettings(), ServerSettings()

@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from hf_subjects import Subject
+from hf_models import Subject
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

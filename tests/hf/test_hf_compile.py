@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hf_subjects import PROMPTS, Subject, new_tokens
+from hf_models import PROMPTS, Subject, new_tokens
 from transformers import CompileConfig
 
 from tokenlens.hf import generate_kwargs

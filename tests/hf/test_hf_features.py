@@ -3,8 +3,8 @@
 import pytest
 import torch
 import transformers
+from hf_models import PROMPTS, START, STEPS, batch, new_tokens, up_to
 from hf_reference import Recipe
-from hf_subjects import PROMPTS, START, STEPS, batch, new_tokens, up_to
 from transformers import LogitsProcessor, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 

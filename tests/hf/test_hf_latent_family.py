@@ -3,7 +3,7 @@
 import pytest
 import torch
 from gated_loops import Published, Switching
-from hf_subjects import PROMPTS, START, VOCAB, Subject, batch, new_tokens
+from hf_models import PROMPTS, START, VOCAB, Subject, batch, new_tokens
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from hf_models import PROMPTS, START, STEPS, VOCAB, Subject, batch, new_tokens
 from hf_reference import Recipe
-from hf_subjects import PROMPTS, START, STEPS, VOCAB, Subject, batch, new_tokens
 
 from tokenlens.hf import generate_kwargs, traces
 from tokenlens.spec import SpecError

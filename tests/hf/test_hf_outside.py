@@ -7,8 +7,8 @@ import pickle
 import pytest
 import torch
 import transformers
+from hf_models import PROMPTS, STEPS, Subject, batch, new_tokens
 from hf_reference import Recipe
-from hf_subjects import PROMPTS, STEPS, Subject, batch, new_tokens
 from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 from tokenlens.hf import (

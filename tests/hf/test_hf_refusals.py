@@ -5,8 +5,8 @@ import contextlib
 import pytest
 import torch
 import transformers
+from hf_models import PROMPTS, STEPS, Subject, batch, new_tokens
 from hf_reference import Recipe
-from hf_subjects import PROMPTS, STEPS, Subject, batch, new_tokens
 
 import tokenlens.hf.generate
 from tokenlens.hf import ProtocolError, UnsupportedError, generate_kwargs, traces

@@ -5,8 +5,8 @@ import random
 
 import pytest
 import torch
+from hf_models import ARCHITECTURES, PROMPTS, START
 from hf_reference import Recipe
-from hf_subjects import ARCHITECTURES, PROMPTS, START
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -184,7 +184,7 @@ def test_prompts_stand_in_full_traces_alone_and_within_bounds(subject, monkeypat
 
 def changed_subject(made=[]):  # noqa: B006  # hypothesis wants no fixtures of a test's own scope
     if not made:
-        from hf_subjects import Subject
+        from hf_models import Subject
 
         subject = Subject("qwen3")
         with torch.random.fork_rng():

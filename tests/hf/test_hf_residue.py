@@ -6,8 +6,8 @@ import threading
 
 import pytest
 import torch
+from hf_models import PROMPTS, STEPS, Subject, batch, new_tokens
 from hf_reference import Recipe
-from hf_subjects import PROMPTS, STEPS, Subject, batch, new_tokens
 from transformers import LogitsProcessor, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 import torch
-from hf_subjects import PROMPTS, START, new_tokens
+from hf_models import PROMPTS, START, new_tokens
 
 from tokenlens.hf import generate_kwargs, traces
 from tokenlens.hf.seeds import torch_seed

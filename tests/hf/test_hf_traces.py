@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from hf_models import ARCHITECTURES, PROMPTS, STEPS, new_tokens, up_to
 from hf_reference import Recipe
-from hf_subjects import ARCHITECTURES, PROMPTS, STEPS, new_tokens, up_to
 
 import tokenlens.hf.generate
 from tokenlens.hf import generate_kwargs, traces

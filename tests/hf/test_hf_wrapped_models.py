@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hf_subjects import PROMPTS, Subject, batch, new_tokens
+from hf_models import PROMPTS, Subject, batch, new_tokens
 
 from tokenlens.hf import generate_kwargs, traces
 from tokenlens.hf.attachment import PREPARE

@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from routing_stand_in import PATIENCE, Served, stand_in
+from routing_fakes import PATIENCE, Served, fake_server
 from routing_support import byte_level_chat, prompts, vocabulary
 from test_routing_text import local, over
 
@@ -197,7 +197,7 @@ LEAKS = {
 def test_a_server_s_own_words_go_to_the_log_only(kind, caplog):
     """Not into an error, not into a stream, not into a route."""
     words = vocabulary()
-    good = Served(stand_in("large"))
+    good = Served(fake_server("large"))
     bad = Served(fake(LEAKS[kind]))
     router = over([bad.url, good.url], {"policy": "always_small", "duplicate_guard": False})
     for backend in router.backends.values():

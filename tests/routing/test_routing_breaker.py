@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
+from routing_fakes import Served, fake_server, wait_for
 from routing_servers import Proxy
-from routing_stand_in import Served, stand_in, wait_for
 from routing_support import alone, prompts, vocabulary
 
 from tokenlens.routing import BackendError, Router
@@ -114,7 +114,7 @@ def test_who_has_nobody_else_waits_for_the_trial(outcome):
 @pytest.fixture(scope="module")
 def proxies():
     """Two servers of text, each behind a connection that can be cut or held."""
-    served = [Served(stand_in(role)) for role in ("small", "large")]
+    served = [Served(fake_server(role)) for role in ("small", "large")]
     found = [Proxy(one.url) for one in served]
     yield found
     for one in (*found, *served):

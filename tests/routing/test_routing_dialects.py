@@ -6,10 +6,10 @@ import math
 import random
 
 import pytest
-import routing_stand_in as shapes
+import routing_fakes as shapes
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
-from routing_stand_in import Served, stand_in
+from routing_fakes import Served, fake_server
 from routing_support import prompts, vocabulary
 from test_routing_text import over, route
 
@@ -70,7 +70,7 @@ def plain():
 
 
 def over_shape(shape, spec=MIXED):
-    served = [Served(stand_in(role, shape)) for role in ("small", "large")]
+    served = [Served(fake_server(role, shape)) for role in ("small", "large")]
     try:
         return route(over([one.url for one in served], spec), vocabulary().decode(prompts(2)[1]))
     finally:

@@ -11,7 +11,7 @@ import threading
 import httpx
 import pytest
 import uvicorn
-from routing_stand_in import PATIENCE, Served, wait_for
+from routing_fakes import PATIENCE, Served, wait_for
 from routing_support import Scripted, vocabulary
 
 from tokenlens.cli.route import Access

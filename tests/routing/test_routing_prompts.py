@@ -5,7 +5,7 @@ import threading
 
 import httpx
 import pytest
-from routing_stand_in import PATIENCE, Served
+from routing_fakes import PATIENCE, Served
 from routing_support import Scripted, byte_level_chat, vocabulary
 
 from tokenlens.routing import Router, RouterVocabulary

@@ -6,7 +6,7 @@ import threading
 
 import httpx
 import pytest
-from routing_stand_in import PATIENCE, Served, wait_for
+from routing_fakes import PATIENCE, Served, wait_for
 from routing_support import Held, alone, model, prompts, vocabulary
 
 from tokenlens.routing import Router

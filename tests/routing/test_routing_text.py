@@ -5,8 +5,8 @@ import math
 
 import httpx
 import pytest
+from routing_fakes import PATIENCE, Served, fake_server, wait_for
 from routing_servers import Proxy
-from routing_stand_in import PATIENCE, Served, stand_in, wait_for
 from routing_support import alone, model, prompts, vocabulary
 
 from tokenlens.routing import Router, Sampling
@@ -24,7 +24,7 @@ SETTINGS = HTTPSettings(read_timeout=600, connect_timeout=60)
 @pytest.fixture(scope="module")
 def servers():
     """The two models behind sockets, as somebody else's servers."""
-    found = [Served(stand_in(role)) for role in ("small", "large")]
+    found = [Served(fake_server(role)) for role in ("small", "large")]
     yield found
     for one in found:
         one.close()

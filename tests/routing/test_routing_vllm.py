@@ -11,8 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from routing_fakes import wait_for
 from routing_servers import ROOT, VLLM_PYTHON, Proxy, route_server, vllm_server
-from routing_stand_in import wait_for
 from routing_support import VERBAL, alone, model, prompts, turned, vocabulary
 from servers import VLLM_ENVIRONMENT
 from test_routing_text import local, over, route

@@ -10,8 +10,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
 from tokenlens.sglang import versions
 
 if versions.installed() is not None:
-    sys.path.insert(0, str(Path(__file__).parent / "shim"))
-    import torchvision_stand_in  # noqa: F401  # transformers imports it here as well
+    sys.path.insert(0, str(Path(__file__).parent / "fakes"))
+    import fake_torchvision  # noqa: F401  # transformers imports it here as well
 
 
 @pytest.fixture(scope="session")
@@ -56,8 +56,8 @@ def reasoner_tokenizer():
 def engines(checkpoints, tmp_path_factory):
     """Everything that runs without a server, by the name of the job."""
     import conformance_models as models
-    import sglang_jobs as jobs
-    from sglang_support import run_jobs
+    import sglang_scenarios as scenarios
+    from sglang_support import run_scenarios
 
     thinks = models.reasoner_scenarios(reasoner_tokenizer(), "sglang")
-    return run_jobs(jobs.work(checkpoints, thinks), tmp_path_factory.mktemp("engines"))
+    return run_scenarios(scenarios.work(checkpoints, thinks), tmp_path_factory.mktemp("engines"))

@@ -19,7 +19,7 @@ needs_sglang = pytest.mark.skipif(versions.installed() is None, reason="SGLang i
 
 def environment(**extra):
     """The environment of a process that runs SGLang on a CPU."""
-    path = [str(HERE / "shim"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = [str(HERE / "fakes"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path),
@@ -28,17 +28,17 @@ def environment(**extra):
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONWARNINGS": "ignore",
-        "TOKENLENS_TEST_RIG": "1",
+        "TOKENLENS_TEST_SWITCHES": "1",
         **extra,
     }
 
 
-def run_jobs(work, folder, **extra):
+def run_scenarios(work, folder, **extra):
     """Results of named jobs, from one process that runs their engines in turn."""
     (folder / "jobs.json").write_text(json.dumps(work))
     extra["TOKENLENS_TEST_UNTOUCHED"] = str(folder / "untouched.json")
     done = subprocess.run(
-        [sys.executable, str(HERE / "sglang_driver.py"), "jobs.json", "results.json"],
+        [sys.executable, str(HERE / "sglang_engine_process.py"), "jobs.json", "results.json"],
         cwd=folder,
         env=environment(**extra),
         capture_output=True,

@@ -1,7 +1,7 @@
 """Real engines on a CPU against Hugging Face: ids, retractions, the radix cache, features."""
 
 import pytest
-from sglang_jobs import REASONERS
+from sglang_scenarios import REASONERS
 from sglang_support import needs_sglang
 
 pytestmark = [needs_sglang, pytest.mark.slow, pytest.mark.timeout(3600)]

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sglang_driver import ENGINE
+from sglang_engine_process import ENGINE
 from sglang_support import environment, needs_sglang
 
 pytestmark = [needs_sglang, pytest.mark.slow, pytest.mark.timeout(1200)]

@@ -2,7 +2,7 @@
 
 import pytest
 from conformance_traces import TRACED, trace_differences
-from sglang_jobs import REASONERS
+from sglang_scenarios import REASONERS
 from sglang_support import needs_sglang
 
 pytestmark = [needs_sglang, pytest.mark.slow, pytest.mark.timeout(3600)]

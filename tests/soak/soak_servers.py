@@ -130,8 +130,8 @@ class Sglang(Server):
         ]
 
     def environment(self):
-        shim = ROOT / "tests" / "sglang" / "shim"
-        path = [str(shim), surroundings()["PYTHONPATH"]]
+        fakes = ROOT / "tests" / "sglang" / "fakes"
+        path = [str(fakes), surroundings()["PYTHONPATH"]]
         return {"PYTHONPATH": os.pathsep.join(path), "SGLANG_USE_CPU_ENGINE": "1"}
 
     def with_spec(self, body, spec):

@@ -8,8 +8,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
 
 import conformance_models as models  # after the path
-import vllm_jobs as jobs
-from vllm_support import run_jobs
+import vllm_scenarios as scenarios
+from vllm_support import run_scenarios
 
 
 @pytest.fixture(scope="session")
@@ -51,31 +51,31 @@ def first_runner(checkpoints, tmp_path_factory):
     qwen3 = checkpoints["qwen3"]
     thinks = models.reasoner_scenarios(tokenizer())
     work = {
-        "reasoner": jobs.reasoner_job(thinks),
-        "sync": jobs.table_job(qwen3, trace="full"),
-        "async": jobs.table_job(qwen3, {"async": True}),
-        "llama": jobs.table_job(checkpoints["llama-tied"]),
-        "gemma": jobs.table_job(checkpoints["gemma"]),
-        "features": jobs.features_job(tokenizer()),
-        "two-ranks": jobs.table_job(qwen3, **jobs.TWO_RANKS),
-        "compiled": jobs.table_job(qwen3, enforce_eager=False),
-        "preempted": jobs.preempted_job(qwen3),
-        "preempted-async": jobs.preempted_job(qwen3, {"async": True}),
-        "no-replay": jobs.table_job(qwen3, {"no_replay": True}, **jobs.SMALL_CACHE),
-        "dropped": jobs.dropped_job(qwen3, {"async": True}),
-        "small-history": jobs.small_history_job(qwen3),
-        "shared": jobs.shared_job(qwen3),
-        "seeds": jobs.seeds_job(qwen3),
-        "no-salt": jobs.shared_job(qwen3, {"no_salt": True}),
-        "stock": jobs.plain_job(qwen3, tokenlens=False),
-        "loaded": jobs.plain_job(qwen3, by_class=True),
-        "admission": jobs.admission_job(qwen3),
-        "adapters": jobs.adapters_job(qwen3, folder),
-        "other-version": jobs.other_version_job(qwen3),
-        "faults": jobs.faults_job(qwen3),
-        **jobs.refused_jobs(qwen3, folder),
+        "reasoner": scenarios.reasoner_scenario(thinks),
+        "sync": scenarios.table_scenario(qwen3, trace="full"),
+        "async": scenarios.table_scenario(qwen3, {"async": True}),
+        "llama": scenarios.table_scenario(checkpoints["llama-tied"]),
+        "gemma": scenarios.table_scenario(checkpoints["gemma"]),
+        "features": scenarios.features_scenario(tokenizer()),
+        "two-ranks": scenarios.table_scenario(qwen3, **scenarios.TWO_RANKS),
+        "compiled": scenarios.table_scenario(qwen3, enforce_eager=False),
+        "preempted": scenarios.preempted_scenario(qwen3),
+        "preempted-async": scenarios.preempted_scenario(qwen3, {"async": True}),
+        "no-replay": scenarios.table_scenario(qwen3, {"no_replay": True}, **scenarios.SMALL_CACHE),
+        "dropped": scenarios.dropped_scenario(qwen3, {"async": True}),
+        "small-history": scenarios.small_history_scenario(qwen3),
+        "shared": scenarios.shared_scenario(qwen3),
+        "seeds": scenarios.seeds_scenario(qwen3),
+        "no-salt": scenarios.shared_scenario(qwen3, {"no_salt": True}),
+        "stock": scenarios.plain_scenario(qwen3, tokenlens=False),
+        "loaded": scenarios.plain_scenario(qwen3, by_class=True),
+        "admission": scenarios.admission_scenario(qwen3),
+        "adapters": scenarios.adapters_scenario(qwen3, folder),
+        "other-version": scenarios.other_version_scenario(qwen3),
+        "faults": scenarios.faults_scenario(qwen3),
+        **scenarios.refused_scenarios(qwen3, folder),
     }
-    return run_jobs(work, folder)
+    return run_scenarios(work, folder)
 
 
 @pytest.fixture(scope="session")
@@ -86,14 +86,16 @@ def second_runner(checkpoints, tmp_path_factory):
     qwen3 = checkpoints["qwen3"]
     thinks = models.reasoner_scenarios(tokenizer())
     work = {
-        "reasoner": jobs.reasoner_job([one for one in thinks if one.name in TRACED.values()]),
-        "sync": jobs.table_job(qwen3),
-        "features": jobs.features_job(tokenizer()),
-        "async": jobs.table_job(qwen3, {"async": True}),
-        "preempted": jobs.preempted_job(qwen3),
-        "no-replay": jobs.table_job(qwen3, {"no_replay": True}, **jobs.SMALL_CACHE),
-        "shared": jobs.shared_job(qwen3),
-        "faults": jobs.faults_job(qwen3),
-        "seeds": jobs.seeds_job(qwen3),
+        "reasoner": scenarios.reasoner_scenario(
+            [one for one in thinks if one.name in TRACED.values()]
+        ),
+        "sync": scenarios.table_scenario(qwen3),
+        "features": scenarios.features_scenario(tokenizer()),
+        "async": scenarios.table_scenario(qwen3, {"async": True}),
+        "preempted": scenarios.preempted_scenario(qwen3),
+        "no-replay": scenarios.table_scenario(qwen3, {"no_replay": True}, **scenarios.SMALL_CACHE),
+        "shared": scenarios.shared_scenario(qwen3),
+        "faults": scenarios.faults_scenario(qwen3),
+        "seeds": scenarios.seeds_scenario(qwen3),
     }
-    return run_jobs(work, tmp_path_factory.mktemp("second"), second_runner=True)
+    return run_scenarios(work, tmp_path_factory.mktemp("second"), second_runner=True)

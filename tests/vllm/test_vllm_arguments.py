@@ -61,7 +61,7 @@ def engine_config(**changes):
     ],
 )
 def test_engines_that_cannot_host_specs(monkeypatch, changes, word):
-    """With stand-ins for vLLM's configuration.
+    """With fakes of vLLM's configuration.
 
     Most are refused by real starts as well, in ``test_vllm_admission.py``. Not these: on a
     CPU vLLM switches dual batch overlap off by itself, and its first runner refuses context

@@ -34,12 +34,12 @@ def environment(second_runner=False):
     return values
 
 
-def run_jobs(work, folder, second_runner=False):
+def run_scenarios(work, folder, second_runner=False):
     """Results of named jobs, from one process that runs them in turn."""
     names = list(work)
     (folder / "jobs.json").write_text(json.dumps([work[name] for name in names]))
     done = subprocess.run(
-        [sys.executable, str(HERE / "vllm_driver.py"), "jobs.json", "results.json"],
+        [sys.executable, str(HERE / "vllm_engine_process.py"), "jobs.json", "results.json"],
         cwd=folder,
         env={**environment(second_runner), "VLLM_CACHE_ROOT": str(folder / "cache")},
         capture_output=True,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._registration import on_processor, register
+from .._registration import on_cpu, register
 from .._tables import check_entries, check_out, check_table
 
 
@@ -70,7 +70,7 @@ def concept_mixture(
     check_table(table)
     check_entries("ids", ids, "weights", weights, "[num_rows, width]")
     check_out(table, ids.shape[0], out_dtype, out)
-    if out is None and on_processor(table):
+    if out is None and on_cpu(table):
         with torch.no_grad():
             return _cpu(table, ids, weights, scale, shard_start, out_dtype)
     if out is None:

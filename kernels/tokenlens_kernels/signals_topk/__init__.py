@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._registration import on_processor, register
+from .._registration import on_cpu, register
 
 MAX_WIDTH = 64
 LOGIT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -158,7 +158,7 @@ def signals_topk(
             " (64, and no more than vocab_size)"
         )
     arguments = [tensor for tensor, _ in per_row.values()]
-    if on_processor(logits):
+    if on_cpu(logits):
         with torch.no_grad():
             return TopKSignals(*_cpu(logits, *arguments, vocab_size, width, statistics))
     outputs = torch.ops.tokenlens.signals_topk(logits, *arguments, vocab_size, width, statistics)

@@ -1,8 +1,8 @@
 """What the tests switch off in tokenlens, request by request, to see that it matters.
 
 Loaded in the scheduler's process by ``sitecustomize``; a request names its switches in
-``custom_params["rig"]``, which the engine itself does not know. At every step of every engine, what
-did not ask is compared bit by bit with what SGLang had; the scheduler ends if it differs.
+``custom_params["switches"]``, which the engine itself does not know. At every step of every engine,
+what did not ask is compared bit by bit with what SGLang had; the scheduler ends if it differs.
 """
 
 import json
@@ -23,7 +23,7 @@ def install(runtime):
     admit = runtime.RequestFollower._admit
 
     def _admit(self, req):
-        for name in (req.sampling_params.custom_params or {}).get("rig", ()):
+        for name in (req.sampling_params.custom_params or {}).get("switches", ()):
             off[name].add(req.rid)
         admit(self, req)
 

@@ -49,7 +49,7 @@ def radix():
         {"requests": [plain]},
         {"requests": [request(latent) | {"name": "again"}]},
         {"requests": [{**plain, "name": "fresh"}], "flush": True},
-        {"requests": [request(latent) | {"name": "open", "rig": ["no_guard"]}], "flush": True},
+        {"requests": [request(latent) | {"name": "open", "switches": ["no_guard"]}], "flush": True},
         {"requests": [{**plain, "name": "polluted", "continues": "open"}]},
         {"requests": [request(short)], "flush": True},
         {"requests": [after]},
@@ -184,7 +184,7 @@ def work(paths, reasoner=()):
     qwen3, llama, gemma = (paths[name] for name in ("qwen3", "llama-tied", "gemma"))
     chunked = {"chunked_prefill_size": CHUNK, "max_running_requests": 6}
     retract = {"SGLANG_TEST_RETRACT": "true"}
-    without = [{**row, "rig": ["no_replay"]} for row in staggered()]
+    without = [{**row, "switches": ["no_replay"]} for row in staggered()]
     once = {"runs": []}
     return {
         "overlap": {
@@ -276,8 +276,11 @@ def taken_back():
     rows.append(
         {"requests": [{"name": "writer", "continues": "first", "sampling": {"max_tokens": 2}}]}
     )
-    for name, rig in (("limited", []), ("unlimited", ["no_limit"])):
-        four = [latent | {"name": f"{name}-{i}", "rig": rig, "arrive": 4 * i} for i in range(4)]
+    for name, switches in (("limited", []), ("unlimited", ["no_limit"])):
+        four = [
+            latent | {"name": f"{name}-{i}", "switches": switches, "arrive": 4 * i}
+            for i in range(4)
+        ]
         rows.append({"requests": four})
     return rows
 

@@ -1,4 +1,4 @@
-"""A stand-in for other people's completion servers: text in, text out, over a tiny reasoner.
+"""Fakes of other people's completion servers: text in, text out, over a tiny reasoner.
 
 It is tokenlens' own code behind a real socket, for tests of the router's side; tests against vLLM
 itself are in ``test_routing_vllm.py``.
@@ -92,7 +92,7 @@ def unknown(text, top, reason):
     return {"logprobs": {"odds": [3, 1]}}, {}
 
 
-def stand_in(role, dialect=openai, asked=None, words=None):
+def fake_server(role, dialect=openai, asked=None, words=None):
     """``/v1/completions`` of one tiny reasoner, streamed, with the largest log-probabilities.
 
     ``asked`` is a list that gets every request; ``words`` another tokenizer, whose BOS is read as

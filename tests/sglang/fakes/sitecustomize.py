@@ -3,7 +3,7 @@
 import os
 import sys
 
-import torchvision_stand_in  # noqa: F401  # for what it does when it is imported
+import fake_torchvision  # noqa: F401  # for what it does when it is imported
 
 
 def lose(target):
@@ -23,12 +23,12 @@ def pretend(version):
 
 if os.environ.get("TOKENLENS_TEST_UNLOADED") == "1":
     sys.modules["tokenlens.sglang.plugin"] = None  # an import of it fails
-elif os.environ.get("TOKENLENS_TEST_RIG") == "1":
-    import sglang_rig
+elif os.environ.get("TOKENLENS_TEST_SWITCHES") == "1":
+    import sglang_switches
 
     from tokenlens.serving.hooks import after_import
 
-    after_import("tokenlens.sglang.scheduler", lambda _: sglang_rig.install_now())
+    after_import("tokenlens.sglang.scheduler", lambda _: sglang_switches.install_now())
 if os.environ.get("TOKENLENS_TEST_LOST"):
     lose(os.environ["TOKENLENS_TEST_LOST"])
 if os.environ.get("TOKENLENS_TEST_VERSION"):

@@ -15,7 +15,7 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 import torch
-from vllm_rig import Rig
+from vllm_switches import Switches
 
 ENGINE = {
     "enforce_eager": True,
@@ -83,7 +83,7 @@ def drive(llm, run, before):
     waiting = sorted(run["requests"], key=lambda request: request.get("arrive", 0))
     prompts, done, errors, step, most_pages = {}, {}, {}, 0, 0
     runtime, _ = runtime_of(llm)
-    RIG.preemptions, RIG.runtime = 0, runtime
+    SWITCHES.preemptions, SWITCHES.runtime = 0, runtime
     while waiting or engine.has_unfinished_requests():
         while waiting and waiting[0].get("arrive", 0) <= step:
             request = waiting.pop(0)
@@ -91,7 +91,7 @@ def drive(llm, run, before):
             prompts[name] = prompt_of(request, before)
             try:
                 prompt = {"prompt_token_ids": prompts[name]}
-                with RIG.stranger(request.get("stranger")):
+                with SWITCHES.stranger(request.get("stranger")):
                     engine.add_request(name, prompt, sampling(request), **adapter_of(request))
             except (ValueError, VLLMError) as error:
                 errors[name] = str(error)
@@ -109,7 +109,7 @@ def drive(llm, run, before):
             most_pages = max(most_pages, runtime.batch.store.pages_in_use)
         step += 1
     before.update(done)
-    facts = {"steps": step, "preemptions": RIG.preemptions, "errors": errors}
+    facts = {"steps": step, "preemptions": SWITCHES.preemptions, "errors": errors}
     if runtime is not None:
         facts |= {"most_pages": most_pages, "num_pages": runtime.batch.store.num_pages}
     return {"outputs": done, **facts}
@@ -185,7 +185,7 @@ def main(jobs_file, out_file):
                 from tokenlens.vllm import TokenLens
 
                 kwargs["logits_processors"] = [TokenLens]
-        RIG.set(job.get("rig", {}))
+        SWITCHES.set(job.get("switches", {}))
         llm, before = None, {}
         try:
             llm = LLM(job["model"], **kwargs)
@@ -211,5 +211,5 @@ def main(jobs_file, out_file):
 
 
 if __name__ == "__main__":
-    RIG = Rig()
+    SWITCHES = Switches()
     main(*sys.argv[1:])

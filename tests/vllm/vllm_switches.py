@@ -5,7 +5,7 @@ import os
 from types import SimpleNamespace
 
 
-class Rig:
+class Switches:
     """Switches, set anew for every engine of a process."""
 
     def __init__(self):

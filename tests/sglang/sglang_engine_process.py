@@ -34,8 +34,8 @@ def sampling(request):
     params = dict(values.pop("custom_params", {}))
     if request.get("spec") is not None:
         params |= custom_params(request["spec"])
-    if request.get("rig"):
-        params["rig"] = request["rig"]
+    if request.get("switches"):
+        params["switches"] = request["switches"]
     return {**values, "custom_params": params} if params else values
 
 
@@ -133,7 +133,7 @@ def repeated(before):
                 }
 
 
-def run_job(job):
+def run_scenario(job):
     """Start an engine, or try to; give it its requests."""
     import sglang
 
@@ -168,7 +168,7 @@ def start_beside(job):
     import psutil
 
     before = set(psutil.Process().children(recursive=True))
-    found = run_job(job)
+    found = run_scenario(job)
     # What the start left to be collected must not wait for anybody.
     faulthandler.dump_traceback_later(300, exit=True)
     gc.collect()
@@ -178,7 +178,7 @@ def start_beside(job):
 
 
 def info(engine):
-    """What the engine says of itself, and what the rig found to be untouched."""
+    """What the engine says of itself, and what the switches found to be untouched."""
     untouched = Path(os.environ["TOKENLENS_TEST_UNTOUCHED"])
     checked = json.loads(untouched.read_text()) if untouched.exists() else None
     untouched.unlink(missing_ok=True)
@@ -192,7 +192,7 @@ def main(jobs_file, out_file):
     """Run all jobs; a job that raises is a result too."""
     results = {}
     for name, job in json.loads(Path(jobs_file).read_text()).items():
-        results[name] = run_job(job)
+        results[name] = run_scenario(job)
         Path(out_file).write_text(json.dumps(results))
 
 

@@ -15,24 +15,24 @@ SMALL_CACHE = {"num_gpu_blocks_override": 6, "block_size": 32, "max_model_len": 
 TWO_RANKS = {"tensor_parallel_size": 2, "distributed_executor_backend": "mp"}
 
 
-def preempted_job(path, rig=None):
+def preempted_scenario(path, switches=None):
     """The table twice over, on a cache that is too small for it."""
-    job = table_job(path, rig, **SMALL_CACHE)
+    job = table_scenario(path, switches, **SMALL_CACHE)
     return {**job, "runs": job["runs"] * 2}
 
 
-def table_job(path, rig=None, trace="summary", **engine):
+def table_scenario(path, switches=None, trace="summary", **engine):
     """The whole table on one engine, in chunks of a prompt and staggered."""
     rows = models.requests(trace=trace, scenarios=hosted("vllm"))
     return {
         "model": path,
         "engine": {"skip_tokenizer_init": True, "max_num_batched_tokens": 32, **engine},
-        "rig": rig or {},
+        "switches": switches or {},
         "runs": [{"requests": rows}],
     }
 
 
-def reasoner_job(scenarios):
+def reasoner_scenario(scenarios):
     """The tiny reasoner, whose tokenizer finds the markers; every step of it."""
     return {
         "model": str(models.REASONER_PATH),
@@ -41,7 +41,7 @@ def reasoner_job(scenarios):
     }
 
 
-def features_job(tokenizer):
+def features_scenario(tokenizer):
     """A spec beside what vLLM offers itself: a thinking budget, log-probabilities, masks."""
     question = [{"role": "user", "content": models.QUESTIONS[0]}]
     text = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
@@ -78,22 +78,22 @@ def features_job(tokenizer):
     }
 
 
-def dropped_job(path, rig):
+def dropped_scenario(path, switches):
     """Running requests are thrown out again and again, and what they had in flight is dropped."""
-    job = table_job(path, rig)
+    job = table_scenario(path, switches)
     job["runs"][0]["reset_every"] = 11
     return job
 
 
-def small_history_job(path):
+def small_history_scenario(path):
     """A history that is too small for all: some requests cannot be replayed."""
-    job = table_job(path, **SMALL_CACHE)
+    job = table_scenario(path, **SMALL_CACHE)
     # Three pages of 64 tokens.
     job["engine"]["additional_config"] = {"tokenlens": {"history_mib": 3 * 64 * 64 * 12 / 2**20}}
     return job
 
 
-def shared_job(path, rig=None):
+def shared_scenario(path, switches=None):
     """A plain request reads what a latent one wrote: from the cache, and afresh."""
     latent = Scenario("latent", (*LONG, START), (soft(),), tokens=60)
     plain = {"name": "plain", "continues": "latent", "sampling": {"max_tokens": 4, "logprobs": 5}}
@@ -110,7 +110,7 @@ def shared_job(path, rig=None):
     return {
         "model": path,
         "engine": {"skip_tokenizer_init": True, "block_size": 32},
-        "rig": rig or {},
+        "switches": switches or {},
         "runs": [
             {"requests": rows[:1]},
             {"requests": [plain]},
@@ -120,7 +120,7 @@ def shared_job(path, rig=None):
     }
 
 
-def seeds_job(path):
+def seeds_scenario(path):
     """Equal prompts with noise: no seed, the engine's seed, the spec's, and several samples."""
     methods = [
         {**soft(), "start": "first_token", "temperature": 1.0},
@@ -151,7 +151,7 @@ def seeds_job(path):
     }
 
 
-def plain_job(path, **job):
+def plain_scenario(path, **job):
     """Requests without a spec, with log-probabilities."""
     rows = [
         {
@@ -172,7 +172,7 @@ def plain_job(path, **job):
     }
 
 
-def admission_job(path):
+def admission_scenario(path):
     """Requests that are refused between requests that are not."""
     limits = {"allow": ["soft_thinking", "gumbel_noise"], "max_entries": 16, "full_traces": False}
 
@@ -229,7 +229,7 @@ def admission_job(path):
     }
 
 
-def faults_job(path):
+def faults_scenario(path):
     """Requests that raise in the worker, or make no mixture, beside plain ones; few KV blocks."""
     phase = {"think_start": [6], "think_end": [7]}
 
@@ -259,7 +259,7 @@ def faults_job(path):
             "max_model_len": 64,
             "enable_prefix_caching": False,
         },
-        "rig": {"faults": True, "no_bounds": True},
+        "switches": {"faults": True, "no_bounds": True},
         "runs": [
             {"requests": alone},
             {"requests": before},
@@ -269,13 +269,13 @@ def faults_job(path):
     }
 
 
-def other_version_job(path):
+def other_version_scenario(path):
     """A version that was not tested, by the decision of the owner."""
     rows = [row for row in models.requests() if row["name"] in ("soft", "plain")]
     return {
         "model": path,
         "engine": {"skip_tokenizer_init": True},
-        "rig": {"version": "0.99.0", "any_version": True},
+        "switches": {"version": "0.99.0", "any_version": True},
         "runs": [{"requests": rows}],
     }
 
@@ -301,7 +301,7 @@ def save_adapter(folder, target):
     return str(folder)
 
 
-def adapters_job(path, folder):
+def adapters_scenario(path, folder):
     """Requests with an adapter of the attention, and with one of the embedding."""
     adapters = {
         name: save_adapter(folder / name, target)
@@ -358,7 +358,7 @@ def save_quantised(path, folder):
     return str(folder)
 
 
-def refused_jobs(path, folder):
+def refused_scenarios(path, folder):
     """Engines that must not start."""
     base = {"model": path, "runs": []}
     quiet = {"skip_tokenizer_init": True}
@@ -377,7 +377,7 @@ def refused_jobs(path, folder):
         f"refused-{name}": {**base, "engine": {**quiet, **engine}}
         for name, engine in engines.items()
     }
-    jobs["refused-version"]["rig"] = {"version": "0.99.0"}
+    jobs["refused-version"]["switches"] = {"version": "0.99.0"}
     quantised = {**base, "model": save_quantised(path, folder / "quantised"), "engine": quiet}
     jobs["refused-quantised"] = quantised
     return jobs

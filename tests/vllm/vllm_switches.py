@@ -98,9 +98,9 @@ class Switches:
 
         Scheduler._preempt_request = _preempt_request
 
-        point = Batch._point
+        point = Batch._find_pointers
 
-        def _point(batch, computed, scheduled):
+        def _find_pointers(batch, computed, scheduled):
             if self.values.get("no_replay"):
                 again = batch._slots[scheduled > 1]
                 before = batch._latent[again].copy()
@@ -110,7 +110,7 @@ class Switches:
             else:
                 point(batch, computed, scheduled)
 
-        Batch._point = _point
+        Batch._find_pointers = _find_pointers
 
         salt = engine._salt
         engine._salt = lambda request: None if self.values.get("no_salt") else salt(request)

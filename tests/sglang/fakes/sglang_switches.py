@@ -29,9 +29,9 @@ def install(runtime):
 
     runtime.RequestFollower._admit = _admit
     batch = Batch
-    point = batch._point
+    point = batch._find_pointers
 
-    def _point(self, computed, scheduled):
+    def _find_pointers(self, computed, scheduled):
         rids = [rid for rid in off["no_replay"] if rid in self.live]
         without = [self.live[rid].slot for rid in rids]
         again = [slot for slot in self._slots[scheduled > 1].tolist() if slot in without]
@@ -40,7 +40,7 @@ def install(runtime):
         point(self, computed, scheduled)
         self._latent[again] = before
 
-    batch._point = _point
+    batch._find_pointers = _find_pointers
     consume = output.StepOutput.consume
 
     def _consume(self, scheduled, commits):

@@ -4,6 +4,7 @@ A request has a slot from ``add`` or ``resume`` to ``remove`` or ``suspend``. Wh
 out follows from the requests that are live, and is found anew whenever one comes or goes.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
@@ -61,6 +62,9 @@ from tokenlens.spec.needs import Need
 
 if TYPE_CHECKING:
     from tokenlens.core.compiled import Forms
+
+COMPILES = "TOKENLENS_COMPILE"
+"""A variable of the environment: 0 leaves the step eager on devices too."""
 
 COMMON_FIELDS: Final = (
     *(PHASE, POSITION, GENERATED, THINKING_TOKENS, PROMPT_THINKING),
@@ -161,7 +165,7 @@ class Lifecycle:
         # The number of holes, of states to take back, of the engine's vectors' coordinates
         self.structure = (len(holes), rewind_steps, host.hidden_size if host else 0)
         self.forms: Forms | None = None
-        if self.device.type not in ("cpu", "meta"):
+        if self.device.type not in ("cpu", "meta") and os.environ.get(COMPILES) != "0":
             # Elsewhere a step costs what its arithmetic costs, and compiled it was slower.
             from tokenlens.core.compiled import FORMS
 

@@ -53,7 +53,7 @@ class Binder:
         arguments: Callable[[Any], Mapping[str, Any] | None] = lambda params: None,
         engine: EngineMarkers | None = None,
     ) -> None:
-        self.tokenizer, self.engine = tokenizer, engine
+        self.tokenizer, self.width, self.engine = tokenizer, width, engine
         self.vocab_size = vocabulary_size(tokenizer, width)
         self.holes = holes(tokenizer, width)
         if tokenizer is not None:

@@ -21,6 +21,7 @@ from tokenlens.serving.refusals import allows_latent
 from tokenlens.serving.report import PendingReport, report_of
 from tokenlens.serving.settings import Settings
 from tokenlens.serving.store import ConceptStore
+from tokenlens.serving.warming import warm
 
 SPARE_SLOTS = 8
 """Slots beside the running requests: a preempted one keeps its slot while there are some."""
@@ -92,6 +93,7 @@ class EngineRuntime:
         if latent:
             embedding = InputEmbedding(facts.model, facts.layout, store, facts.max_pass_tokens)
         self.batch = Batch(core, store, embedding)
+        warm(core, binder, settings.allow, facts.logger)
         facts.logger.info(
             "tokenlens: %d slots; history: %s; methods: %s",
             slots,

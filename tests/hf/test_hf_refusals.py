@@ -1,11 +1,12 @@
 """What cannot be right says so: every refusal, and what would happen without it."""
 
 import contextlib
+import types
 
 import pytest
 import torch
 import transformers
-from hf_models import PROMPTS, STEPS, Subject, batch, new_tokens
+from hf_models import PROMPTS, STEPS, Subject, batch, build, new_tokens
 from hf_reference import Recipe
 
 import tokenlens.hf.generate
@@ -153,10 +154,35 @@ def test_spec_that_the_model_cannot_carry_out(subject):
 
 
 def test_static_cache_of_a_model_that_needs_ids(subject, monkeypatch):
-    monkeypatch.setattr("tokenlens.hf.run.NEEDS_IDS", frozenset({"qwen3"}))
-    with pytest.raises(UnsupportedError, match=r"static cache.*qwen3.*dynamic cache"):
-        subject.generate(**soft_kwargs(subject), cache_implementation="static")
-    subject.generate(**soft_kwargs(subject))
+    """Measured on the model: what it makes of embeddings is not what it makes of their ids."""
+    forward = type(subject.model.model).forward
+
+    def scales_its_own(self, input_ids=None, **kwargs):
+        if input_ids is not None:
+            kwargs["inputs_embeds"] = self.embed_tokens(input_ids) * 3.0
+        return forward(self, **kwargs)
+
+    def demands(self, input_ids=None, **kwargs):
+        if input_ids is None:
+            raise RuntimeError("no ids")
+        return forward(self, input_ids=input_ids, **kwargs)
+
+    def reverses(self, input_ids=None, inputs_embeds=None, **kwargs):
+        if inputs_embeds is not None:
+            table = self.embed_tokens.weight
+            ids = torch.cdist(inputs_embeds.flatten(0, 1), table).min(dim=1)
+            if ids.values.max() > 1e-4:
+                raise RuntimeError("not the embedding of a token")
+        return forward(self, input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)
+
+    for takes in (scales_its_own, demands, reverses):
+        model = build("qwen3")
+        monkeypatch.setattr(model.model, "forward", types.MethodType(takes, model.model))
+        kwargs = generate_kwargs(model, None, subject.spec())
+        with pytest.raises(UnsupportedError, match=r"static cache with qwen3; allowed: a dynamic"):
+            subject.generate(model=model, **kwargs, cache_implementation="static")
+        subject.generate(model=model, **kwargs)
+    subject.generate(**soft_kwargs(subject), cache_implementation="static")
 
 
 def test_second_processors_argument_is_python_s_own_error(subject):

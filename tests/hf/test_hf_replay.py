@@ -117,6 +117,15 @@ def test_several_passes_say_what_one_says(subject, monkeypatch):
     assert abs(several.tokens.largest - one.tokens.largest) < TOLERANCE
 
 
+def test_a_text_that_went_on_behind_the_models_end_is_replayed_to_its_own(subject, monkeypatch):
+    trace = recorded(subject, "soft")[1]
+    config = subject.model.generation_config
+    monkeypatch.setattr(config, "eos_token_id", trace.steps[2].token)
+    assert verify_trace(subject.model, None, trace).holds
+    monkeypatch.setattr(config, "eos_token_id", [trace.steps[-1].token, 95])
+    assert verify_trace(subject.model, None, trace).holds
+
+
 def test_processors_of_the_call_are_given_again(subject):
     from transformers import RepetitionPenaltyLogitsProcessor
 

@@ -18,6 +18,7 @@ from tokenlens.core.request import possible_ends
 from tokenlens.errors import ProtocolError, UnsupportedError
 from tokenlens.hf.embedding import HookedEmbedding
 from tokenlens.hf.given import ids_of
+from tokenlens.hf.ways_in import resting
 from tokenlens.methods import METHODS
 from tokenlens.spec.texts import holes, vocabulary_size
 from tokenlens.trace import Trace, TraceStep
@@ -60,14 +61,16 @@ class Replay:
             getattr(one, "eos_token_id", None)
             for one in (getattr(model, "generation_config", None), config)
         ]
-        eos = possible_ends([i for found in ends for i in ids_of(found)], self._vocab_size)
+        turns = possible_ends([i for found in ends for i in ids_of(found)], self._vocab_size)
+        # What the trace goes on behind did not end its text.
+        eos = [token for token in turns if token not in self._tokens[:-1]]
         self._request = bind(
             trace.spec,
             methods=METHODS,
             tokenizer=tokenizer,
             vocab_size=self._vocab_size,
             eos_ids=eos,
-            turn_ends=eos,
+            turn_ends=turns,
         ).sample(trace.sample)
         self._embedding = HookedEmbedding(model.get_input_embeddings())
         self._embedding.probe()
@@ -118,7 +121,7 @@ class Replay:
         for start in range(first, last, size):
             keep = torch.arange(start, min(start + size, last), device=ids.device)
             kept = {"logits_to_keep": keep} if keeps else {}
-            with _resting(self._model), self._feeding(mixed, last):
+            with resting(self._model), self._feeding(mixed, last):
                 out = self._model(input_ids=ids, use_cache=False, **self._inputs, **kept).logits[0]
             yield from out if keeps else out[first:]
 
@@ -163,24 +166,3 @@ class Replay:
             weights[row, : len(entries)] = torch.tensor([weight for _, weight in entries])
         # As `core.next_input` writes them.
         return self._embedding.mix(ids, weights / weights.sum(dim=1, keepdim=True))
-
-
-@contextmanager
-def _resting(model: nn.Module) -> Iterator[None]:
-    """In evaluation mode, and without what models that see remember of the call before."""
-    before = [
-        (module, module.rope_deltas)
-        for module in model.modules()
-        if isinstance(module.__dict__.get("rope_deltas"), Tensor)
-    ]
-    training = [module for module in model.modules() if module.training]
-    for module, _ in before:
-        module.rope_deltas = None  # type: ignore[assignment]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-        for module, deltas in before:
-            module.rope_deltas = deltas

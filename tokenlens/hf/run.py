@@ -28,14 +28,9 @@ from tokenlens.hf.embedding import HookedEmbedding, substitute
 from tokenlens.hf.host import HFHost
 from tokenlens.hf.prompts import prompts_of
 from tokenlens.hf.streamers import follow
+from tokenlens.hf.ways_in import takes_embeddings
 from tokenlens.methods import METHODS
 from tokenlens.spec.needs import Need
-
-# Their forward pass needs the ids, or scales only embeddings that it looked up itself, so that
-# `inputs_embeds` gives other logits; a compiled decode step would need that way in.
-NEEDS_IDS = frozenset(
-    {"falcon_h1", "gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "fsmt", "blenderbot-small"}
-)
 
 
 class Stage(Enum):
@@ -324,12 +319,12 @@ class Run(LogitsProcessor):
             self._attachment.hook(self._embedding.module)
             self._embedding.arm(latent, mixture)
             return inputs
-        model_type = self.model.config.get_text_config().model_type  # type: ignore[operator, union-attr]
-        if model_type in NEEDS_IDS:
+        if not takes_embeddings(self.model, self._embedding, ids.device):
+            model_type = self.model.config.get_text_config().model_type  # type: ignore[operator, union-attr]
             raise UnsupportedError(
-                "cache_implementation: got a static cache; allowed: a dynamic one with"
-                f" {model_type}, whose compiled forward pass needs token ids. Leave"
-                " cache_implementation unset (a dynamic cache)."
+                f"cache_implementation: got a static cache with {model_type}; allowed: a dynamic"
+                " one (leave cache_implementation unset), because its forward pass needs token ids,"
+                " and a compiled one could be fed mixtures only in place of them"
             )
         # Outside the compiled graph: hooks inside it are ignored silently.
         embeddings = substitute(self._embedding.look_up(ids), latent, mixture)

@@ -123,7 +123,20 @@ CAPABILITIES = (
         sglang="refused",
     ),
     Capability(
-        "prompt embeddings, multimodal models, KV connectors",
+        "multimodal models, with images and without",
+        "yes",
+        "latent methods: vLLM: Qwen2.5-VL; others with `TOKENLENS_ANY_MODEL=1`",
+        vllm="yes",
+        sglang="refused",
+    ),
+    Capability(
+        "models that look the token up in a second table or route by it",
+        "yes",
+        "Gemma 3n and 4, Qwen4-Exp, DeepSeek-V4: that path sees the visible token",
+        vllm="yes",
+    ),
+    Capability(
+        "prompt embeddings, KV connectors",
         "n/a",
         "latent methods only",
         vllm="refused",

@@ -105,11 +105,13 @@ def test_the_rust_front_end_is_refused(monkeypatch):
         check_engine(SimpleNamespace(**FINE))
 
 
-def test_a_multimodal_model_is_refused_where_mixtures_are_allowed():
+def test_a_multimodal_model_is_refused_where_mixtures_are_allowed(monkeypatch):
     model = SimpleNamespace(is_multimodal=True)
     with pytest.raises(UnsupportedError, match="multimodal"):
         refusals.check_model(model, Settings())
     refusals.check_model(model, Settings(allow=("no_thinking",)))
+    monkeypatch.setenv("TOKENLENS_ANY_MODEL", "1")
+    refusals.check_model(model, Settings())
     with pytest.raises(UnsupportedError, match="encoder-decoder"):
         refusals.check_model(SimpleNamespace(is_encoder_decoder=True), Settings())
 

@@ -10,11 +10,18 @@ import conformance_table as table
 import pytest
 
 from tokenlens.capabilities import TESTED
+from tokenlens.errors import UnsupportedError
 from tokenlens.serving.arguments import spec_of
 from tokenlens.serving.traces import RequestRecorder
 from tokenlens.spec import METHOD_CONFIGS, DecodingSpec, SpecError, parse_spec, preset
 from tokenlens.vllm import Settings, extra_args, trace, versions
-from tokenlens.vllm.refusals import asked_for, check_engine, check_request, names_tokenlens
+from tokenlens.vllm.refusals import (
+    MULTIMODAL,
+    asked_for,
+    check_engine,
+    check_request,
+    names_tokenlens,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,6 +79,21 @@ def test_engines_that_cannot_host_specs(monkeypatch, changes, word):
     check_engine(engine_config())
     with pytest.raises(ValueError, match=word):
         check_engine(engine_config(**changes))
+
+
+@pytest.mark.parametrize("seen", sorted(MULTIMODAL))
+def test_multimodal_classes_are_allowed_by_a_list_and_by_the_operator(monkeypatch, seen):
+    monkeypatch.setattr("tokenlens.vllm.versions.installed", lambda: "0.32.0")
+    sees = {"is_multimodal_model": True}
+    check_engine(engine_config(model={**sees, "architectures": [seen]}))
+    for names in (["Other" + seen], [], None):
+        config = engine_config(model={**sees, "architectures": names})
+        monkeypatch.delenv("TOKENLENS_ANY_MODEL", raising=False)
+        with pytest.raises(UnsupportedError, match=r"Set TOKENLENS_ANY_MODEL=1") as caught:
+            check_engine(config)
+        assert seen in str(caught.value)
+        monkeypatch.setenv("TOKENLENS_ANY_MODEL", "1")
+        check_engine(config)
 
 
 @pytest.mark.parametrize("name", ["enable_prompt_embeds", "is_multimodal_model"])

@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenlens.errors import SpecError, UnsupportedError
 from tokenlens.serving import structure
-from tokenlens.serving.refusals import allows_latent
+from tokenlens.serving.refusals import allows_latent, untested_class
 from tokenlens.serving.settings import Settings
 from tokenlens.sglang import switch, versions
 from tokenlens.spec import DecodingSpec, refuse_needs
@@ -170,6 +170,10 @@ def _processes(args: Any) -> list[tuple[bool, str]]:
     ]
 
 
+MULTIMODAL: frozenset[str] = frozenset()
+"""Multimodal classes that a test has seen think in mixtures."""
+
+
 def check_model(model_config: Any, settings: Settings) -> None:
     """Refuse a model that latent methods were not tested with.
 
@@ -183,10 +187,11 @@ def check_model(model_config: Any, settings: Settings) -> None:
             " output through another module."
         )
     if allows_latent(settings) and getattr(model_config, "is_multimodal", False):
-        raise UnsupportedError(
-            "tokenlens: model: got a multimodal model; allowed: one of texts alone, because latent"
-            " methods were not tested with others. Allow other methods only: --tokenlens-allow."
-        )
+        hf_config = getattr(model_config, "hf_config", None)
+        refused = untested_class(getattr(hf_config, "architectures", None) or (), MULTIMODAL)
+        if refused is not None:
+            instead = "Or allow other methods only: --tokenlens-allow."
+            raise UnsupportedError(f"tokenlens: {refused} {instead}")
 
 
 def check_spec(spec: DecodingSpec, settings: Settings) -> None:

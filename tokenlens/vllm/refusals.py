@@ -7,10 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from tokenlens.errors import SpecError, UnsupportedError
-from tokenlens.serving.refusals import allows_latent, is_latent
+from tokenlens.serving.refusals import allows_latent, is_latent, untested_class
 from tokenlens.serving.settings import Settings
 from tokenlens.spec import DecodingSpec, refuse_needs
 from tokenlens.vllm import versions
+
+MULTIMODAL = frozenset(
+    {
+        "Qwen2_5_VLForConditionalGeneration",
+    }
+)
+"""Multimodal classes that tests/families has seen think in mixtures, with images and without."""
 
 
 def check_engine(vllm_config: Any) -> Settings:
@@ -104,6 +111,9 @@ def _engine_facts(config: Any) -> list[tuple[bool, str]]:
 
 def _latent_facts(config: Any) -> list[tuple[bool, str]]:
     model = config.model_config
+    refused = None
+    if _get(model, "is_multimodal_model", False):
+        refused = untested_class(_get(model, "architectures", ()) or (), MULTIMODAL)
     instead = ' Or allow other methods only: additional_config={"tokenlens": {"allow": [...]}}.'
     return [
         (
@@ -112,9 +122,8 @@ def _latent_facts(config: Any) -> list[tuple[bool, str]]:
             " another order than that of the batch." + instead,
         ),
         (
-            bool(_get(model, "is_multimodal_model", False)),
-            "model: got a multimodal model; allowed: one of texts alone, because latent methods"
-            " were not tested with others." + instead,
+            refused is not None,
+            f"{refused}{instead}",
         ),
         (
             config.kv_transfer_config is not None,

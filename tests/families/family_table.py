@@ -1,0 +1,100 @@
+"""The table of docs/families.md: run as a script, it runs the suite and writes both again.
+
+``python tests/families/family_table.py [NAMES]``: all architectures, or those that are named.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import family_checks
+from family_models import GROUPS, TEXT, build
+
+RESULTS = Path(__file__).parent / "results.json"
+PAGE = Path(__file__).parents[2] / "docs" / "families.md"
+
+HEAD = """# Models
+
+Every architecture below was decoded by `generate()` with three rows in one batch (soft thinking,
+Gumbel noise, plain) and then *replayed*: one uncached forward pass over exactly what the traces say
+was fed, in float32. The replay has to give what was recorded within 1e-4 (`tokenlens trace verify`
+does the same for your model, in your engine); feeding the visible tokens instead is off by the
+figure beside it. Models are tiny and random, built from their configurations; `make test-families`
+runs them all and writes this page. transformers {version}, CPU.
+
+"""
+
+TAIL = """
+*refused*: the forward pass needs token ids (measured on the model, not looked up in a list), and a
+compiled one could be fed mixtures only in place of them; the dynamic cache works. *not run*: this
+page was written before the static cache was asked of every architecture. *stock fails*:
+`generate()` without tokenlens cannot use a static cache there either.
+
+## Second ways in
+
+Some architectures hand the token to more than the input embedding. A mixture is of the input
+embedding; what else looks at the token sees the *visible* one, in every engine alike, as in the
+published code of the methods, which replaces the input embedding's output and nothing else.
+
+| architecture | what also looks at the token | what it sees at a latent step |
+|---|---|---|
+| Gemma 3n, Gemma 4 (E2B, E4B) | a table of per-layer embeddings | the visible token's rows |
+| Qwen4-Exp | hashes of the last tokens (n-grams) | the visible tokens |
+| DeepSeek-V4 | routing of the first layers by hash of the token | the visible token's experts |
+"""
+
+
+def check(name: str) -> dict[str, Any]:
+    """One line of the table."""
+    model = build(name)
+    found = family_checks.replayed(model)
+    bad = [row for row, one in found.items() if not (one.holds and one.tells)]
+    if bad:
+        raise AssertionError(f"{name}: {bad}")
+    return {
+        "traced": max(one.traced.largest for one in found.values()),
+        "tokens": min(one.tokens.largest for one in found.values() if one.tokens),
+        "static": family_checks.static(model),
+    }
+
+
+def stored() -> dict[str, dict[str, Any]]:
+    """What the suite found last."""
+    return json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
+
+
+def page(rows: dict[str, dict[str, Any]]) -> str:
+    """The page."""
+    version = json.loads(RESULTS.read_text())["transformers"]
+    lines = [HEAD.format(version=version)]
+    for group, names in GROUPS.items():
+        lines.append(f"## {group[0].upper()}{group[1:]}\n\n")
+        lines.append(
+            "| architecture | off, fed as traced | off, fed the visible tokens | static cache |\n"
+        )
+        lines.append("|---|---|---|---|\n")
+        for name in names.split():
+            row = rows[name]
+            cells = (f"`{name}`", f"{row['traced']:.1e}", f"{row['tokens']:.2g}", row["static"])
+            lines.append(f"| {' | '.join(cells)} |\n")
+        lines.append("\n")
+    return "".join(lines).rstrip() + "\n" + TAIL
+
+
+def main(names: list[str]) -> None:
+    """Run, and write the results after each."""
+    import transformers
+
+    rows = stored()
+    for name in names or TEXT:
+        rows[name] = check(name)
+        print(name, rows[name], flush=True)
+        whole = {"transformers": transformers.__version__, "rows": dict(sorted(rows.items()))}
+        RESULTS.write_text(json.dumps(whole, indent=1) + "\n")
+    if set(rows) == set(TEXT):
+        PAGE.write_text(page(rows))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,80 @@
+"""One vLLM engine a model, both runners: soft, Gumbel and plain rows, replayed; images as well."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from servers import VLLM_ENVIRONMENT
+
+from tokenlens.hf.verify import TOLERANCE
+from tokenlens.vllm import versions
+
+HERE = Path(__file__).parent
+needs_vllm = pytest.mark.skipif(versions.installed() is None, reason="vLLM is not installed here")
+
+EVERY = os.environ.get("TOKENLENS_FAMILIES") == "all"
+TEXT = ("llama", "qwen3", "gemma2", "gpt_oss", "glm4_moe", "granite", "olmo2", "gemma3n_text")
+SIGHT = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FIRST = (*TEXT, *SIGHT) if EVERY else ("qwen2_5_vl",)
+SECOND = ("qwen3", *SIGHT) if EVERY else ()
+
+
+def run(names, folder, second_runner):
+    environment = {**os.environ, **VLLM_ENVIRONMENT, "PYTHONWARNINGS": "ignore"}
+    # Model files of classes that see import torchvision, of which nothing is called: its build for
+    # accelerators lies in a folder of its own, and the fake beside it lets it be imported on a CPU.
+    vision = Path(sys.prefix) / "vision"
+    path = [str(HERE), str(HERE.parent / "sglang" / "fakes"), str(vision)]
+    path += filter(None, [os.environ.get("PYTHONPATH")])
+    if second_runner:
+        environment["TRITON_INTERPRET"] = "1"
+        path.insert(0, str(HERE.parent / "vllm" / "interpreter"))
+    environment["PYTHONPATH"] = os.pathsep.join(path)
+    done = subprocess.run(
+        [sys.executable, str(HERE / "family_vllm.py"), str(folder / "found.json"), *names],
+        env={**environment, "VLLM_CACHE_ROOT": str(folder / "cache")},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=1500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    return json.loads((folder / "found.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def runners(tmp_path_factory):
+    """What each runner gave, once it is asked for."""
+    made = {}
+
+    def of(second):
+        if second not in made:
+            names = SECOND if second else FIRST
+            made[second] = run(names, tmp_path_factory.mktemp("families"), second)
+        return made[second]
+
+    return of
+
+
+@needs_vllm
+@pytest.mark.parametrize(
+    ("second", "name"),
+    [*((False, name) for name in FIRST), *((True, name) for name in SECOND)],
+)
+def test_what_was_fed_is_what_the_traces_say(runners, second, name):
+    found = runners(second)[name]
+    assert isinstance(found, list), found
+    for one in found:
+        assert one["traced"] <= TOLERANCE, one
+        assert one["parted"] == [], one
+        assert (one["mixtures"] > 3) == ("plain" not in one["request"]), one
+        if one["tokens"] is not None:
+            assert one["tokens"] > TOLERANCE, one
+    again = [one for one in found if one["request"].endswith("image, round 2")]
+    if again:
+        # The long prompt's blocks came from the cache, those of the image among them.
+        assert max(one["cached"] for one in again) >= 32

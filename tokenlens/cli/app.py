@@ -189,10 +189,18 @@ def plot_schedule(
 @app.command()
 def doctor(
     markdown: Annotated[bool, typer.Option(help="only the table of what works where")] = False,
+    model: Annotated[
+        str, typer.Option(help="only this model's think markers: a folder or a hub id")
+    ] = "",
 ) -> None:
-    """Versions, engines found, and what works where."""
+    """Versions, engines found, and what works where; or a model's think markers."""
     from tokenlens.cli import doctor as report
 
+    if model:
+        with sentences():
+            if not report.run_model(console, model):
+                raise typer.Exit(1)
+        return
     report.run(console, markdown)
 
 

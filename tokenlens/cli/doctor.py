@@ -65,3 +65,37 @@ def accelerator() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name(0)
     return f"none: {torch.get_num_threads()} threads of the CPU"
+
+
+WAYS = {
+    "engine": "the engine's reasoning parser",
+    "response_template": "the tokenizer's response template",
+    "chat_template": "the chat template, rendered",
+    "vocabulary": "the added tokens of the vocabulary",
+    "family": "the table of families",
+}
+
+
+def run_model(console: Console, model: str) -> bool:
+    """Print a model's think markers and how they were found; whether there are any."""
+    from transformers import AutoTokenizer
+
+    from tokenlens.spec.finding import find_markers
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    found = find_markers(tokenizer)
+    if found is None:
+        console.print(
+            "no think markers: neither its templates nor its vocabulary nor its name say any.\n"
+            "Nothing would open thinking. Name them as phase.think_start and phase.think_end, or"
+            " say phase: none, which thinks from the first token."
+        )
+        return False
+    table = Table("marker", "text", "tokens", title=f"think markers of {model}")
+    for name, texts in (("start", found.starts), ("end", found.ends), ("tool", found.tools)):
+        for text in texts:
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            table.add_row(name, repr(text).replace("[", r"\["), str(len(ids)))
+    console.print(table)
+    console.print(f"found by: {WAYS[found.by]} ({found.by})")
+    return True

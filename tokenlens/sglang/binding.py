@@ -3,6 +3,7 @@
 from typing import Any
 
 from tokenlens.serving.binding import Binder
+from tokenlens.spec.finding import EngineMarkers
 
 
 def model_stop_ids(model_config: Any, tokenizer: Any) -> tuple[int, ...]:
@@ -22,7 +23,27 @@ def model_stop_ids(model_config: Any, tokenizer: Any) -> tuple[int, ...]:
     return tuple(found)
 
 
-def binder_of(model_config: Any, tokenizer: Any) -> Binder:
+def reasoning_of(server_args: Any) -> EngineMarkers | None:
+    """What SGLang's reasoning detector says of the think markers; ``None`` without a parser."""
+    parser = getattr(server_args, "reasoning_parser", None)
+    if not isinstance(parser, str) or not parser:
+        return None
+    try:
+        from sglang.srt.parser.reasoning_parser import ReasoningParser
+
+        detector = ReasoningParser(model_type=parser).detector
+    except Exception:  # one that needs a tokenizer or a request; its name says the family
+        return EngineMarkers(parser)
+    start = str(getattr(detector, "think_start_token", "") or "")
+    return EngineMarkers(
+        parser,
+        start + str(getattr(detector, "think_start_self_label", "") or "") if start else "",
+        str(getattr(detector, "think_end_token", "") or ""),
+        str(getattr(detector, "tool_start_token", "") or ""),
+    )
+
+
+def binder_of(model_config: Any, tokenizer: Any, engine: EngineMarkers | None = None) -> Binder:
     """What resolves specs for one model.
 
     Parameters
@@ -31,6 +52,8 @@ def binder_of(model_config: Any, tokenizer: Any) -> Binder:
         SGLang's configuration of the model.
     tokenizer
         Its tokenizer; ``None`` where SGLang runs without one.
+    engine
+        What its reasoning parser says (:func:`reasoning_of`); the worker is told what was found.
     """
     eos = model_stop_ids(model_config, tokenizer)
 
@@ -49,5 +72,6 @@ def binder_of(model_config: Any, tokenizer: Any) -> Binder:
         stop_ids,
         # An empty mapping is none.
         lambda params: params.custom_params or None,
+        engine,
     )
     return binder

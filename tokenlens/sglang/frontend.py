@@ -13,7 +13,7 @@ from tokenlens.serving.arguments import KEY, SAMPLE_KEY, asks, refuse_internal, 
 from tokenlens.serving.off_loop import off_loop
 from tokenlens.serving.settings import Settings
 from tokenlens.sglang import refusals, switch
-from tokenlens.sglang.binding import binder_of
+from tokenlens.sglang.binding import binder_of, reasoning_of
 from tokenlens.sglang.hooks import ADMISSION, HANDSHAKE
 from tokenlens.sglang.traces import ENGINE
 
@@ -33,7 +33,11 @@ class SglangFrontEnd:
     def __init__(self, manager: Any, settings: Settings) -> None:
         refusals.check_model(manager.model_config, settings)
         self.settings = settings
-        self.bind = binder_of(manager.model_config, manager.tokenizer)
+        self.bind = binder_of(
+            manager.model_config,
+            manager.tokenizer,
+            reasoning_of(getattr(manager, "server_args", None)),
+        )
 
     def prepare(self, manager: Any, request: Any) -> None:
         """Read and bind a spec; :meth:`admit` then finds what was made, and is quick.

@@ -74,6 +74,7 @@ def find_markers(tokenizer: Any, engine: EngineMarkers | None = None) -> Found |
         return None
     state = (
         engine,
+        getattr(tokenizer, "name_or_path", None),
         _text_of(getattr(tokenizer, "chat_template", None)),
         repr(getattr(tokenizer, "response_template", None))[:MAX_TEMPLATE],
         len(tokenizer) if hasattr(tokenizer, "__len__") else None,
@@ -194,13 +195,30 @@ def _of_chat_template(tokenizer: Any, template: str, added: frozenset[str]) -> _
     for messages in _conversations():
         text = _rendered(tokenizer, messages)
         before, thought, behind = text.partition(THOUGHT)
-        if not thought or THOUGHT in behind or SAID not in behind:
+        if not thought or THOUGHT in behind or SAID not in behind or _PRINTED.search(text):
             continue
         before = before.rpartition(ASKED)[2]
         end = _end(behind.partition(SAID)[0], added)
         start = _opened(tokenizer, messages[:1], before, end, added)
         if start and end and start != end and max(len(start), len(end)) <= MAX_TEXT:
             return _Pair((start,), (end,))
+    return _of_generation_prompt(tokenizer, template)
+
+
+_PRINTED = re.compile(r"['\"]type['\"]\s*:")
+"""A template that knows no lists of contents prints them as they are."""
+
+
+def _of_generation_prompt(tokenizer: Any, template: str) -> _Pair | None:
+    """A start that the template writes at the end of a prompt, where it drops earlier thoughts."""
+    asked = [{"role": "user", "content": ASKED}]
+    for settings in ({}, {"enable_thinking": True}, {"thinking": True}):
+        text = _rendered(tokenizer, asked, add_generation_prompt=True, **settings)
+        head = text.rpartition(ASKED)[2].rstrip()
+        for family in FAMILIES.values():
+            for start, end in zip(family.starts, family.ends):
+                if head.endswith(start.rstrip()) and end in template:
+                    return _Pair((start,), (end,))
     return None
 
 

@@ -132,11 +132,10 @@ def _check_given(phase: PhaseConfig, tokenizer: Tokenizer, found: Found | None) 
         ("phase.think_end", phase.think_end, found.ends),
     ):
         own = next((one for one in owns if _one(tokenizer, one)), None)
-        if own is None:
+        texts = [marker for marker in markers_in(given) if isinstance(marker, str)]
+        if own is None or any(own.strip() in text for text in texts):
             continue
-        for marker in markers_in(given):
-            if not isinstance(marker, str) or own.strip() in marker:
-                continue
+        for marker in texts:
             ids = encode_text(tokenizer, marker, field)
             if len(ids) > 1 and not any(stands_alone(tokenizer, token) for token in ids):
                 raise SpecError.of(

@@ -94,6 +94,8 @@ def never_opened(spec: DecodingSpec, counts: TraceCounts, final_phase: PhaseName
     acts = any(
         config.method in LATENT_METHODS or config.is_budget or config.method == "answer_now"
         for config in spec.methods
+        # Which wants no thinking at all
+        if config.method != "no_thinking"
     )
     return acts and counts.tokens > 0 and counts.thinking_tokens == 0 and final_phase != "thinking"
 

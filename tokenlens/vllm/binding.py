@@ -3,9 +3,23 @@
 from typing import Any
 
 from tokenlens.serving.binding import Binder
+from tokenlens.spec.finding import EngineMarkers
 
 
-def binder_of(model_config: Any, tokenizer: Any) -> Binder:
+def reasoning_of(config: Any, tokenizer: Any) -> EngineMarkers | None:
+    """What vLLM's reasoning parser says of the think markers; ``None`` without a parser."""
+    reasoning = getattr(config, "reasoning_config", None)
+    structured = getattr(config, "structured_outputs_config", None)
+    parser = str(getattr(reasoning, "reasoning_parser", "") or "")
+    parser = parser or str(getattr(structured, "reasoning_parser", "") or "")
+    texts = []
+    for name in ("reasoning_start_token_ids", "natural_reasoning_end_token_ids"):
+        ids = getattr(reasoning, name, None)
+        texts.append(tokenizer.decode(list(ids)).strip() if ids and tokenizer is not None else "")
+    return EngineMarkers(parser, *texts) if parser or all(texts) else None
+
+
+def binder_of(model_config: Any, tokenizer: Any, engine: EngineMarkers | None = None) -> Binder:
     """What resolves specs for one model.
 
     Parameters
@@ -14,6 +28,8 @@ def binder_of(model_config: Any, tokenizer: Any) -> Binder:
         vLLM's configuration of the model.
     tokenizer
         Its tokenizer; ``None`` where vLLM runs without one.
+    engine
+        What its reasoning parser says (:func:`reasoning_of`); the worker is told what was found.
     """
     eos = model_config.try_get_generation_config().get("eos_token_id")
     if eos is None:
@@ -25,6 +41,7 @@ def binder_of(model_config: Any, tokenizer: Any) -> Binder:
         [int(token) for token in eos],
         stop_ids,
         lambda params: params.extra_args,
+        engine,
     )
 
 

@@ -16,7 +16,7 @@ from tokenlens.serving.arguments import (
 from tokenlens.serving.off_loop import off_loop
 from tokenlens.serving.places import check_place
 from tokenlens.serving.settings import Settings
-from tokenlens.vllm.binding import binder_of
+from tokenlens.vllm.binding import binder_of, reasoning_of
 from tokenlens.vllm.doors import refused
 from tokenlens.vllm.refusals import asked_for, check_request, check_spec
 from tokenlens.vllm.traces import ENGINE
@@ -31,7 +31,11 @@ class VllmFrontEnd:
     def __init__(self, processor: Any) -> None:
         config = processor.vllm_config
         self.settings = Settings.of(config.additional_config)
-        self.bind = binder_of(config.model_config, processor.tokenizer)
+        self.bind = binder_of(
+            config.model_config,
+            processor.tokenizer,
+            reasoning_of(config, processor.tokenizer),
+        )
         self._processor = processor
 
     def prepare(self, params: Any) -> None:

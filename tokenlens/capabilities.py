@@ -125,7 +125,7 @@ CAPABILITIES = (
     Capability(
         "multimodal models, with images and without",
         "yes",
-        "latent methods: vLLM: Qwen2.5-VL; others with `TOKENLENS_ANY_MODEL=1`",
+        "latent methods: vLLM: Qwen2.5-VL, Qwen3-VL; others with `TOKENLENS_ANY_MODEL=1`",
         vllm="yes",
         sglang="refused",
     ),

@@ -18,7 +18,7 @@ needs_vllm = pytest.mark.skipif(versions.installed() is None, reason="vLLM is no
 EVERY = os.environ.get("TOKENLENS_FAMILIES") == "all"
 TEXT = ("llama", "qwen3", "gemma2", "gpt_oss", "glm4_moe", "granite", "olmo2", "gemma3n_text")
 SIGHT = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-FIRST = (*TEXT, *SIGHT) if EVERY else ("qwen2_5_vl",)
+FIRST = (*TEXT, *SIGHT) if EVERY else ("qwen2_5_vl", "qwen3_vl")
 SECOND = ("qwen3", *SIGHT) if EVERY else ()
 
 

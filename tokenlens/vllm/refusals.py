@@ -15,6 +15,7 @@ from tokenlens.vllm import versions
 MULTIMODAL = frozenset(
     {
         "Qwen2_5_VLForConditionalGeneration",
+        "Qwen3VLForConditionalGeneration",
     }
 )
 """Multimodal classes that tests/families has seen think in mixtures, with images and without."""

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Literal
 
 from tokenlens.controllers.desk import Desk, Model
@@ -10,7 +11,7 @@ from tokenlens.controllers.results import Steered
 from tokenlens.controllers.spec import ControllerSpec, parse_controller
 from tokenlens.controllers.tree import SteerTrace, report
 from tokenlens.controllers.votes import equality, read
-from tokenlens.errors import SpecError
+from tokenlens.errors import BackendError, SpecError
 from tokenlens.routing.backend import Backend, Context
 from tokenlens.routing.canonical import is_canonical
 from tokenlens.routing.router import FinishReason, leaves_thinking
@@ -123,11 +124,23 @@ class Controller:
             thinks=thinks, outlet=Outlet(emit, watch),
         )  # fmt: skip
         try:
+            await self._learn_scales(chosen)
             await chosen.method().run(page)
         finally:
             await desk.close()
         page.flush()
         return self._result(page, desk, chosen)
+
+    async def _learn_scales(self, spec: ControllerSpec) -> None:
+        """Have servers tell on which scale their values are, where a method converts them."""
+        if not spec.policy.reads_warped:
+            return
+        for backend in self.backends.values():
+            ask = getattr(backend, "log_prob_scale", None)
+            if ask is not None:
+                # Where it does not tell, its values count as raw, which is the default.
+                with suppress(BackendError):
+                    await ask()
 
     def steering(self, policy: Mapping[str, Any] | str) -> ControllerSpec:
         """This controller's spec with another method, within the same bounds and budgets.

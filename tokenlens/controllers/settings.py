@@ -52,6 +52,8 @@ class PolicyBase(MethodBase):
     needs_ids: ClassVar[str | None] = None
     needs_second: ClassVar[str | None] = None
     needs_shared: ClassVar[str | None] = None
+    # whether it reads distributions after temperature and filters
+    reads_warped: ClassVar[bool] = False
 
     def needed(self) -> Needed:
         """The most that it can use, as far as that is known before a request."""

@@ -186,7 +186,7 @@ class HTTPBackend:
 
         Servers do not say it (vLLM: ``--logprobs-mode``; SGLang: ``SGLANG_RETURN_ORIGINAL_LOGPROB``
         and what else is in the batch), so it is asked for one token twice: at temperature 1, and at
-        a temperature that makes every distribution flat. Their largest entries tell it.
+        the largest that vLLM takes, with all but one token filtered. Their largest entries tell it.
 
         Raises
         ------
@@ -195,8 +195,7 @@ class HTTPBackend:
         """
         if self._scale is None:
             plain, hot = [
-                await self._first(Sampling(temperature=t, top_k=k))
-                for t, k in ((1.0, 0), (50.0, 1))
+                await self._first(Sampling(temperature=t, top_k=k)) for t, k in ((1.0, 0), (2.0, 1))
             ]
             if hot == plain:
                 scale: Scale = "raw"

@@ -48,6 +48,8 @@ class Cntp(PolicyBase):
     }  # fmt: skip
     needs_ids: ClassVar[str | None] = "it reads entropies, and compares tokens' probabilities"
 
+    reads_warped: ClassVar[bool] = True
+
     policy: Literal["cntp"] = "cntp"
     low: float = Field(0.01, ge=0, le=100, description="nats")
     high: float = Field(1.5, ge=0, le=100, description="nats, above low")

@@ -35,6 +35,8 @@ class ReverseSpeculative(PolicyBase):
 
     needs_shared: ClassVar[str | None] = "each reads the ids that the other one has written"
 
+    reads_warped: ClassVar[bool] = True
+
     policy: Literal["reverse_speculative"] = "reverse_speculative"
     threshold: Probability = 0.01
     trials: int = Field(5, ge=1, le=64)

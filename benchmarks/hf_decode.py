@@ -98,7 +98,7 @@ def another(model):
 def spec(**settings):
     """Latent from the first token to the last: the end marker is a token that is never sampled."""
     noise = (GumbelNoise(),) if settings.pop("noise", False) else ()
-    method = SoftThinking(start="first_token", **settings)
+    method = SoftThinking(quirks={"start": "first_token"}, **settings)
     # The end marker is a token that a random model does not come to by chance.
     return DecodingSpec(
         methods=(method, *noise), phase=PhaseConfig(think_start=(1,), think_end=(2,))

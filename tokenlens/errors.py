@@ -186,6 +186,15 @@ class UnsupportedError(TokenlensError, NotImplementedError, ValueError):
         return cls(problems=[ErrorDetail(field, shorten(got), allowed, hint)])
 
 
+class MethodError(UnsupportedError):
+    """A method from outside that is missing or broken: its name, and the reason."""
+
+    @classmethod
+    def of_method(cls, name: str, reason: str) -> Self:
+        """An error about the method of a name."""
+        return cls(f"method {shorten(name)}: {cut(reason, MAX_ALLOWED)}")
+
+
 class EmbeddingError(UnsupportedError):
     """A model whose input embedding cannot be mixed."""
 

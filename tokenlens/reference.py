@@ -4,16 +4,16 @@ Knows nothing that the configs do not say; a field's meaning stands beside the f
 """
 
 import inspect
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, get_args
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from tokenlens.spec.base import MethodBase, StrictModel
+from tokenlens.spec.base import MethodBase
 from tokenlens.spec.decoding import DecodingSpec
 from tokenlens.spec.errors import _allowed as describe
-from tokenlens.spec.registry import METHOD_CONFIGS
+from tokenlens.spec.registry import METHOD_CONFIGS, models_of
 
 HEAD = """# Methods and their fields
 
@@ -33,25 +33,17 @@ class FieldRow(NamedTuple):
     published: str
 
 
-def models_of(config: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    """The models that a config's fields hold, each once, in order."""
-    for info in config.model_fields.values():
-        for model in _models_in(info.annotation):
-            yield model
-            yield from models_of(model)
+def rows(config: type[BaseModel], published: Mapping[str, Any] | None = None) -> list[FieldRow]:
+    """The fields of one config, without its name, its profile, and its quirks.
 
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if inspect.isclass(annotation) and issubclass(annotation, StrictModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models_in(argument)
-
-
-def rows(config: type[BaseModel]) -> list[FieldRow]:
-    """The fields of one config, without its name and its profile."""
+    Parameters
+    ----------
+    published
+        What the profile of that name sets, where the config does not say it itself.
+    """
     schema = config.model_json_schema()
-    published: Mapping[str, Any] = getattr(config, "published", {})
+    if published is None:
+        published = getattr(config, "published", {})
     return [
         FieldRow(
             name,
@@ -61,7 +53,7 @@ def rows(config: type[BaseModel]) -> list[FieldRow]:
             _value(published[name]) if name in published else "",
         )
         for name, info in config.model_fields.items()
-        if name not in ("method", "profile")
+        if name not in ("method", "profile", "quirks")
     ]
 
 
@@ -91,9 +83,9 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
-def _table(config: type[BaseModel]) -> list[str]:
+def _table(found: list[FieldRow]) -> list[str]:
     lines = ["| field | meaning | allowed | default | published |", "|---|---|---|---|---|"]
-    for row in rows(config):
+    for row in found:
         default = f"`{_cell(row.default)}`" if row.default else ""
         published = f"`{_cell(row.published)}`" if row.published else ""
         cells = (f"`{row.name}`", _cell(row.meaning), _cell(row.allowed), default, published)
@@ -103,8 +95,13 @@ def _table(config: type[BaseModel]) -> list[str]:
 
 def _section(title: str, config: type[BaseModel]) -> list[str]:
     body = inspect.getdoc(config) or ""
-    fields = _table(config) if rows(config) else ["No fields."]
-    return [f"## {title}", "", body.split("\n\n")[0], "", *fields, ""]
+    fields = _table(rows(config)) if rows(config) else ["No fields."]
+    lines = [f"## {title}", "", body.split("\n\n")[0], "", *fields, ""]
+    quirks = config.quirks_model() if issubclass(config, MethodBase) else None
+    if quirks is not None:
+        set_by = getattr(config, "published", {}).get("quirks", {})
+        lines += ["In `quirks`:", "", *_table(rows(quirks, set_by)), ""]
+    return lines
 
 
 def markdown() -> str:
@@ -113,10 +110,16 @@ def markdown() -> str:
     shared: dict[str, type[BaseModel]] = {}
     for name, config in METHOD_CONFIGS.items():
         lines += _section(name, config)
-        shared.update({model.__name__: model for model in models_of(config)})
-    for model in models_of(DecodingSpec):
-        if not issubclass(model, MethodBase) and model.__name__ not in shared:
-            shared[model.__name__] = model
+        shared.update(
+            {
+                model.__name__: model
+                for model in models_of(config)
+                if model is not config.quirks_model()
+            }
+        )
+    for held in models_of(DecodingSpec):
+        if not issubclass(held, MethodBase) and held.__name__ not in shared:
+            shared[held.__name__] = held
     lines += ["# What several fields hold", ""]
     for name, model in shared.items():
         lines += _section(name, model)

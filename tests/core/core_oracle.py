@@ -104,13 +104,13 @@ class Oracle:
         ]
         self.traced = spec.trace.level == "full"
         self.plain = not configs and not self.traced
-        if self.soft and self.soft.forced_end == "last_token":
+        if self.soft and self.soft.rules.forced_end == "last_token":
             ends = [ends[0][-1:]]
         self.starts, self.ends = starts, ends
         self.history = list(prompt)
         self.position = len(prompt) if position is None else position
         self.phase = self._phase_of(list(prompt))
-        self.from_first_token = bool(self.soft) and self.soft.start == "first_token"
+        self.from_first_token = bool(self.soft) and self.soft.rules.start == "first_token"
         if self.from_first_token:
             self.phase = THINKING
         self.thinking_tokens = self.generated = 0
@@ -167,9 +167,9 @@ class Oracle:
                     counter, cold_stops = 0, cold_stops + 1
                     forcing, at = list(self.ends[0]), self._begun()
             elif answering:
-                if self.soft.greedy_answer:
+                if self.soft.rules.greedy_answer:
                     forced, recorded = True, top
-                if self.soft.abort_answer_on_low_entropy:
+                if self.soft.rules.abort_answer_on_low_entropy:
                     counter = new
                     aborted = aborted or fires
         if self.aborted:

@@ -43,11 +43,11 @@ def decode(*specs, level="full", steps=STEPS, seed=0):
     return made.traces(), torch.stack(before), torch.stack(after), core
 
 
-WORDS = {"words": ["a"], "forms": "bare"}
+WORDS = {"words": ["a"], "quirks": {"forms": "bare"}}
 BIASES = {
     "cyclic_reflex": {"period": 7.0, "amplitude": 3.0, **WORDS},
     "static_window": {"windows": [[2, 5]], "amplitude": -2.0, **WORDS},
-    "tip": {"duration": 4, **WORDS},
+    "tip": {"duration": 4, "words": ["a"], "forms": "bare"},
     "nowait": {"words": ["a"]},
     "thinking_budget": {"budget": 10, "ramp": 0.5},
 }

@@ -69,7 +69,9 @@ def test_an_open_start_in_front_of_the_end_of_a_turn_is_somebody_else_s(behind, 
 
 @pytest.mark.parametrize("case", PROMPTS)
 def test_the_published_profile_thinks_from_the_first_token(case):
-    published = SoftThinking(profile="published", top_k=8, max_entries=8, start="first_token")
+    published = SoftThinking(
+        profile="published", top_k=8, max_entries=8, quirks={"start": "first_token"}
+    )
     assert phase_of(PROMPTS[case][0], method=published) == Phase.THINKING
 
 
@@ -122,7 +124,9 @@ def test_thinking_may_be_opened_again(markers):
 
 
 def test_where_thinking_begins_with_the_first_token_it_is_over_for_good():
-    published = SoftThinking(profile="published", top_k=8, max_entries=8, start="first_token")
+    published = SoftThinking(
+        profile="published", top_k=8, max_entries=8, quirks={"start": "first_token"}
+    )
     assert phases_of(Solo(published), [9, END, START]) == [1, 2, 2]
 
 
@@ -186,7 +190,12 @@ def visible(solo, row, steps):
         AnswerNow(after=1),
         SoftThinking(top_k=8, max_entries=8, cold_stop=ColdStop(entropy_threshold=1.0, patience=2)),
         AlphaOne(
-            alpha=1.0, average_thinking=1, text="a", words=("a",), forms="bare", step_ends=("\n",)
+            alpha=1.0,
+            average_thinking=1,
+            text="a",
+            words=("a",),
+            quirks={"forms": "bare"},
+            step_ends=("\n",),
         ),
         ThinkingBudget(budget=1),
         S1(ignore_end=0, max_thinking=1, text="a"),
@@ -320,7 +329,9 @@ def test_a_marker_that_is_being_forced_is_one_cold_stop():
 
 
 def test_the_published_profile_forces_the_last_token_of_the_marker():
-    published = parse_spec({"methods": [{**COLD.model_dump(), "forced_end": "last_token"}]})
+    published = parse_spec(
+        {"methods": [{**COLD.model_dump(), "quirks": {"forced_end": "last_token"}}]}
+    )
     solo = Solo(*published.methods, prompt=[3, 5], phase=SEVERAL)
     assert visible(solo, peaked(9, 30.0), 3) == [9, 6, 9]
     assert solo.column(PHASE) == Phase.ANSWER
@@ -451,7 +462,7 @@ def test_too_many_ends_of_text():
 
 def test_forbidding_an_end_of_text_that_is_not_known():
     cold = SoftThinking(
-        top_k=8, max_entries=8, cold_stop=ColdStop(), abort_answer_on_low_entropy=True
+        top_k=8, max_entries=8, cold_stop=ColdStop(), quirks={"abort_answer_on_low_entropy": True}
     )
     refused(cold, match="end-of-text token")
 

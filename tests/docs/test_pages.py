@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tokenlens import reference
-from tokenlens.spec.registry import METHOD_CONFIGS
+from tokenlens.spec.registry import METHOD_CONFIGS, models_of
 
 ROOT = Path(__file__).parents[2]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
-MODELS = {model for config in METHOD_CONFIGS.values() for model in reference.models_of(config)}
+MODELS = {model for config in METHOD_CONFIGS.values() for model in models_of(config)}
 
 
 def snippets(page):
@@ -46,8 +46,12 @@ def test_the_reference_of_methods_is_what_the_configs_say():
 @pytest.mark.parametrize("name", METHOD_CONFIGS)
 def test_every_method_has_a_section_with_all_its_fields(name):
     section = reference.markdown().split(f"\n## {name}\n")[1].split("\n## ")[0]
-    for field in METHOD_CONFIGS[name].model_fields.keys() - {"method", "profile"}:
+    for field in METHOD_CONFIGS[name].model_fields.keys() - {"method", "profile", "quirks"}:
         assert f"| `{field}` |" in section
+    quirks = METHOD_CONFIGS[name].quirks_model()
+    assert ("In `quirks`:" in section) == (quirks is not None)
+    for field in quirks.model_fields if quirks else ():
+        assert f"| `{field}` |" in section.split("In `quirks`:")[1]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ SAMPLED = {"do_sample": True, "top_k": 1}
 
 def spec_of(subject, noise=SOFT_GRPO, **fields):
     """Soft thinking that never ends by itself and so is noise at every step."""
-    soft = {"method": "soft_thinking", "start": "first_token", "temperature": 1.0}
+    soft = {"method": "soft_thinking", "quirks": {"start": "first_token"}, "temperature": 1.0}
     phase = {"think_start": [START], "think_end": [subject.end]}
     trace = {"level": "full", "max_entries": 64}
     return {"methods": [soft, noise], "phase": phase, "trace": trace, **fields}

@@ -107,7 +107,7 @@ def test_stop_string_ends_the_trace(subject):
 
 
 def test_steps_say_what_was_edited_and_when_a_gate_switched(subject):
-    reflex = {"method": "cyclic_reflex", "words": ["a"], "forms": "bare", "period": 8.0}
+    reflex = {"method": "cyclic_reflex", "words": ["a"], "quirks": {"forms": "bare"}, "period": 8.0}
     trend = {"signal": "entropy", "latent_when": "high", "trend": True, "first": "latent"}
     gate = {"method": "think_router", "gate": {**trend, "enter": None, "leave": None}}
     gate |= {"top_k": 8, "max_entries": 8}

@@ -308,13 +308,14 @@ def test_an_injected_end_locks_unless_published(profile, locks):
     """In the authors' code only an end of thinking that the model wrote keeps mixtures out."""
     config = SwiReasoning.model_validate(
         {
-            "profile": profile, "mixture": "top_k", "goes_on_in_answer": True, "budget": 20,
+            "profile": profile, "mixture": "top_k", "budget": 20,
             "gate": Gate(of="raw", trend=True, first="latent", dwell_discrete=1),
-            "first": None, "enter": None, "leave": None, "start": "first_token",
+            "first": None, "enter": None, "leave": None,
+            "quirks": {"start": "first_token", "goes_on_in_answer": True},
             "switch_control": SwitchControl(after=1, terminate="b", answer_tokens=9),
         }
     )  # fmt: skip
-    assert config.injected_end_locks is locks
+    assert config.rules.injected_end_locks is locks
     # The entropy falls: discrete, and the end is injected. Then it rises again.
     tokens, latent, _ = of_gate(config, Letters(), [1.0, 6.0, 6.0, 0.5, 0.5, 0.5])
     assert tokens[2] == END
@@ -322,7 +323,9 @@ def test_an_injected_end_locks_unless_published(profile, locks):
     assert not any(latent[1:3])
     assert any(latent[3:]) is not locks
     # The flag alone makes the difference.
-    other = config.model_copy(update={"injected_end_locks": not locks})
+    other = config.model_copy(
+        update={"quirks": config.rules.model_copy(update={"injected_end_locks": not locks})}
+    )
     assert any(of_gate(other, Letters(), [1.0, 6.0, 6.0, 0.5, 0.5, 0.5])[1][3:]) is locks
 
 

@@ -238,12 +238,12 @@ def test_swi_reasoning_and_lead(profile, lead, control, seed):
     ],
 )
 def test_each_quirk_of_switch_control_is_needed(quirk):
-    assert switching_failures(0, "published", False, True, **quirk) > 0
+    assert switching_failures(0, "published", False, True, quirks=quirk) > 0
 
 
 def test_the_default_is_not_the_published_profile():
-    assert switching_failures(0, "default", False, True, restarts=True) > 0
-    assert switching_failures(0, "default", False, True, injected_as_token=False) > 0
+    assert switching_failures(0, "default", False, True, quirks={"restarts": True}) > 0
+    assert switching_failures(0, "default", False, True, quirks={"injected_as_token": False}) > 0
 
 
 @pytest.mark.parametrize("published", [True, False])

@@ -70,7 +70,7 @@ def test_the_order_in_the_spec_does_not_matter(temperature):
 def test_a_bias_is_applied_before_the_temperature_and_the_cut():
     logits = torch.zeros(1, VOCAB)
     logits[0, [WAIT, OTHER]] = torch.tensor([0.0, 3.0])
-    wave = CyclicReflex(words=("Wait",), forms="bare", wave="constant", amplitude=3.0)
+    wave = CyclicReflex(words=("Wait",), quirks={"forms": "bare"}, wave="constant", amplitude=3.0)
     edited = Bench(MinP(min_p=0.5), Edt(), wave).edited(logits)[0]
     assert edited.isfinite().nonzero().flatten().tolist() == [WAIT, OTHER]
     assert edited[WAIT] == edited[OTHER]

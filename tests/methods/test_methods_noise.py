@@ -115,12 +115,12 @@ def test_a_tiny_concentration_still_gives_weights(alpha):
 
 
 def test_the_floor_keeps_entries_out_of_the_draw():
-    step, _ = draws(soft(), DirichletNoise(probability_floor=0.1))
+    step, _ = draws(soft(), DirichletNoise(quirks={"probability_floor": 0.1}))
     assert set(step.ids[step.weights > 0].tolist()) == {0, 1}
 
 
 def test_a_floor_above_everything_leaves_the_largest_entry():
-    step, core = draws(soft(), DirichletNoise(probability_floor=0.9), num=20)
+    step, core = draws(soft(), DirichletNoise(quirks={"probability_floor": 0.9}), num=20)
     assert step.latent.all()
     assert torch.equal(core.feed.weights[:-1, 0], torch.ones(20))
     assert (core.feed.ids[:-1, 0] == 0).all()

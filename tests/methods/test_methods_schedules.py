@@ -27,7 +27,12 @@ def test_every_recorded_delta_of_the_wave():
 def test_recorded_deltas_reach_the_logits(line, profile):
     A, C, shift, t, delta = DELTAS[line]
     method = CyclicReflex(
-        profile=profile, amplitude=A, period=C, shift=shift, words=("wait", "Wait"), forms="bare"
+        profile=profile,
+        amplitude=A,
+        period=C,
+        shift=shift,
+        words=("wait", "Wait"),
+        quirks={"forms": "bare"},
     )
     logits = torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(line))
     edited = Bench(method).at(t).edited(logits)
@@ -139,7 +144,7 @@ def test_a_prompt_that_has_ended_thinking(profile, bias):
 
 @pytest.mark.parametrize(("counted", "bias"), [("thinking", 0.0), ("output", 4.0)])
 def test_what_is_counted(counted, bias):
-    method = CyclicReflex(words=("wait",), period=8, amplitude=4, counted=counted)
+    method = CyclicReflex(words=("wait",), period=8, amplitude=4, quirks={"counted": counted})
     bench = Bench(method, prompt=(15,))
     bench.run(15)
     bench.run(START)
@@ -186,7 +191,12 @@ def test_other_rows_keep_their_bits():
 
 def test_it_changes_the_concept_token_as_well():
     soft = {"method": "soft_thinking", "top_k": 4, "temperature": 1.0, "top_p": 1.0}
-    wave = {"method": "cyclic_reflex", "words": ["wait"], "forms": "bare", "wave": "constant"}
+    wave = {
+        "method": "cyclic_reflex",
+        "words": ["wait"],
+        "quirks": {"forms": "bare"},
+        "wave": "constant",
+    }
     logits = torch.full((1, VOCAB), -9.0)
     logits[0, [15, 16, 4]] = torch.tensor([3.0, 2.0, 1.0])
     weights = {}

@@ -219,7 +219,7 @@ def test_some_record_aborts_and_some_ends_by_itself():
 
 def test_the_default_profile_does_not_abort_the_answer():
     record = VECTORS["st_cold_stop"][0]
-    core = cold_stop_core(record, {"abort_answer_on_low_entropy": False})
+    core = cold_stop_core(record, {"quirks": {"abort_answer_on_low_entropy": False}})
     lines = [found for _, found, _ in follow(record, core)]
     assert not any(line["abort"] for line in lines)
     # In the answer nothing counts then.

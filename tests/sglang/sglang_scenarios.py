@@ -84,7 +84,7 @@ def features():
 
 def seeds():
     """Equal prompts with noise: no seed, SGLang's seed, the spec's, several samples, a batch."""
-    start = {**soft(), "start": "first_token", "temperature": 1.0}
+    start = {**soft(), "quirks": {"start": "first_token"}, "temperature": 1.0}
     noise = {"method": "gumbel_noise", "temperature": 1.0}
     spec = {**SOFT, "methods": [start, noise], "trace": {"level": "full"}}
 

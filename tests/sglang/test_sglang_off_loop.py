@@ -19,7 +19,7 @@ from tokenlens.sglang.binding import binder_of
 from tokenlens.sglang.hooks import ADMISSION
 from tokenlens.spec.text_index import TextIndex
 
-SPEC = {"methods": [{"method": "nowait", "words": ["1"], "match": "substring"}]}
+SPEC = {"methods": [{"method": "nowait", "words": ["1"], "quirks": {"match": "substring"}}]}
 
 
 class FakeManager:

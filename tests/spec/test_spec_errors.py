@@ -57,7 +57,8 @@ WRONG = {
     "min_p of 1": (soft(min_p=1.0), "methods[0].min_p", "1.0", "below 1"),
     "max_entries of 0": (soft(max_entries=0), "methods[0].max_entries", "0", "at least 1"),
     "unknown profile": (soft(profile="fixed"), "methods[0].profile", "'fixed'", "'published'"),
-    "unknown start": (soft(start="now"), "methods[0].start", "'now'", "'first_token'"),
+    "unknown start": (
+        soft(quirks={"start": "now"}), "methods[0].quirks.start", "'now'", "'first_token'"),
     "unknown field of a method": (
         soft(temprature=1.0), "methods[0].temprature", "unknown field", "temperature"),
     "unknown field of the spec": (

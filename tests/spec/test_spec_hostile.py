@@ -130,7 +130,7 @@ def test_words_and_markers_of_a_tokenizer_stay_short():
     for methods, phase in (
         ([{"method": "tip", "words": [*words, "wait"]}], {}),
         ([{"method": "nowait", "words": words}], {}),
-        ([{"method": "cyclic_reflex", "words": words, "unknown_words": "skip"}], {}),
+        ([{"method": "cyclic_reflex", "words": words, "quirks": {"unknown_words": "skip"}}], {}),
         ([{"method": "nowait"}], {"think_start": ODD * 60}),
         ([{"method": "no_thinking", "text": ODD * 250}], {}),
     ):
@@ -198,7 +198,7 @@ def test_a_spec_beside_a_preset_is_refused():
 
 def large():
     words = [f"{n:032}" for n in range(64)]
-    return {"methods": [{"method": "nowait", "words": words, "exclude": words}] * 16}
+    return {"methods": [{"method": "nowait", "words": words, "quirks": {"exclude": words}}] * 16}
 
 
 def deep(levels):

@@ -208,24 +208,27 @@ def _config(name, **settings):
     return METHOD_CONFIGS[name].model_validate({"method": name, **required, **settings})
 
 
+def _flat(config):
+    """All fields of a config, its quirks among them."""
+    quirks = dict(config.rules) if config.quirks_model() else {}
+    return {**{name: value for name, value in config if name != "quirks"}, **quirks}
+
+
 @pytest.mark.parametrize("name", METHOD_CONFIGS)
 def test_the_published_profile_fills_exactly_the_documented_fields(name):
-    default, published = _config(name), _config(name, profile="published")
-    changed = {
-        field: getattr(published, field)
-        for field in type(default).model_fields
-        if getattr(published, field) != getattr(default, field)
-    }
+    default, published = _flat(_config(name)), _flat(_config(name, profile="published"))
+    changed = {field: value for field, value in published.items() if value != default[field]}
     assert changed == {"profile": "published", **PUBLISHED.get(name, {})}
 
 
 @pytest.mark.parametrize(("name", "field"), [(m, f) for m, fs in PUBLISHED.items() for f in fs])
 def test_a_users_field_wins_over_the_profile(name, field):
-    value = getattr(_config(name), field)
-    config = _config(name, profile="published", **{field: value})
-    assert getattr(config, field) == value
-    others = {f: v for f, v in PUBLISHED[name].items() if f != field}
-    assert {f: getattr(config, f) for f in others} == others
+    value = _flat(_config(name))[field]
+    given = {field: value}
+    if field not in METHOD_CONFIGS[name].model_fields:
+        given = {"quirks": given}
+    config = _flat(_config(name, profile="published", **given))
+    assert config == {**_flat(_config(name, profile="published")), field: value}
 
 
 def test_there_is_a_preset_for_every_family_and_recipe():

@@ -32,7 +32,7 @@ WORD = st.text(alphabet=st.sampled_from(LETTERS), min_size=1, max_size=5)
 )
 @settings(max_examples=400, deadline=None)
 def test_the_index_finds_what_the_pattern_finds(texts, words, exclude, match):
-    config = NoWait(words=tuple(words), exclude=tuple(exclude), match=match)
+    config = NoWait(words=tuple(words), quirks={"exclude": tuple(exclude), "match": match})
     search = re.compile(pattern_of(config)).search
     index = TextIndex(texts)
     found = index.holding(words, whole=match == "word") & ~index.holding(exclude)

@@ -123,7 +123,7 @@ def shared_scenario(path, switches=None):
 def seeds_scenario(path):
     """Equal prompts with noise: no seed, the engine's seed, the spec's, and several samples."""
     methods = [
-        {**soft(), "start": "first_token", "temperature": 1.0},
+        {**soft(), "quirks": {"start": "first_token"}, "temperature": 1.0},
         {"method": "gumbel_noise", "temperature": 1.0},
     ]
     spec = {**Scenario("noisy", (), methods).spec(MARKERS, "full"), "seed": None}

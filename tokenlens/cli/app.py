@@ -28,6 +28,23 @@ app.command("eval")(evaluate.command)
 app.command("progress")(evaluate.progress)
 
 
+@app.callback()
+def outside(
+    methods: Annotated[
+        str,
+        typer.Option(
+            envvar="TOKENLENS_METHODS",
+            help="methods from outside that specs may name: entry points, commas between several",
+        ),
+    ] = "",
+) -> None:
+    """Let in what was asked for, before any spec is read."""
+    from tokenlens.methods.door import allow
+
+    with sentences():
+        allow(name.strip() for name in methods.split(",") if name.strip())
+
+
 @app.command()
 def demo(
     model: Annotated[str, typer.Option(help="a model that reads mixtures")] = "",

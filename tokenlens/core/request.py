@@ -43,7 +43,7 @@ from tokenlens.spec.phase import (
     PhaseConfig,
     markers_in,
 )
-from tokenlens.spec.registry import LATENT_METHODS, AnyMethod
+from tokenlens.spec.registry import AnyMethod
 from tokenlens.spec.resolution import resolve_phase
 
 MAX_EOS_IDS = EOS_IDS.size
@@ -264,8 +264,8 @@ def bind(
     spec = spec.model_copy(update={"phase": phase})
     starts, ends, tools = named
     quiet = phase.markers == NONE
-    latent = next((c for c in spec.methods if c.method in LATENT_METHODS), None)
-    forced_end = getattr(latent, "forced_end", "marker")
+    latent = spec.latent
+    forced_end = "marker" if latent is None else latent.forced_end_part
     if forced_end != "marker" and ends:
         # What is forced is then what is looked for: one token.
         ids = ends[0].ids
@@ -298,13 +298,13 @@ def bind(
 
     texts: dict[str, tuple[int, ...]] = {}
     for config in spec.methods:
-        text = getattr(config, "text", None)
+        text = config.forced_text
         if text is not None:
             texts[config.method] = encode(text, f"{config.method}.text")
             if quiet and config.method in END_TEXTS:
                 # There is no marker: the text that is forced is what ends the thinking.
                 ends.append(Marker(texts[config.method]))
-    first_token = getattr(latent, "start", "thinking") == "first_token"
+    first_token = latent is not None and latent.from_first_token
     from_first_token = first_token or phase.opens == "first_token"
     markers = resolve(
         starts,
@@ -352,6 +352,10 @@ def bind(
     if markers.automaton is not None:
         needs |= Need.LONG_MARKERS
     edits = set()
+    for config in spec.methods:
+        if not any(method.serves(config) for method in methods):
+            known = ", ".join(method.name for method in methods)
+            raise SpecError.of(f"{config.method}.method", config.method, f"one of {known}")
     for method in methods:
         for config in spec.methods:
             if method.serves(config):

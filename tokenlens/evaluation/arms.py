@@ -6,7 +6,7 @@ from pydantic import Field
 
 from tokenlens.spec import DecodingSpec, NoThinking, RandomRoute, SpecError, Top1, parse_spec
 from tokenlens.spec.base import StrictModel
-from tokenlens.spec.registry import LATENT_METHODS, MethodConfig
+from tokenlens.spec.registry import MethodConfig
 
 
 class ArmSampling(StrictModel):
@@ -92,7 +92,7 @@ def _controls(arm: Arm) -> list[Arm]:
     # Without noise of its own a control is the same whatever the seed.
     plain = DecodingSpec(phase=arm.spec.phase)
     of = (arm.name,)
-    latent = next((c for c in arm.spec.methods if c.method in LATENT_METHODS), None)
+    latent = arm.spec.latent
     matched = _matched(latent, arm.sampling)
     found = [
         Arm(name="greedy", spec=plain, sampling=GREEDY, controls=of),

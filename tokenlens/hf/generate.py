@@ -26,10 +26,10 @@ from tokenlens.hf.loudness import notice
 from tokenlens.hf.refusals import OUTSIDE, check, refuse_embeddings
 from tokenlens.hf.run import Run
 from tokenlens.hf.seeds import torch_seed
-from tokenlens.methods import METHODS
+from tokenlens.methods import Method
+from tokenlens.methods.door import active, allow, allow_from_environment
 from tokenlens.spec import DecodingSpec, Tokenizer, needs_of, parse_spec
 from tokenlens.spec.needs import Need
-from tokenlens.spec.registry import LATENT_METHODS
 from tokenlens.spec.seeds import is_open, with_seed
 from tokenlens.spec.texts import holes, vocabulary_size
 from tokenlens.trace import Trace
@@ -70,9 +70,7 @@ class Runs(LogitsProcessorList):
         self._specs = list(specs)
         self._tokenizer = tokenizer
         self._prompt_ids = prompt_ids
-        self._latent = any(
-            config.method in LATENT_METHODS for spec in specs for config in spec.methods
-        )
+        self._latent = any(spec.latent is not None for spec in specs)
         # Errors in a spec come before generate() has begun.
         self._bind({})
 
@@ -189,7 +187,7 @@ class Runs(LogitsProcessorList):
         return [
             bind(
                 spec,
-                methods=METHODS,
+                methods=active(),
                 tokenizer=self._tokenizer,
                 vocab_size=vocab_size,
                 eos_ids=eos_ids,
@@ -240,6 +238,7 @@ def generate_kwargs(
     logits_processor: Sequence[LogitsProcessor] = (),
     stopping_criteria: Sequence[StoppingCriteria] = (),
     prompt_ids: Sequence[Sequence[int]] | Tensor | None = None,
+    methods: Sequence[str | type[Method]] = (),
 ) -> dict[str, Any]:
     """Arguments that make ``model.generate()`` decode as a spec says.
 
@@ -258,6 +257,9 @@ def generate_kwargs(
     prompt_ids
         Tokens of each prompt, without padding, where ``generate()`` gets ``inputs_embeds`` alone:
         whether the thinking is open is read off the tokens.
+    methods
+        Methods from outside that specs of this process may name: names of entry points in the group
+        ``tokenlens.methods``, or classes. The environment variable ``TOKENLENS_METHODS`` adds some.
 
     Returns
     -------
@@ -275,6 +277,8 @@ def generate_kwargs(
     ------
     SpecError
         The spec cannot be carried out with this model and tokenizer.
+    MethodError
+        A method from outside that is missing or broken.
     UnsupportedError
         The model cannot host it; ``generate()`` raises the same for its own settings.
 
@@ -295,6 +299,8 @@ def generate_kwargs(
             f"model: got {type(base).__name__}, an encoder-decoder; allowed: a causal language"
             " model. Its decoder embeds through a module of its own."
         )
+    allow(methods)
+    allow_from_environment()
     one = isinstance(spec, (DecodingSpec, Mapping, str))
     specs = [parse_spec(item) for item in ([spec] if one else spec)]  # type: ignore[arg-type]
     if not specs:

@@ -19,7 +19,7 @@ from tokenlens.errors import ProtocolError, UnsupportedError
 from tokenlens.hf.embedding import HookedEmbedding
 from tokenlens.hf.given import ids_of
 from tokenlens.hf.ways_in import resting
-from tokenlens.methods import METHODS
+from tokenlens.methods.door import active
 from tokenlens.spec.texts import holes, vocabulary_size
 from tokenlens.trace import Trace, TraceStep
 
@@ -66,7 +66,7 @@ class Replay:
         eos = [token for token in turns if token not in self._tokens[:-1]]
         self._request = bind(
             trace.spec,
-            methods=METHODS,
+            methods=active(),
             tokenizer=tokenizer,
             vocab_size=self._vocab_size,
             eos_ids=eos,
@@ -86,7 +86,7 @@ class Replay:
                 scores = edit(ids[:, : len(self._prompt) + place], scores)
             if core is None:
                 core = Core(
-                    methods=METHODS,
+                    methods=active(),
                     max_slots=1,
                     vocab_size=self._vocab_size,
                     holes=self._holes,

@@ -29,7 +29,7 @@ from tokenlens.hf.host import HFHost
 from tokenlens.hf.prompts import prompts_of
 from tokenlens.hf.streamers import follow
 from tokenlens.hf.ways_in import takes_embeddings
-from tokenlens.methods import METHODS
+from tokenlens.methods.door import active
 from tokenlens.spec.needs import Need
 
 
@@ -276,7 +276,7 @@ class Run(LogitsProcessor):
                 self._host.capture(self._head_input)
                 self._head_input = None
         core = Core(
-            methods=METHODS,
+            methods=active(),
             max_slots=num_rows,
             vocab_size=self._vocab_size,
             holes=self._holes,

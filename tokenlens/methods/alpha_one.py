@@ -87,7 +87,7 @@ class AlphaOneMethod(Method):
     def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
         assert isinstance(config, AlphaOne)
         vocabulary = admission.vocabulary
-        if config.step_match == "encoded":
+        if config.rules.step_match == "encoded":
             steps = vocabulary.encoded(config.step_ends, "alpha_one.step_ends", limit=MAX_SET_IDS)
         else:
             steps = vocabulary.ending_in(config.step_ends, "alpha_one.step_ends", limit=MAX_SET_IDS)
@@ -102,13 +102,13 @@ class AlphaOneMethod(Method):
             IDS: vocabulary.words(
                 config.words,
                 "alpha_one.words",
-                forms=config.forms,
-                unknown=config.unknown_words,
+                forms=config.rules.forms,
+                unknown=config.rules.unknown_words,
                 limit=MAX_WORD_IDS,
             ),
             STEP_ENDS: steps,
             TEMPERATURE: config.temperature,
-            OUTPUT: config.counted == "output",
+            OUTPUT: config.rules.counted == "output",
             PROMPT: config.count_prompt,
         }
 

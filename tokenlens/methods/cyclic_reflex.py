@@ -62,8 +62,8 @@ class ScheduleMethod(Method):
         ids = admission.vocabulary.words(
             config.words,
             f"{self.name}.words",
-            forms=config.forms,
-            unknown=config.unknown_words,
+            forms=config.rules.forms,
+            unknown=config.rules.unknown_words,
             limit=MAX_WORD_IDS,
         )
         return {
@@ -73,9 +73,9 @@ class ScheduleMethod(Method):
             self.period: config.period,
             self.shift: config.shift,
             self.windows: [edge for window in config.windows for edge in window],
-            self.output: config.counted == "output",
+            self.output: config.rules.counted == "output",
             self.prompt: config.count_prompt,
-            self.until_end: config.active == "until_end",
+            self.until_end: config.rules.active == "until_end",
         }
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:

@@ -71,7 +71,7 @@ class DirichletNoiseMethod(Method):
 
     def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
         assert isinstance(config, DirichletNoise)
-        return {CONCENTRATION: config.concentration, FLOOR: config.probability_floor}
+        return {CONCENTRATION: config.concentration, FLOOR: config.rules.probability_floor}
 
     def request_signals(self, rows: Rows, request: SignalRequest) -> None:
         # Not where only a trace looks on: that shows the model's own distribution.

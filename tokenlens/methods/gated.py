@@ -59,7 +59,7 @@ from tokenlens.spec import Selar, SpecError, ThinkRouter
 from tokenlens.spec.gate import MAX_EXEMPT, Gate
 from tokenlens.spec.latent import Switching
 from tokenlens.spec.needs import Need
-from tokenlens.spec.registry import GATED_METHODS, AnyMethod
+from tokenlens.spec.registry import AnyMethod
 
 SIGNALS = ("entropy", "max_probability")
 SOURCES = ("tempered", "raw", "filtered", "topk")
@@ -118,7 +118,7 @@ class GateMethod(Method):
         return (SWITCH,)
 
     def serves(self, config: AnyMethod) -> bool:
-        return config.method in GATED_METHODS
+        return isinstance(config, (ThinkRouter, Switching, Selar))
 
     def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
         gate = _gated(config).gate
@@ -143,7 +143,7 @@ class GateMethod(Method):
             values |= {
                 SAMPLED: True,
                 INVERSE_TEMPERATURE: 1 / config.temperature,
-                ANYWHERE: config.goes_on_in_answer,
+                ANYWHERE: config.rules.goes_on_in_answer,
             }
         return values
 
@@ -157,9 +157,9 @@ class GateMethod(Method):
                 found |= Need.BLENDS
             if config.switch_control is not None:
                 found |= Need.FORCING
-                if config.hidden_end_locks:
+                if config.rules.hidden_end_locks:
                     found |= Need.AFTER_THINKING
-        if getattr(config, "goes_on_in_answer", False):
+        if isinstance(config, (Selar, Switching)) and config.rules.goes_on_in_answer:
             found |= Need.AFTER_THINKING
         return found
 
@@ -268,7 +268,7 @@ def _switching(config: Switching, admission: Admission) -> dict[Field, Value]:
         DENSE: full,
         BASE_WEIGHT: float(full),
         LOCKS: True,
-        INJECTED_LOCKS: config.injected_end_locks,
+        INJECTED_LOCKS: config.rules.injected_end_locks,
         LEAVES_BLENDED: config.leave is not None,
     }
     for place, field in enumerate(("first", "enter", "leave")):

@@ -93,7 +93,7 @@ class HapoMethod(Method):
 
     def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
         assert isinstance(config, Hapo)
-        scale_neg = abs(config.scale_neg) if config.sign == "paper" else config.scale_neg
+        scale_neg = abs(config.scale_neg) if config.rules.sign == "paper" else config.scale_neg
         return {
             MEDIAN: config.median,
             STD: config.std,

@@ -57,7 +57,7 @@ class HiddenFeedbackMethod(Method):
             HIDDEN: True,
             STEPS: config.steps,
             PLACEHOLDER: placeholder,
-            REALIGN: getattr(config, "realign", False),
+            REALIGN: isinstance(config, LatentMas) and config.rules.realign,
             RESCALE: isinstance(config, LatentMas),
         }
 

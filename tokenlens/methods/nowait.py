@@ -41,12 +41,12 @@ class NoWaitMethod(Method):
         ids = admission.vocabulary.matching(
             config.words,
             "nowait.words",
-            exclude=config.exclude,
-            whole=config.match == "word",
+            exclude=config.rules.exclude,
+            whole=config.rules.match == "word",
             limit=MAX_SET_IDS,
         )
         kept = {*admission.end_ids, *admission.eos_ids}
-        return {IDS: [i for i in ids if i not in kept], ALWAYS: config.active == "output"}
+        return {IDS: [i for i in ids if i not in kept], ALWAYS: config.rules.active == "output"}
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         acts = rows[self.on] & (rows[ALWAYS] | rows.thinking)
@@ -58,6 +58,6 @@ class NoWaitMethod(Method):
 def pattern_of(config: NoWait) -> str:
     """The rule as a regular expression, which a search through an index is held against."""
     words = "|".join(map(re.escape, config.words))
-    found = rf"(?<!\w)(?:{words})(?!\w)" if config.match == "word" else f"(?:{words})"
-    excluded = "|".join(map(re.escape, config.exclude))
+    found = rf"(?<!\w)(?:{words})(?!\w)" if config.rules.match == "word" else f"(?:{words})"
+    excluded = "|".join(map(re.escape, config.rules.exclude))
     return rf"(?is)\A(?!.*(?:{excluded})).*{found}" if excluded else rf"(?i){found}"

@@ -119,7 +119,7 @@ class SoftGrpoNoiseMethod(Method):
             SCALE: config.scale,
             LOW: config.clamp_low,
             HIGH: config.clamp_high,
-            OF_DRAW: config.log_probability_of == "draw",
+            OF_DRAW: config.rules.log_probability_of == "draw",
         }
 
     def needs(self, config: AnyMethod) -> Need:

@@ -53,9 +53,11 @@ from tokenlens.core.method import Admission, Method
 from tokenlens.core.proposal import Proposal, SignalRequest, Signals
 from tokenlens.core.rows import Rows, is_eos
 from tokenlens.methods.logits import BAN
-from tokenlens.spec import ConceptTokens, LatentGrpo, SpecError
+from tokenlens.spec import SpecError
 from tokenlens.spec.needs import Need
 from tokenlens.spec.registry import AnyMethod
+from tokenlens.spec.rollouts import LatentGrpo
+from tokenlens.spec.soft_thinking import ConceptTokens
 
 COLDEST = 1e-6
 """Temperature 0 is computed at this one, with top-k 1."""
@@ -108,7 +110,7 @@ class SoftThinkingMethod(Method):
         return isinstance(config, (ConceptTokens, LatentGrpo))
 
     def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
-        settings = _settings(config)
+        settings, rules = _settings(config), _settings(config).rules
         for name in ("top_k", "max_entries"):
             value = getattr(settings, name)
             if value > admission.vocab_size:
@@ -119,14 +121,14 @@ class SoftThinkingMethod(Method):
                 )
         needs = {
             "eos_while_latent": settings.eos_while_latent == "forbid",
-            "abort_answer_on_low_entropy": settings.abort_answer_on_low_entropy
+            "quirks.abort_answer_on_low_entropy": rules.abort_answer_on_low_entropy
             and settings.cold_stop is not None,
         }
         for name, needed in needs.items():
             if needed and not admission.eos_ids:
                 raise SpecError.of(
                     f"{config.method}.{name}",
-                    getattr(settings, name),
+                    True if name.startswith("quirks.") else settings.eos_while_latent,
                     "this only with an end-of-text token (eos_token_id) in the generation config",
                 )
         full = getattr(config, "mixture", "top_k") == "full"
@@ -144,8 +146,8 @@ class SoftThinkingMethod(Method):
             THRESHOLD: threshold,
             PATIENCE: patience,
             FORBID_EOS: settings.eos_while_latent == "forbid",
-            GREEDY_ANSWER: settings.greedy_answer,
-            ABORT_ANSWER: settings.abort_answer_on_low_entropy,
+            GREEDY_ANSWER: rules.greedy_answer,
+            ABORT_ANSWER: rules.abort_answer_on_low_entropy,
             DENSE: full,
             BASE_WEIGHT: float(full),
         }

@@ -105,10 +105,10 @@ def columns(config: Switching, admission: Admission) -> dict[Field, Value]:
         TERMINATE_LENGTH: len(terminate),
         ANSWER_TOKENS: control.answer_tokens,
         TEMPERATURE: control.temperature,
-        REARMS: config.rearms,
-        AS_TOKEN: config.injected_as_token,
-        RESTARTS: config.restarts,
-        HIDDEN_LOCKS: config.hidden_end_locks,
+        REARMS: config.rules.rearms,
+        AS_TOKEN: config.rules.injected_as_token,
+        RESTARTS: config.rules.restarts,
+        HIDDEN_LOCKS: config.rules.hidden_end_locks,
     }
 
 

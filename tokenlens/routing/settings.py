@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from tokenlens.errors import SpecError
-from tokenlens.spec.base import MethodBase, StrictModel
+from tokenlens.spec.base import ProfiledModel, StrictModel
 from tokenlens.spec.errors import translated
 
 Role = Literal["small", "large"]
@@ -41,7 +41,7 @@ def other(role: Role) -> Role:
     return "large" if role == "small" else "small"
 
 
-class GlimpRouter(MethodBase):
+class GlimpRouter(ProfiledModel):
     """The entropy of a step's first token decides who writes it (arXiv 2601.05110, section 3).
 
     ============== ============================ =====================================
@@ -100,7 +100,7 @@ class GlimpRouter(MethodBase):
         return None
 
 
-class SpecReason(MethodBase):
+class SpecReason(ProfiledModel):
     """The small model drafts each step, the large one scores it (arXiv 2504.07891).
 
     ``verbal`` asks the large model for a digit from 0 to 9, as the paper does; ``likelihood`` takes
@@ -136,7 +136,7 @@ Words = Annotated[
 ]
 
 
-class SpeculativeThinking(MethodBase):
+class SpeculativeThinking(ProfiledModel):
     """Cues in what the small model is about to write call the large one (arXiv 2504.12329).
 
     After a step boundary the small model looks ahead; where its text holds a reflective or an
@@ -171,7 +171,7 @@ class SpeculativeThinking(MethodBase):
         return None
 
 
-class RandomShare(MethodBase):
+class RandomShare(ProfiledModel):
     """Control: a share of the steps, chosen by the request's seed alone, is the large model's."""
 
     policy: Literal["random"] = "random"
@@ -183,14 +183,14 @@ class RandomShare(MethodBase):
         return {0.0: "small", 1.0: "large"}.get(self.share)  # type: ignore[return-value]
 
 
-class AlwaysSmall(MethodBase):
+class AlwaysSmall(ProfiledModel):
     """Control: the small model alone."""
 
     policy: Literal["always_small"] = "always_small"
     only: ClassVar[Role] = "small"
 
 
-class AlwaysLarge(MethodBase):
+class AlwaysLarge(ProfiledModel):
     """Control: the large model alone."""
 
     policy: Literal["always_large"] = "always_large"
@@ -200,7 +200,7 @@ class AlwaysLarge(MethodBase):
 PolicyConfig = (
     GlimpRouter | SpecReason | SpeculativeThinking | RandomShare | AlwaysSmall | AlwaysLarge
 )
-POLICIES: dict[str, type[MethodBase]] = {
+POLICIES: dict[str, type[ProfiledModel]] = {
     "glimprouter": GlimpRouter, "specreason": SpecReason, "random": RandomShare,
     "speculative_thinking": SpeculativeThinking, "always_small": AlwaysSmall,
     "always_large": AlwaysLarge,

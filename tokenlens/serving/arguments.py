@@ -201,6 +201,8 @@ def _place(
         node = values[head]
     else:
         node = methods.setdefault(head, {"method": head})
+        # As the spec itself does, and so that it changes what a preset has set there.
+        path = METHOD_CONFIGS[head].new_place(path)
     for step in path[1:-1]:
         below = node.get(step)
         if below is not None and not isinstance(below, Mapping):

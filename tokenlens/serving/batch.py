@@ -30,7 +30,6 @@ from tokenlens.serving.faults import (
 )
 from tokenlens.serving.store import MISSED, NO_PAGE, PAGE, PLAIN, ConceptStore
 from tokenlens.spec.needs import Need
-from tokenlens.spec.registry import LATENT_METHODS
 
 Ints = NDArray[np.int64]
 
@@ -114,7 +113,7 @@ class Batch:
     def admit(self, req_id: str, request: Request, prompt: Sequence[int], prompt_len: int) -> None:
         """A new request, with the tokens of its prompt."""
         self.finish([req_id])
-        latent = any(config.method in LATENT_METHODS for config in request.spec.methods)
+        latent = request.spec.latent is not None
         live = LiveRequest(req_id, request, prompt_len, latent)
         slot = self._take_slot()
         try:

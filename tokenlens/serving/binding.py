@@ -10,7 +10,7 @@ from tokenlens.core import Request, bind
 from tokenlens.core.markers import prepare as prepare_markers
 from tokenlens.core.request import STOPS_CALLED, possible_ends
 from tokenlens.errors import SpecError
-from tokenlens.methods import METHODS
+from tokenlens.methods.door import active
 from tokenlens.serving.arguments import FOUND_KEY, PHASE_KEY, sample_of
 from tokenlens.spec import DecodingSpec
 from tokenlens.spec.bounded import Bounded
@@ -107,7 +107,7 @@ class Binder:
                 raise SpecError.of(FOUND_KEY, given, "sets of tokens by field")
             request = bind(
                 spec,
-                methods=METHODS,
+                methods=active(),
                 tokenizer=self.tokenizer,
                 vocab_size=self.vocab_size,
                 eos_ids=eos_ids,

@@ -5,8 +5,7 @@ from collections.abc import Iterable
 
 from tokenlens.errors import UnsupportedError
 from tokenlens.serving.settings import Settings
-from tokenlens.spec import DecodingSpec
-from tokenlens.spec.registry import LATENT_METHODS
+from tokenlens.spec import METHOD_CONFIGS, DecodingSpec
 
 ANY_MODEL = "TOKENLENS_ANY_MODEL"
 """Set to 1 to go on with a multimodal class that no test has seen."""
@@ -16,12 +15,14 @@ __all__ = ["ANY_MODEL", "UnsupportedError", "allows_latent", "is_latent", "untes
 
 def allows_latent(settings: Settings) -> bool:
     """Whether any request may be fed mixtures."""
-    return settings.allow is None or bool(LATENT_METHODS.intersection(settings.allow))
+    return settings.allow is None or any(
+        METHOD_CONFIGS[name].family.count("latent") for name in settings.allow
+    )
 
 
 def is_latent(spec: DecodingSpec) -> bool:
     """Whether a request may be fed mixtures."""
-    return any(config.method in LATENT_METHODS for config in spec.methods)
+    return spec.latent is not None
 
 
 def untested_class(architectures: Iterable[str], seen: frozenset[str]) -> str | None:

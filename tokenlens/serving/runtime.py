@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenlens.core import Core, Request
-from tokenlens.methods import METHODS
+from tokenlens.methods.door import active
 from tokenlens.serving.batch import REWIND_STEPS, Batch
 from tokenlens.serving.binding import Binder
 from tokenlens.serving.embedding import EmbeddingLayout, InputEmbedding
@@ -73,7 +73,7 @@ class EngineRuntime:
         self.settings, self.bind = settings, binder
         slots = facts.max_requests + SPARE_SLOTS
         core = Core(
-            methods=METHODS,
+            methods=active(),
             max_slots=slots,
             vocab_size=binder.vocab_size,
             holes=binder.holes,

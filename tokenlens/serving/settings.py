@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, field_validator
 
 from tokenlens.errors import SpecError
+from tokenlens.methods import door
 from tokenlens.spec import METHOD_CONFIGS, DecodingSpec
 from tokenlens.spec.base import MAX_ENTRIES, StrictModel
 from tokenlens.spec.errors import translated
@@ -21,6 +22,9 @@ SETTINGS_KEY = "tokenlens"
 class Settings(StrictModel):
     """Bounds for every request of an engine; clients cannot widen them."""
 
+    methods: tuple[str, ...] = Field(
+        (), max_length=64, description="methods from outside, by the names of their entry points"
+    )
     allow: tuple[str, ...] | None = Field(None, description="method names; null = all")
     max_entries: Annotated[int, Field(ge=1, le=MAX_ENTRIES)] = Field(
         MAX_ENTRIES, description="entries of a concept token"
@@ -36,10 +40,16 @@ class Settings(StrictModel):
         description="device memory for concept tokens that a preempted request is fed again",
     )
 
-    @field_validator("allow", mode="before")
+    @field_validator("methods", "allow", mode="before")
     @classmethod
     def _accept_lists(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("methods")
+    @classmethod
+    def _let_in(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        # Known before `allow` names them, and in every process that reads the settings.
+        return door.allow(value)
 
     @field_validator("allow")
     @classmethod
@@ -57,9 +67,19 @@ class Settings(StrictModel):
         ------
         SpecError
             Names the wrong setting.
+        MethodError
+            A method from outside that is missing or broken: its name, and the reason.
         """
         given = isinstance(additional_config, Mapping)
         values = additional_config.get(SETTINGS_KEY) if given else None
+        named = values.get("methods") if isinstance(values, Mapping) else None
+        if named is None:
+            named = door.from_environment()
+            values = {**values, "methods": named} if isinstance(values, Mapping) else values
+            values = values or {"methods": named}
+        if isinstance(named, (list, tuple)) and all(isinstance(name, str) for name in named):
+            # Not by the validator alone: its errors are those of a field.
+            door.allow(named)
         try:
             return cls.model_validate(values or {})
         except ValidationError as error:
@@ -74,16 +94,16 @@ class Settings(StrictModel):
             Names the field and the operator's bound.
         """
         for index, config in enumerate(spec.methods):
+            if config.method in door.outside() and config.method not in self.methods:
+                # Another engine of this process has let it in.
+                allowed = f"{', '.join(self.methods) or 'none'}, of those from outside"
+                raise SpecError.of(f"methods[{index}].method", config.method, allowed)
             if self.allow is not None and config.method not in self.allow:
                 allowed = ", ".join(self.allow) or "none"
                 raise SpecError.of(
                     f"methods[{index}].method", config.method, f"on this server: {allowed}"
                 )
-            # The anchors of a blend are the last entries of the widest concept token.
-            blends = any(getattr(config, blend, None) for blend in ("first", "enter", "leave"))
-            # A mean of drawn tokens has an entry for each draw.
-            field = "draws" if hasattr(config, "draws") else "max_entries"
-            entries = MAX_ENTRIES if blends else getattr(config, field, 0)
+            field, entries = config.entries()
             if entries > self.max_entries:
                 raise SpecError.of(
                     f"methods[{index}].{field}",

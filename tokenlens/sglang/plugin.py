@@ -12,7 +12,7 @@ import os
 from types import ModuleType
 from typing import Any
 
-from tokenlens.errors import SpecError, UnsupportedError
+from tokenlens.errors import MethodError, SpecError, UnsupportedError
 from tokenlens.serving import hooks, metrics
 from tokenlens.serving.admission import UNADMITTED, is_admitted
 from tokenlens.serving.arguments import asks
@@ -25,6 +25,7 @@ from tokenlens.sglang.traces import ENGINE
 from tokenlens.sglang.wrapped import ALWAYS, CALLED, SWITCHED_ON
 
 OPTIONS = {
+    "tokenlens_methods": "methods",
     "tokenlens_allow": "allow",
     "tokenlens_max_entries": "max_entries",
     "tokenlens_max_trace_steps": "max_trace_steps",
@@ -37,7 +38,12 @@ def register() -> None:
     """Entry point; may be called any number of times in any process."""
     hooks.install(ALWAYS, PACKAGE)
     after_import("sglang.srt.entrypoints.http_server", _watch_bodies)
-    if switch.settings() is not None:
+    try:
+        is_on = switch.settings() is not None
+    except MethodError as error:
+        # SGLang logs what goes wrong in a plugin and goes on; this ends the process.
+        raise SystemExit(f"tokenlens: {error}") from None
+    if is_on:
         install_all()
 
 
@@ -63,6 +69,11 @@ def add_cli_args(original: Any, parser: argparse.ArgumentParser) -> None:
         "--enable-tokenlens",
         action="store_true",
         help="Carry out the specs that requests bring in custom_params.",
+    )
+    group.add_argument(
+        "--tokenlens-methods",
+        nargs="*",
+        help="Methods from outside, by their entry points; default: TOKENLENS_METHODS.",
     )
     group.add_argument(
         "--tokenlens-allow", nargs="*", help="Methods that requests may ask for; default: all."

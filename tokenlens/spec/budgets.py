@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from tokenlens.spec.base import LEAST, DrawingMethod, MethodBase
-from tokenlens.spec.schedules import MAX_TOKENS, CountedMethod, Words, WordsMethod, as_tuple
+from tokenlens.spec.base import LEAST, QUIRKS, DrawingMethod, MethodBase
+from tokenlens.spec.schedules import MAX_TOKENS, CountedMethod, WordQuirks, Words, as_tuple
 
 StepEnds = Annotated[
     tuple[Annotated[str, Field(min_length=1, max_length=16)], ...],
@@ -21,6 +21,8 @@ ALPHA_ONE_STEP_ENDS = (
 
 class ThinkingBudget(CountedMethod):
     """End thinking after so many tokens, at once or at the next step, with a ramp before it."""
+
+    family: ClassVar[tuple[str, ...]] = ("budget",)
 
     method: Literal["thinking_budget"] = "thinking_budget"
     budget: int = Field(..., ge=0, le=MAX_TOKENS, description="thinking tokens")
@@ -43,11 +45,6 @@ class ThinkingBudget(CountedMethod):
     text: str | None = Field(
         None, min_length=1, max_length=256, description="forced text; null = the end marker"
     )
-
-    @property
-    def is_budget(self) -> bool:
-        """Ends thinking after a number of tokens."""
-        return True
 
 
 class S1(MethodBase):
@@ -87,15 +84,21 @@ class S1(MethodBase):
         return self
 
 
-class AlphaOne(WordsMethod, CountedMethod, DrawingMethod):
+class AlphaOneQuirks(WordQuirks):
+    """What AlphaOne's code does, and its paper does not say."""
+
+    step_match: Literal["end", "encoded"] = Field(
+        "end", description="encoded: any token of the texts' own encodings ends a step"
+    )
+
+
+class AlphaOne(DrawingMethod):
     """Slow thinking that turns fast (arXiv 2505.24863): "Wait" ever more rarely, then never."""
 
     published: ClassVar[Mapping[str, Any]] = {
         "words": ("Wait",),
-        "forms": "bare",
-        "counted": "output",
         "step_ends": ALPHA_ONE_STEP_ENDS,
-        "step_match": "encoded",
+        "quirks": {"forms": "bare", "counted": "output", "step_match": "encoded"},
     }
 
     method: Literal["alpha_one"] = "alpha_one"
@@ -105,10 +108,11 @@ class AlphaOne(WordsMethod, CountedMethod, DrawingMethod):
     alpha: float = Field(1.4, ge=LEAST, le=100, description="slow for alpha times the average")
     text: str = Field("Wait", min_length=1, max_length=256, description="forced after a step")
     words: Words = Field(("wait",), description="drawn after the slow part, they end thinking")
-    step_ends: StepEnds = Field(("\n\n",), description="texts that end a step")
-    step_match: Literal["end", "encoded"] = Field(
-        "end", description="encoded: any token of the texts' own encodings ends a step"
+    count_prompt: bool = Field(
+        False, description="thinking that the prompt already holds is counted too"
     )
+    step_ends: StepEnds = Field(("\n\n",), description="texts that end a step")
     temperature: float = Field(
         0.0, ge=0, le=100, description="the engine's; afterwards a word ends thinking when drawn"
     )
+    quirks: AlphaOneQuirks | None = QUIRKS

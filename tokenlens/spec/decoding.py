@@ -1,15 +1,18 @@
 """The spec of one request: its methods, its seed, its think markers, its trace."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from tokenlens.spec.base import MAX_ENTRIES, StrictModel
-from tokenlens.spec.errors import shorten
+from tokenlens.errors import shorten
+from tokenlens.spec import registry
+from tokenlens.spec.base import MAX_ENTRIES, MethodBase, StrictModel
+from tokenlens.spec.combine import conflict
+from tokenlens.spec.errors import forget_schemas
 from tokenlens.spec.phase import PhaseConfig
-from tokenlens.spec.registry import EXCLUSIVE, LATENT_METHODS, NEEDS_LATENT, MethodConfig
+from tokenlens.spec.registry import MethodConfig
 
 MAX_SEED = (1 << 63) - 1
 
@@ -69,6 +72,9 @@ class DecodingSpec(StrictModel):
         same as a :class:`tokenlens.SpecError` with one line a problem.
     """
 
+    # Built on first use, when the methods are registered.
+    model_config = ConfigDict(defer_build=True)
+
     methods: tuple[MethodConfig, ...] = Field((), max_length=16)
     # The bound stands at the field as well: tools that make forms of a schema look there.
     seed: int | None = Field(None, ge=0, lt=1 << 63, json_schema_extra={"minimum": 0})
@@ -85,35 +91,20 @@ class DecodingSpec(StrictModel):
         """Whether some method draws, so that the seed changes anything."""
         return any(config.uses_seed for config in self.methods)
 
+    @property
+    def latent(self) -> MethodBase | None:
+        """The method that feeds mixtures, if there is one."""
+        return next((config for config in self.methods if config.is_latent), None)
+
     @model_validator(mode="after")
     def _compose(self) -> "DecodingSpec":
-        names: list[str] = [config.method for config in self.methods]
-        for name in names:
-            if names.count(name) > 1:
-                raise _problem(f"{name} twice", f"each method at most once; remove one {name}")
-        if len(LATENT_METHODS.intersection(names)) > 1:
-            raise _problem(", ".join(names), f"one of {sorted(LATENT_METHODS)}")
-        for name, reason in NEEDS_LATENT.items():
-            if name in names and not LATENT_METHODS.intersection(names):
-                allowed = f"{name} beside one of {sorted(LATENT_METHODS)}, because {reason}"
-                raise _problem(f"{name} alone", allowed)
-        for first, second, reason in EXCLUSIVE:
-            if first in names and second in names:
-                raise _problem(f"{first} and {second}", f"one of the two: {reason}")
-        budgets = [config.method for config in self.methods if config.is_budget]
-        if len(budgets) > 1:
-            raise _problem(" and ".join(budgets), "one of them: each ends thinking")
-        latent = next((c for c in self.methods if c.method in LATENT_METHODS), None)
-        if "dirichlet_noise" in names and getattr(latent, "top_k", 0) == 0:
-            raise _problem(
-                f"dirichlet_noise with {latent.method}.top_k = 0",  # type: ignore[union-attr]
-                "a top_k of 1 to 64, because the draw is over the entries that the filters keep",
-            )
-        noises = [name for name in names if name.endswith("_noise")]
-        if noises and getattr(latent, "mixture", "top_k") == "full":
-            raise _problem(
-                f"{noises[0]} with {latent.method}.mixture = full",  # type: ignore[union-attr]
-                "mixture = top_k beside it, because the noise is on a concept token's entries",
+        found = conflict(self.methods, registry.members)
+        if found is not None:
+            got, allowed = found
+            raise PydanticCustomError(
+                "method_combination",
+                "methods: got {got}; allowed: {allowed}",
+                {"got": got, "allowed": allowed},
             )
         return self
 
@@ -125,9 +116,23 @@ def _writable(item: Any) -> Any:
     return item
 
 
-def _problem(got: str, allowed: str) -> PydanticCustomError:
-    return PydanticCustomError(
-        "method_combination",
-        "methods: got {got}; allowed: {allowed}",
-        {"got": got, "allowed": allowed},
-    )
+def _models_below(model: type[StrictModel]) -> Iterator[type[StrictModel]]:
+    for below in model.__subclasses__():
+        yield below
+        yield from _models_below(below)
+
+
+def _rebuild() -> None:
+    """Let specs, and the models that hold one, know a method that came after them."""
+    forget_schemas()
+    if not DecodingSpec.__pydantic_complete__:
+        return
+    DecodingSpec.model_rebuild(force=True)
+    held = {model: list(registry.models_of(model)) for model in _models_below(StrictModel)}
+    holders = [model for model in held if DecodingSpec in held[model]]
+    # What another one holds is built before it.
+    for model in sorted(holders, key=lambda one: len(held[one])):
+        model.model_rebuild(force=True)
+
+
+registry.on_change(_rebuild)

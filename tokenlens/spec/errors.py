@@ -65,6 +65,11 @@ def _schema_of(model: type[BaseModel]) -> Mapping[str, Any]:
     return model.model_json_schema()
 
 
+def forget_schemas() -> None:
+    """Read the schemas again: there are other methods."""
+    _schema_of.cache_clear()
+
+
 def _translate(schema: Mapping[str, Any], line: Mapping[str, Any]) -> SpecProblem:
     kind, context = line["type"], line.get("ctx", {})
     if kind == "method_combination":

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tokenlens.spec.base import MethodBase, Needs
+from tokenlens.spec.base import QUIRKS, Excludes, MethodBase, Needs, StrictModel
 from tokenlens.spec.gate import Token
 from tokenlens.spec.needs import Need
 
@@ -17,6 +17,11 @@ WAY_OUT = "soft_thinking, which feeds mixtures of embeddings"
 
 class HiddenFeedback(MethodBase):
     """A fixed number of latent steps at the beginning of thinking."""
+
+    family: ClassVar[tuple[str, ...]] = ("latent",)
+    excludes: ClassVar[tuple[Excludes, ...]] = (
+        Excludes("noise", "a hidden state has no concept weights for it to change"),
+    )
 
     method: str
     steps: int = Field(6, ge=1, le=100_000, description="latent steps, from the first thought on")
@@ -35,13 +40,19 @@ class Coconut(HiddenFeedback):
     method: Literal["coconut"] = "coconut"
 
 
-class LatentMas(HiddenFeedback):
-    """The last hidden state, mapped to the input space and rescaled to an embedding's norm."""
+class LatentMasQuirks(StrictModel):
+    """What LatentMAS's code does unless it is told otherwise."""
 
-    published: ClassVar[Mapping[str, Any]] = {"realign": False}
-
-    method: Literal["latent_mas"] = "latent_mas"
-    steps: int = Field(10, ge=1, le=100_000, description="latent steps, from the first thought on")
     realign: bool = Field(
         True, description="through the alignment matrix; false: rescaled only (the code's default)"
     )
+
+
+class LatentMas(HiddenFeedback):
+    """The last hidden state, mapped to the input space and rescaled to an embedding's norm."""
+
+    published: ClassVar[Mapping[str, Any]] = {"quirks": {"realign": False}}
+
+    method: Literal["latent_mas"] = "latent_mas"
+    steps: int = Field(10, ge=1, le=100_000, description="latent steps, from the first thought on")
+    quirks: LatentMasQuirks | None = QUIRKS

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tokenlens.spec.base import LEAST, MAX_ENTRIES, MethodBase, Needs
+from tokenlens.spec.base import LEAST, MAX_ENTRIES, QUIRKS, MethodBase, Needs, StrictModel
 from tokenlens.spec.gate import MAX_ANCHORS, Blend, Gate, SwitchControl
 from tokenlens.spec.needs import Need
 from tokenlens.spec.soft_thinking import ConceptTokens
@@ -24,33 +24,17 @@ class ThinkRouter(ConceptTokens):
     not say, and the default is after temperature and before every filter.
     """
 
+    family: ClassVar[tuple[str, ...]] = ("latent", "gate")
+
     method: Literal["think_router"] = "think_router"
     gate: Gate = Field(
         Gate(signal="max_probability", enter=0.6), description="latent where the model is sure"
     )
 
 
-class Switching(MethodBase):
-    """What LEAD and SwiReasoning share: blocks of latent thinking, anchors at their borders."""
+class SwitchingQuirks(StrictModel):
+    """What the code of LEAD and of SwiReasoning does, and their papers do not say."""
 
-    method: str
-    gate: Gate = Field(..., description="when a step is latent")
-    temperature: float = Field(1.0, ge=LEAST, le=100, description="of signal and mixture")
-    mixture: Literal["top_k", "full"] = Field(
-        "top_k", description="full: the whole vocabulary, where the engine can"
-    )
-    max_entries: int = Field(
-        MAX_ENTRIES - MAX_ANCHORS, ge=1, le=MAX_ENTRIES - MAX_ANCHORS, description="where top_k"
-    )
-    first: Blend | None = Field(None, description="at the first latent step")
-    enter: Blend | None = Field(None, description="at the switch to latent")
-    leave: Blend | None = Field(
-        None, description="at the switch to discrete: fed instead of the token; null = the token"
-    )
-    budget: int = Field(32_768, ge=1, le=10_000_000, description="tokens over which blends move")
-    switch_control: SwitchControl | None = Field(
-        None, description="injections that end a thought which switches often; null = off"
-    )
     start: Literal["thinking", "first_token"] = Field(
         "thinking", description="first_token: latent from the first token, whatever the prompt says"
     )
@@ -71,10 +55,46 @@ class Switching(MethodBase):
     )
     rearms: bool = Field(False, description="termination may be injected more than once")
 
+
+class Switching(MethodBase):
+    """What LEAD and SwiReasoning share: blocks of latent thinking, anchors at their borders."""
+
+    family: ClassVar[tuple[str, ...]] = ("latent", "gate")
+
+    method: str
+    gate: Gate = Field(..., description="when a step is latent")
+    temperature: float = Field(1.0, ge=LEAST, le=100, description="of signal and mixture")
+    mixture: Literal["top_k", "full"] = Field(
+        "top_k", description="full: the whole vocabulary, where the engine can"
+    )
+    max_entries: int = Field(
+        MAX_ENTRIES - MAX_ANCHORS, ge=1, le=MAX_ENTRIES - MAX_ANCHORS, description="where top_k"
+    )
+    first: Blend | None = Field(None, description="at the first latent step")
+    enter: Blend | None = Field(None, description="at the switch to latent")
+    leave: Blend | None = Field(
+        None, description="at the switch to discrete: fed instead of the token; null = the token"
+    )
+    budget: int = Field(32_768, ge=1, le=10_000_000, description="tokens over which blends move")
+    switch_control: SwitchControl | None = Field(
+        None, description="injections that end a thought which switches often; null = off"
+    )
+    quirks: SwitchingQuirks | None = QUIRKS
+
+    @property
+    def from_first_token(self) -> bool:
+        """Thinks from the first token on, whatever the prompt says."""
+        return bool(self.rules.start == "first_token")
+
     @property
     def uses_seed(self) -> bool:
         """Draws: what it does depends on the request's seed."""
         return self.switch_control is not None and self.switch_control.temperature > 0
+
+    def entries(self) -> tuple[str, int]:
+        """The anchors of a blend are the last entries of the widest concept token."""
+        blends = any((self.first, self.enter, self.leave))
+        return "max_entries", MAX_ENTRIES if blends else self.max_entries
 
     def needs(self) -> Needs:
         if self.mixture != "full":
@@ -83,15 +103,17 @@ class Switching(MethodBase):
 
 
 _TREND = Gate(of="raw", trend=True, first="latent", dwell_discrete=512, exempt="math")
-_QUIRKS = {
+_PUBLISHED = {
     "mixture": "full",
-    "start": "first_token",
-    "goes_on_in_answer": True,
-    "injected_end_locks": False,
-    "injected_as_token": False,
-    "restarts": True,
-    "hidden_end_locks": True,
-    "rearms": True,
+    "quirks": {
+        "start": "first_token",
+        "goes_on_in_answer": True,
+        "injected_end_locks": False,
+        "injected_as_token": False,
+        "restarts": True,
+        "hidden_end_locks": True,
+        "rearms": True,
+    },
 }
 
 
@@ -100,7 +122,7 @@ class SwiReasoning(Switching):
 
     # The code looks the two characters backslash and n up, not a line break.
     published: ClassVar[Mapping[str, Any]] = {
-        **_QUIRKS,
+        **_PUBLISHED,
         "first": Blend(tokens=("\\n",), keep=0.9),
     }
 
@@ -131,7 +153,7 @@ class Lead(Switching):
     """The paper's anchor: the mean of the vision markers."""
 
     published: ClassVar[Mapping[str, Any]] = {
-        **_QUIRKS,
+        **_PUBLISHED,
         "gate": Gate(
             of="raw", trend=True, enter=1.0, leave=0.2, enter_at_bound=False, first="latent",
             dwell_discrete=256, exempt="math",
@@ -149,10 +171,22 @@ class Lead(Switching):
     )
 
 
+class SelarQuirks(StrictModel):
+    """What SeLaR's code does, and its paper does not say."""
+
+    start: Literal["thinking", "first_token"] = Field(
+        "thinking", description="first_token: latent from the first token, whatever the prompt says"
+    )
+    goes_on_in_answer: bool = Field(False, description="the answer has latent steps too")
+
+
 class Selar(MethodBase):
     """Latent where the top three disagree, pushed away from the top token."""
 
-    published: ClassVar[Mapping[str, Any]] = {"start": "first_token", "goes_on_in_answer": True}
+    published: ClassVar[Mapping[str, Any]] = {
+        "quirks": {"start": "first_token", "goes_on_in_answer": True}
+    }
+    family: ClassVar[tuple[str, ...]] = ("latent", "gate")
 
     method: Literal["selar"] = "selar"
     gate: Gate = Field(
@@ -172,7 +206,9 @@ class Selar(MethodBase):
     push: float = Field(
         1.0, ge=0, le=100, description="lambda: away from the top token, times the entropy"
     )
-    start: Literal["thinking", "first_token"] = Field(
-        "thinking", description="first_token: latent from the first token, whatever the prompt says"
-    )
-    goes_on_in_answer: bool = Field(False, description="the answer has latent steps too")
+    quirks: SelarQuirks | None = QUIRKS
+
+    @property
+    def from_first_token(self) -> bool:
+        """Thinks from the first token on, whatever the prompt says."""
+        return bool(self.rules.start == "first_token")

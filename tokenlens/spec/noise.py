@@ -5,23 +5,90 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tokenlens.spec.base import LEAST, DrawingMethod
+from tokenlens.spec.base import (
+    LEAST,
+    QUIRKS,
+    DrawingMethod,
+    Excludes,
+    Recipe,
+    Requires,
+    StrictModel,
+)
 
 
-class GumbelNoise(DrawingMethod):
+class ConceptNoise(DrawingMethod):
+    """Noise on the weights of concept tokens."""
+
+    family: ClassVar[tuple[str, ...]] = ("noise",)
+    requires: ClassVar[tuple[Requires, ...]] = (Requires("latent", "it changes concept weights"),)
+    excludes: ClassVar[tuple[Excludes, ...]] = (
+        Excludes(
+            "latent",
+            "the noise is on a concept token's entries",
+            field="mixture",
+            value="full",
+            instead="mixture = top_k beside it",
+        ),
+    )
+
+
+class GumbelNoise(ConceptNoise):
     """Gumbel-softmax on the concept weights: their top entry becomes an exact sample of them."""
+
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "gumbel": Recipe(
+            "Soft Thinking with Gumbel-softmax noise (tau 0.5)",
+            ({"method": "soft_thinking"}, {"method": "gumbel_noise"}),
+        ),
+        "gumbel-published": Recipe(
+            "Randomised Soft Thinking, Gumbel, as the authors' code does it",
+            (
+                {"method": "soft_thinking", "profile": "published"},
+                {"method": "gumbel_noise", "profile": "published"},
+            ),
+        ),
+    }
 
     method: Literal["gumbel_noise"] = "gumbel_noise"
     temperature: float = Field(0.5, ge=LEAST, le=100, description="tau; small = nearly one-hot")
 
 
-class DirichletNoise(DrawingMethod):
-    """Concept weights drawn from a Dirichlet whose mean is the filtered distribution."""
+class DirichletQuirks(StrictModel):
+    """What the code of randomised Soft Thinking does, and its paper does not say."""
 
-    published: ClassVar[Mapping[str, Any]] = {"probability_floor": 1e-7}
-
-    method: Literal["dirichlet_noise"] = "dirichlet_noise"
-    concentration: float = Field(4.0, ge=LEAST, le=1e6, description="alpha; large = little noise")
     probability_floor: float = Field(
         0.0, ge=0, lt=1, description="entries at or below it stay out, but for the largest"
     )
+
+
+class DirichletNoise(ConceptNoise):
+    """Concept weights drawn from a Dirichlet whose mean is the filtered distribution."""
+
+    published: ClassVar[Mapping[str, Any]] = {"quirks": {"probability_floor": 1e-7}}
+    excludes: ClassVar[tuple[Excludes, ...]] = (
+        Excludes(
+            "latent",
+            "the draw is over the entries that the filters keep",
+            field="top_k",
+            value=0,
+            instead="a top_k of 1 to 64",
+        ),
+        *ConceptNoise.excludes,
+    )
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "dirichlet": Recipe(
+            "Soft Thinking with Dirichlet noise (alpha 4)",
+            ({"method": "soft_thinking"}, {"method": "dirichlet_noise"}),
+        ),
+        "dirichlet-published": Recipe(
+            "Randomised Soft Thinking, Dirichlet, as the authors' code does it",
+            (
+                {"method": "soft_thinking", "profile": "published"},
+                {"method": "dirichlet_noise", "profile": "published"},
+            ),
+        ),
+    }
+
+    method: Literal["dirichlet_noise"] = "dirichlet_noise"
+    concentration: float = Field(4.0, ge=LEAST, le=1e6, description="alpha; large = little noise")
+    quirks: DirichletQuirks | None = QUIRKS

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from tokenlens.spec.base import MethodBase
+from tokenlens.spec.base import QUIRKS, MethodBase, StrictModel
 from tokenlens.spec.schedules import MAX_TOKENS, MAX_WORDS, Word, Words, WordsMethod, as_tuple
 
 NOWAIT_WORDS = (
@@ -26,17 +26,9 @@ class Tip(WordsMethod):
     )
 
 
-class NoWait(MethodBase):
-    """Ban the tokens of words that announce a reflection (arXiv 2506.08343)."""
+class NoWaitQuirks(StrictModel):
+    """What NoWait's code does, and its paper does not say."""
 
-    published: ClassVar[Mapping[str, Any]] = {
-        "match": "substring",
-        "exclude": ("ohio", "butane", "button", "butterfly"),
-        "active": "output",
-    }
-
-    method: Literal["nowait"] = "nowait"
-    words: Words = Field(NOWAIT_WORDS, description="that announce a reflection")
     match: Literal["word", "substring"] = Field(
         "word", description="word: tokens that hold one of the words whole; case never matters"
     )
@@ -46,3 +38,19 @@ class NoWait(MethodBase):
     active: Literal["thinking", "output"] = Field(
         "thinking", description="banned while thinking, or in the answer too"
     )
+
+
+class NoWait(MethodBase):
+    """Ban the tokens of words that announce a reflection (arXiv 2506.08343)."""
+
+    published: ClassVar[Mapping[str, Any]] = {
+        "quirks": {
+            "match": "substring",
+            "exclude": ("ohio", "butane", "button", "butterfly"),
+            "active": "output",
+        }
+    }
+
+    method: Literal["nowait"] = "nowait"
+    words: Words = Field(NOWAIT_WORDS, description="that announce a reflection")
+    quirks: NoWaitQuirks | None = QUIRKS

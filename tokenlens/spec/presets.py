@@ -5,74 +5,11 @@ A model's markers are found from the model (:mod:`tokenlens.spec.finding`), or n
 together, such as ``qwen3-soft``, are older than that.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from tokenlens.spec.controls import AnswerNow, NoThinking, RandomRoute, Top1
 from tokenlens.spec.decoding import DecodingSpec
 from tokenlens.spec.errors import SpecError
 from tokenlens.spec.families import FAMILIES, PRESET_FAMILIES, Family
-from tokenlens.spec.noise import DirichletNoise, GumbelNoise
 from tokenlens.spec.phase import PhaseConfig
-from tokenlens.spec.registry import AnyMethod
-from tokenlens.spec.soft_thinking import ColdStop, SoftThinking
-
-COLD_STOP = ColdStop(entropy_threshold=0.01, patience=256)
-"""The setting that the README of Soft Thinking gives for QwQ-32B."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Methods with their settings, and where the settings come from."""
-
-    description: str
-    methods: Callable[[], tuple[AnyMethod, ...]]
-
-
-def _published(**settings: object) -> SoftThinking:
-    return SoftThinking.model_validate({"profile": "published", **settings})
-
-
-RECIPES: dict[str, Recipe] = {
-    "soft": Recipe(
-        "Soft Thinking with Cold Stop, as the paper means it",
-        lambda: (SoftThinking(cold_stop=COLD_STOP),),
-    ),
-    "soft-published": Recipe(
-        "Soft Thinking as the authors' code does it for QwQ-32B",
-        lambda: (_published(min_p=0.001, max_entries=10, cold_stop=COLD_STOP),),
-    ),
-    "gumbel": Recipe(
-        "Soft Thinking with Gumbel-softmax noise (tau 0.5)",
-        lambda: (SoftThinking(), GumbelNoise()),
-    ),
-    "gumbel-published": Recipe(
-        "Randomised Soft Thinking, Gumbel, as the authors' code does it",
-        lambda: (_published(), GumbelNoise(profile="published")),
-    ),
-    "dirichlet": Recipe(
-        "Soft Thinking with Dirichlet noise (alpha 4)",
-        lambda: (SoftThinking(), DirichletNoise()),
-    ),
-    "dirichlet-published": Recipe(
-        "Randomised Soft Thinking, Dirichlet, as the authors' code does it",
-        lambda: (
-            _published(),
-            DirichletNoise.model_validate({"profile": "published"}),
-        ),
-    ),
-    "top1": Recipe(
-        "control: every mixture replaced by its top entry", lambda: (SoftThinking(), Top1())
-    ),
-    "random-route": Recipe(
-        "control: half of the thinking steps latent, chosen by chance",
-        lambda: (SoftThinking(), RandomRoute()),
-    ),
-    "no-thinking": Recipe("control: thinking ended at once", lambda: (NoThinking(),)),
-    "answer-now": Recipe(
-        "control: thinking ended after 128 tokens", lambda: (AnswerNow(after=128),)
-    ),
-}
+from tokenlens.spec.registry import RECIPES as RECIPES
 
 
 def preset_names() -> list[str]:
@@ -90,12 +27,12 @@ def preset(name: str) -> DecodingSpec:
         No preset of that name.
     """
     if name in RECIPES:
-        return DecodingSpec(methods=RECIPES[name].methods())
+        return DecodingSpec.model_validate({"methods": RECIPES[name].methods})
     for family_name, family in FAMILIES.items():
         recipe = RECIPES.get(name.removeprefix(f"{family_name}-"))
         if name.startswith(f"{family_name}-") and recipe is not None:
             phase = PhaseConfig.model_validate(_phase_of(family_name, family))
-            return DecodingSpec(methods=recipe.methods(), phase=phase)
+            return DecodingSpec.model_validate({"methods": recipe.methods, "phase": phase})
     raise SpecError.of(
         "preset",
         name,

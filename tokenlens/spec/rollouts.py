@@ -9,33 +9,68 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tokenlens.spec.base import LEAST, MAX_ENTRIES, MAX_NOISE, DrawingMethod, MethodBase, Needs
+from tokenlens.spec.base import (
+    LEAST,
+    MAX_ENTRIES,
+    MAX_NOISE,
+    QUIRKS,
+    DrawingMethod,
+    Excludes,
+    MethodBase,
+    Needs,
+    StrictModel,
+)
 from tokenlens.spec.needs import Need
-from tokenlens.spec.soft_thinking import ConceptTokens, SoftThinking
+from tokenlens.spec.noise import ConceptNoise
+from tokenlens.spec.soft_thinking import ConceptQuirks, ConceptTokens, SoftThinking
 
 MAX_DRAWS = 16
 """The most tokens that CoT2 may average."""
 
 
-class SoftGrpoNoise(DrawingMethod):
+class SoftGrpoQuirks(StrictModel):
+    """What SofT-GRPO's code does, and its paper does not say."""
+
+    log_probability_of: Literal["noise", "draw"] = Field(
+        "noise", description="draw: of the draw before it is scaled, which no trainer sees"
+    )
+
+
+class SoftGrpoNoise(ConceptNoise):
     """Clamped Gumbel noise on the concept weights, recorded so that a trainer can score it."""
 
-    published: ClassVar[Mapping[str, Any]] = {"log_probability_of": "draw"}
+    published: ClassVar[Mapping[str, Any]] = {"quirks": {"log_probability_of": "draw"}}
 
     method: Literal["soft_grpo_noise"] = "soft_grpo_noise"
     temperature: float = Field(0.1, ge=LEAST, le=100, description="tau; small = nearly one-hot")
     scale: float = Field(1.0, ge=LEAST, le=MAX_NOISE, description="of the noise")
     clamp_low: float = Field(-1.5, ge=-100, le=0, description="noise below it is raised to it")
     clamp_high: float = Field(3.0, ge=0, le=100, description="noise above it is lowered to it")
-    log_probability_of: Literal["noise", "draw"] = Field(
-        "noise", description="draw: of the draw before it is scaled, which no trainer sees"
+    quirks: SoftGrpoQuirks | None = QUIRKS
+
+
+class LatentGrpoQuirks(StrictModel):
+    """What Latent-GRPO's code does, and its paper does not say."""
+
+    start: Literal["thinking", "first_token"] = Field(
+        "thinking", description="first_token: latent from the first token, whatever the prompt says"
     )
+    forced_end: Literal["marker", "last_token", "first_token"] = Field(
+        "marker", description="first_token: the end marker's first token ends thinking"
+    )
+    greedy_answer: bool = Field(False, description="answer tokens are the top entry")
 
 
 class LatentGrpo(MethodBase):
     """Top entries of the raw logits, for models trained by Latent-SFT or Latent-GRPO."""
 
-    published: ClassVar[Mapping[str, Any]] = {"greedy_answer": True, "forced_end": "first_token"}
+    published: ClassVar[Mapping[str, Any]] = {
+        "quirks": {"greedy_answer": True, "forced_end": "first_token"}
+    }
+    family: ClassVar[tuple[str, ...]] = ("latent",)
+    excludes: ClassVar[tuple[Excludes, ...]] = (
+        Excludes("noise", "latent_grpo has a noise of its own, in its field noise"),
+    )
 
     method: Literal["latent_grpo"] = "latent_grpo"
     max_entries: int = Field(10, ge=1, le=MAX_ENTRIES, description="entries of a concept token")
@@ -49,13 +84,17 @@ class LatentGrpo(MethodBase):
     top_p: float = Field(0.95, gt=0, le=1, description="of the candidates that noise may lift")
     clamp_low: float = Field(-1.5, ge=-100, le=0, description="noise below it is raised to it")
     clamp_high: float = Field(3.0, ge=0, le=100, description="noise above it is lowered to it")
-    start: Literal["thinking", "first_token"] = Field(
-        "thinking", description="first_token: latent from the first token, whatever the prompt says"
-    )
-    forced_end: Literal["marker", "last_token", "first_token"] = Field(
-        "marker", description="first_token: the end marker's first token ends thinking"
-    )
-    greedy_answer: bool = Field(False, description="answer tokens are the top entry")
+    quirks: LatentGrpoQuirks | None = QUIRKS
+
+    @property
+    def from_first_token(self) -> bool:
+        """Thinks from the first token on, whatever the prompt says."""
+        return bool(self.rules.start == "first_token")
+
+    @property
+    def forced_end_part(self) -> Literal["marker", "last_token", "first_token"]:
+        """What of the end marker ends thinking."""
+        return (self.quirks or LatentGrpoQuirks()).forced_end
 
     @property
     def uses_seed(self) -> bool:
@@ -65,17 +104,29 @@ class LatentGrpo(MethodBase):
     def soft_thinking(self) -> SoftThinking:
         """The same decoding without the noise: a softmax over the first raw logits."""
         return SoftThinking(
-            temperature=1.0, top_k=0, top_p=1.0, max_entries=self.max_entries,
-            start=self.start, forced_end=self.forced_end, greedy_answer=self.greedy_answer,
-        )  # fmt: skip
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            max_entries=self.max_entries,
+            quirks=ConceptQuirks.model_validate(self.rules.model_dump()),
+        )
 
 
 class Cot2(DrawingMethod):
     """The mean of several tokens drawn from the whole vocabulary, with replacement."""
 
+    family: ClassVar[tuple[str, ...]] = ("latent",)
+    excludes: ClassVar[tuple[Excludes, ...]] = (
+        Excludes("noise", "cot2 has no concept weights for it to change"),
+    )
+
     method: Literal["cot2"] = "cot2"
     draws: int = Field(3, ge=1, le=MAX_DRAWS, description="K")
     scale_logits: bool = Field(True, description="draw from softmax(logits / K)")
+
+    def entries(self) -> tuple[str, int]:
+        """A mean of drawn tokens has an entry for each draw."""
+        return "draws", self.draws
 
 
 class SoftTokens(ConceptTokens):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from tokenlens.spec.base import LEAST, MethodBase
+from tokenlens.spec.base import LEAST, QUIRKS, MethodBase, StrictModel
 
 MAX_TOKENS_TO_KEEP = 16
 
@@ -21,6 +21,8 @@ class SamplerMethod(MethodBase):
 
 class AdaptiveTemperature(SamplerMethod):
     """A temperature for each step. The logits are divided by it before the engine divides."""
+
+    family: ClassVar[tuple[str, ...]] = ("temperature",)
 
     temperature: float = Field(1.0, ge=LEAST, le=100, description="T0, around which it adapts")
     floor: float = Field(0.05, ge=LEAST, le=100, description="never below this")
@@ -43,10 +45,18 @@ class Edt(AdaptiveTemperature):
     theta: float = Field(1.0, ge=0, le=100, description="in nats; 0 = the temperature is fixed")
 
 
+class HapoQuirks(StrictModel):
+    """What HAPO's code does, and its paper does not say."""
+
+    sign: Literal["paper", "as_given"] = Field(
+        "paper", description="as_given: a negative scale_neg makes low entropies hotter"
+    )
+
+
 class Hapo(AdaptiveTemperature):
     """HAPO's temperature (arXiv 2509.16591), with the statistics of the trainer's last step."""
 
-    published: ClassVar[Mapping[str, Any]] = {"sign": "as_given", "floor": 1e-6}
+    published: ClassVar[Mapping[str, Any]] = {"floor": 1e-6, "quirks": {"sign": "as_given"}}
 
     method: Literal["hapo"] = "hapo"
     median: float = Field(..., ge=-100, le=100, description="of ln(entropy)")
@@ -58,9 +68,7 @@ class Hapo(AdaptiveTemperature):
         ..., ge=-1e6, le=1e6, description="multiplies (ln(entropy) - median) / std where negative"
     )
     strength: float = Field(0.05, ge=0, lt=1, description="the largest change, as a share")
-    sign: Literal["paper", "as_given"] = Field(
-        "paper", description="as_given: a negative scale_neg makes low entropies hotter"
-    )
+    quirks: HapoQuirks | None = QUIRKS
 
 
 class MinP(SamplerMethod):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from tokenlens.spec.base import MethodBase
+from tokenlens.spec.base import QUIRKS, MethodBase, StrictModel
 
 Wave = Literal["triangular", "cosine", "square", "constant"]
 """Shapes of a schedule. A new one adds its name here and a function in tokenlens.methods.waves."""
@@ -32,12 +32,13 @@ Words = Annotated[
 Position = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
 Window = Annotated[tuple[Position, Position], BeforeValidator(as_tuple)]
 Forms = Literal["all", "bare"]
+Counted = Literal["thinking", "output"]
 
 
 class CountedMethod(MethodBase):
     """A method that looks at how many tokens there are."""
 
-    counted: Literal["thinking", "output"] = Field(
+    counted: Counted = Field(
         "thinking", description="positions are counted over the thinking, or over the whole output"
     )
     count_prompt: bool = Field(
@@ -58,9 +59,47 @@ class WordsMethod(MethodBase):
     )
 
 
-class Schedule(CountedMethod, WordsMethod):
+class WordQuirks(StrictModel):
+    """How some programs find the words and count the positions."""
+
+    forms: Forms = Field(
+        "all",
+        description="all: bare, after a blank, capitalised and not; bare: the words as they stand",
+    )
+    unknown_words: Literal["error", "skip"] = Field(
+        "error", description="what a word is that no single token of the tokenizer writes"
+    )
+    counted: Counted = Field(
+        "thinking", description="positions are counted over the thinking, or over the whole output"
+    )
+
+
+class WaveQuirks(WordQuirks):
+    """What CyclicReflex's code does, and its paper does not say."""
+
+    active: Literal["thinking", "until_end"] = Field(
+        "thinking",
+        description="until_end: from the first token on until the output holds the end marker,"
+        " whatever the prompt says",
+    )
+
+
+class Schedule(MethodBase):
     """A waveform over the position, added to the logits of words while the model thinks."""
 
+    published: ClassVar[Mapping[str, Any]] = {
+        "quirks": {
+            "forms": "bare",
+            "unknown_words": "skip",
+            "counted": "output",
+            "active": "until_end",
+        }
+    }
+
+    words: Words = Field(REFLECTION_WORDS, description="whose logits are changed")
+    count_prompt: bool = Field(
+        False, description="thinking that the prompt already holds is counted too"
+    )
     wave: Wave = Field("triangular", description="shape of the bias over the position")
     amplitude: float = Field(5.0, ge=-100, le=100, description="of the bias, in logits")
     period: float = Field(1200.0, ge=1, le=MAX_TOKENS, description="in tokens")
@@ -68,11 +107,7 @@ class Schedule(CountedMethod, WordsMethod):
     windows: Annotated[
         tuple[Window, ...], BeforeValidator(as_tuple), Field(max_length=MAX_WINDOWS)
     ] = Field((), description="positions [start, stop) in which it acts; none given = everywhere")
-    active: Literal["thinking", "until_end"] = Field(
-        "thinking",
-        description="until_end: from the first token on until the output holds the end marker,"
-        " whatever the prompt says",
-    )
+    quirks: WaveQuirks | None = QUIRKS
 
     @field_validator("windows")
     @classmethod
@@ -90,20 +125,11 @@ class Schedule(CountedMethod, WordsMethod):
 class CyclicReflex(Schedule):
     """Boost and suppress reflection words in turns (arXiv 2506.11077)."""
 
-    published: ClassVar[Mapping[str, Any]] = {
-        "forms": "bare",
-        "unknown_words": "skip",
-        "counted": "output",
-        "active": "until_end",
-    }
-
     method: Literal["cyclic_reflex"] = "cyclic_reflex"
 
 
 class StaticWindow(Schedule):
     """A constant bias inside absolute windows: what CyclicReflex's repository calls TIP."""
-
-    published: ClassVar[Mapping[str, Any]] = CyclicReflex.published
 
     method: Literal["static_window"] = "static_window"
     wave: Wave = Field("constant", description="shape of the bias over the position")

@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 
 from tokenlens.spec import DecodingSpec
 from tokenlens.spec.base import StrictModel
-from tokenlens.spec.registry import LATENT_METHODS
 
 SCHEMA_VERSION = 3
 """Raised when a field comes, changes its meaning, or goes. 2: ``prompt_ids``. 3: ``counts``'
@@ -92,7 +91,7 @@ class TraceCounts(StrictModel):
 def never_opened(spec: DecodingSpec, counts: TraceCounts, final_phase: PhaseName) -> bool:
     """Whether a spec that acts in thinking met none, in a request that wrote anything."""
     acts = any(
-        config.method in LATENT_METHODS or config.is_budget or config.method == "answer_now"
+        config.is_latent or config.is_budget or config.method == "answer_now"
         for config in spec.methods
         # Which wants no thinking at all
         if config.method != "no_thinking"

@@ -8,6 +8,7 @@ from tokenlens.serving import admission
 from tokenlens.serving.arguments import asks, spec_of
 from tokenlens.serving.places import ours
 from tokenlens.serving.refusals import is_latent
+from tokenlens.serving.settings import Settings
 from tokenlens.vllm.refusals import asked_for
 from tokenlens.vllm.traces import ATTRIBUTE, FAILED, FIELD
 
@@ -40,6 +41,13 @@ def _salt(request: Any) -> str | None:
         setattr(request, SALT, uuid.uuid4().hex if latent else None)
     salt: str | None = vars(request)[SALT]
     return salt
+
+
+def init_scheduler(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
+    """Let the methods from outside in that the operator allows, or end the start."""
+    original(self, *args, **kwargs)
+    if asked_for(self.vllm_config):
+        Settings.of(self.vllm_config.additional_config)
 
 
 def add_request(original: Any, self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:

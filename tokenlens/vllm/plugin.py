@@ -11,6 +11,7 @@ from typing import Any
 
 from tokenlens import __version__
 from tokenlens.serving import admission, hooks
+from tokenlens.serving.settings import SETTINGS_KEY
 from tokenlens.vllm.refusals import MARK, asked_for, check_engine
 from tokenlens.vllm.wrapped import ENDPOINTS, ENGINE
 
@@ -45,9 +46,14 @@ def create_engine_config(original: Any, self: Any, *args: Any, **kwargs: Any) ->
     """Refuse engines that cannot host specs, and mark the configuration."""
     config = original(self, *args, **kwargs)
     if asked_for(config):
-        check_engine(config)
+        settings = check_engine(config)
         # The engine's processes inherit it from this one.
         admission.secret()
         # Part of the key of vLLM's compile cache: a graph without our op must not be loaded.
-        config.additional_config = {**(config.additional_config or {}), MARK: __version__}
+        given = dict(config.additional_config or {})
+        if settings.methods:
+            # Not every process of an engine has this one's environment.
+            ours = {**(given.get(SETTINGS_KEY) or {}), "methods": list(settings.methods)}
+            given[SETTINGS_KEY] = ours
+        config.additional_config = {**given, MARK: __version__}
     return config

@@ -17,6 +17,7 @@ ENGINE: Targets = {
     "vllm.v1.core.block_pool": {"generate_block_hash_extra_keys": "engine.extra_keys"},
     "vllm.v1.simple_kv_offload.manager": {"generate_block_hash_extra_keys": "engine.extra_keys"},
     "vllm.v1.core.sched.scheduler": {
+        "Scheduler.__init__": "engine.init_scheduler",
         "Scheduler.add_request": "engine.add_request",
         "Scheduler.update_from_output": "engine.update_from_output",
     },

@@ -1,0 +1,1 @@
+"""Two methods from outside tokenlens."""

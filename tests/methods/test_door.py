@@ -1,0 +1,248 @@
+"""Methods from outside: let in by name, checked before anything starts, run like ours."""
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import outside
+import pytest
+
+HERE = Path(__file__).parent
+MODULE = (HERE / "broken_methods.py").read_text()
+
+RUN = """
+import json, sys
+import tokenlens
+from tokenlens.methods import allow, active
+names = sys.argv[1].split(",") if sys.argv[1] else []
+try:
+    allow(names)
+except Exception as error:
+    print(json.dumps([type(error).__name__, str(error)])); raise SystemExit
+order = [one.name for one in active()]
+print(json.dumps([order, sorted(tokenlens.spec.METHOD_CONFIGS), "my_method" in sys.modules]))
+"""
+
+
+def run(folders, code, *arguments, **environment):
+    """What a Python process prints as JSON, with folders on its path."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True,
+        env=outside.environment(*folders, **environment),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The example's package, as if it were installed."""
+    return outside.example(tmp_path_factory.mktemp("site"))
+
+
+def test_nothing_is_imported_that_nobody_named(installed):
+    order, known, imported = run(installed, RUN, "")
+    assert not imported
+    assert "pulse_gate" not in order
+    assert "pulse_gate" not in known
+
+
+def test_what_is_named_stands_behind_the_method_that_it_says(installed):
+    order, known, _ = run(installed, RUN, "pulse_gate,no_echo")
+    assert order[order.index("soft_thinking") + 1] == "pulse_gate"
+    assert order[order.index("nowait") + 1] == "no_echo"
+    assert order[-1] == "trace"
+    assert {"pulse_gate", "no_echo"} <= set(known)
+    assert run(installed, RUN, "no_echo,pulse_gate")[0] == order
+
+
+SCHEMA = """
+import json
+from tokenlens.methods.door import allow_from_environment
+from tokenlens import DecodingSpec, parse_spec
+before = DecodingSpec.model_json_schema()["properties"]["methods"]["items"]["discriminator"]
+allow_from_environment()
+after = DecodingSpec.model_json_schema()["properties"]["methods"]["items"]["discriminator"]
+spec = parse_spec({"methods": [{"method": "pulse_gate"}, {"method": "no_echo"}]})
+errors = []
+for wrong in ({"method": "pulse_gate", "latent": 0}, {"method": "no_echo", "penalty": 1e9},
+              {"method": "no_ech"}, {"method": "no_echo", "penalty": float("nan")}):
+    try:
+        parse_spec({"methods": [wrong]})
+    except Exception as error:
+        errors.append(str(error))
+for two in (["pulse_gate", "soft_thinking"], ["pulse_gate", "random_route"]):
+    try:
+        parse_spec({"methods": [{"method": name} for name in two]})
+    except Exception as error:
+        errors.append(str(error))
+from tokenlens.trace.records import Trace
+held = "pulse_gate" in json.dumps(Trace.model_json_schema())
+same = parse_spec(spec.model_dump_json()) == spec and hash(spec) is not None
+print(json.dumps([sorted(set(after["mapping"]) - set(before["mapping"])), errors, held, same]))
+"""
+
+
+def test_spec_schema_errors_and_traces_know_them(installed):
+    added, errors, held, same = run(installed, SCHEMA, TOKENLENS_METHODS="pulse_gate, no_echo")
+    assert added == ["no_echo", "pulse_gate"]
+    assert held
+    assert same
+    parts = [
+        "methods[0].latent: got 0; allowed: an integer at least 1",
+        "methods[0].penalty: got 1000000000.0; allowed: a finite number at least 0 and at most 100",
+        "say {method: no_echo}",
+        "methods[0].penalty: got nan",
+        "pulse_gate and soft_thinking; allowed: one of",
+        "two gates would decide one step",
+    ]
+    assert len(errors) == len(parts)
+    for error, part in zip(errors, parts):
+        assert part in error
+
+
+# What stands in the entry point, and a part of what the start says.
+WRONG = {
+    "missing module": ("nowhere_at_all:X", "ModuleNotFoundError"),
+    "missing class": ("broken_methods:Missing", "AttributeError"),
+    "no class": ("broken_methods:MODULE", "AttributeError"),
+    "a module": ("broken_methods", "a subclass of tokenlens.methods.Method"),
+    "no method": ("broken_methods:NoMethod", "a subclass of tokenlens.methods.Method"),
+    "no decorator": ("broken_methods:Undeclared", "@method(CONFIG"),
+    "no config": ("broken_methods:NoConfig", "a subclass of tokenlens.spec.MethodBase"),
+    "nowhere": ("broken_methods:Nowhere", "got after='nowhere'; allowed: no_thinking, "),
+    "behind the last": ("broken_methods:Behind", "got after='trace'"),
+    "another name": ("broken_methods:OtherName", "got an instance of the name 'other'"),
+    "a shared column": ("broken_methods:Column1", "the column phase a second time"),
+    "a column of ours": ("broken_methods:Column2", "the column min_p.min_p a second time"),
+    "a column twice": ("broken_methods:Column3", "the column plain.x a second time"),
+    "a hook's arguments": ("broken_methods:Signature", "allowed: edit(self, logits, rows)"),
+    "a constructor": ("broken_methods:Raises", "ZeroDivisionError"),
+    "a name that differs": ("broken_methods:TextMethod", "method: Literal['plain']"),
+}
+
+
+BOUNDS = {
+    "unbounded": ("broken_methods:UnboundedMethod", "scale: got a number without bounds"),
+    "text": ("broken_methods:TextMethod", "text: got a text of any length"),
+    "wrong_default": ("broken_methods:WrongDefaultMethod", "scale: got a default of 7.0"),
+    "loose": ("broken_methods:LooseMethod", "extra = 'allow'; allowed: 'forbid'"),
+    "min_p": ("broken_methods:MinMethod", "a method that tokenlens has"),
+}
+"""Configs that are not held to the bounds of ours, and a name of ours."""
+
+EACH = """
+import json, sys
+from tokenlens.methods import active, allow
+from tokenlens.spec import METHOD_CONFIGS
+known, found = list(METHOD_CONFIGS), {}
+for case, (folder, name) in json.loads(sys.argv[1]).items():
+    sys.path.insert(0, folder)
+    try:
+        found[case] = ["let in", str(allow([name]))]
+    except Exception as error:
+        found[case] = [type(error).__name__, str(error)]
+    sys.path.remove(folder)
+    assert list(METHOD_CONFIGS) == known, case
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory):
+    """What the start says of each broken method; all in one process, which none of them changes."""
+    modules = tmp_path_factory.mktemp("modules")
+    (modules / "broken_methods.py").write_text(MODULE)
+    cases = {case: ("plain", value) for case, (value, _) in WRONG.items()}
+    cases |= {name: (name, value) for name, (value, _) in BOUNDS.items()}
+    work = {}
+    for case, (name, value) in cases.items():
+        folder = tmp_path_factory.mktemp("site")
+        work[case] = [outside.distribution(folder, "broken", [(name, value)]), name]
+    return run([modules], EACH, json.dumps(work))
+
+
+@pytest.mark.parametrize("case", [*WRONG, *BOUNDS])
+def test_a_broken_method_ends_the_start_with_its_name_and_the_reason(case, refusals):
+    kind, text = refusals[case]
+    assert kind == "MethodError"
+    name = case if case in BOUNDS else "plain"
+    assert text.startswith(f"method {name!r}: ")
+    assert {**WRONG, **BOUNDS}[case][1] in text
+    assert "allowed: " in text
+
+
+def test_a_method_that_is_not_installed(installed):
+    kind, text = run(installed, RUN, "pulse_gat")
+    assert kind == "MethodError"
+    assert "method 'pulse_gat': got no entry point" in text
+    assert "no_echo, pulse_gate" in text
+
+
+def test_two_packages_with_one_name(installed, tmp_path):
+    other = outside.distribution(tmp_path, "other", [("no_echo", "other:X")])
+    kind, text = run([*installed, other], RUN, "no_echo")
+    assert kind == "MethodError"
+    assert "got 2 entry points" in text
+    assert "other:X of other" in text
+
+
+HF = """
+import json, sys
+import torch, transformers
+from tokenlens.hf import generate_kwargs, traces
+torch.manual_seed(0)
+specs, prompt, markers, tokens = json.loads(sys.argv[1])
+model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[2], dtype=torch.float32).eval()
+found = {}
+for name, methods in specs.items():
+    spec = {"methods": methods, "phase": markers, "seed": 0}
+    kwargs = generate_kwargs(model, None, spec, methods=json.loads(sys.argv[3]))
+    ids = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=tokens,
+                         pad_token_id=0, **kwargs)
+    trace = traces(kwargs)[0]
+    found[name] = [ids[0, len(prompt):].tolist(), trace.counts.latent_steps]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A tiny random model's folder."""
+    sys.path.insert(0, str(HERE.parent / "conformance"))
+    import conformance_models as models
+
+    return models.save("qwen3", tmp_path_factory.mktemp("model"))
+
+
+def test_hugging_face_runs_both_and_the_rows_beside_them_as_before(installed, model):
+    work = json.dumps([outside.SPECS, outside.PROMPT, outside.MARKERS, 24])
+    found = run(installed, HF, work, model, json.dumps(["pulse_gate", "no_echo"]))
+    alone = json.dumps([{"soft": outside.SPECS["soft"]}, outside.PROMPT, outside.MARKERS, 24])
+    assert found["soft"] == run([], HF, alone, model, "[]")["soft"]
+    for name in ("pulse", "pulse-echo"):
+        assert 0 < found[name][1] < 24
+    ids = found["echo"][0]
+    assert all(one != other for one, other in itertools.pairwise(ids))
+
+
+BROKEN_HF = HF.replace("    ids = model.generate(", "    try:\n     ids = model.generate(").replace(
+    "pad_token_id=0, **kwargs)",
+    "pad_token_id=0, **kwargs)\n    except Exception as error:\n"
+    "     found[name] = [type(error).__name__, str(error)]; continue",
+)
+
+
+@pytest.mark.parametrize(
+    "hook", ["control", "edit", "request_signals", "reweigh", "propose", "gate", "commit"]
+)
+def test_an_error_in_a_hook_is_seen_by_whoever_called_generate(hook, model, tmp_path):
+    entries = [("broken", "broken_methods:BrokenMethod")]
+    folder = outside.distribution(tmp_path, "broken", entries, {"broken_methods.py": MODULE})
+    specs = {"plain": outside.SPECS["soft"], "broken": [{"method": "broken"}]}
+    work = json.dumps([specs, outside.PROMPT, outside.MARKERS, 4])
+    found = run([folder], BROKEN_HF, work, model, '["broken"]', BROKEN_HOOKS=hook)
+    assert len(found["plain"][0]) == 4
+    assert found["broken"] == ["RuntimeError", f"the author's mistake in {hook}"]

@@ -1,0 +1,47 @@
+"""Packages of methods from outside, made in a folder as an installer would leave them."""
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "my_method"
+NAMES = {
+    "pulse_gate": "my_method.pulse_gate:PulseGateMethod",
+    "no_echo": "my_method.no_echo:NoEchoMethod",
+}
+SPECS = {
+    "pulse": [{"method": "pulse_gate", "latent": 2, "discrete": 1, "temperature": 1.0}],
+    "pulse-echo": [{"method": "pulse_gate"}, {"method": "no_echo", "penalty": 5.0}],
+    "echo": [{"method": "no_echo", "penalty": 8.0}],
+    "soft": [{"method": "soft_thinking"}],
+}
+"""Specs that name the example's methods, and one that names none."""
+
+PROMPT = [1, 3, 11, 12, 13, 14]
+MARKERS = {"think_start": [3], "think_end": [7]}
+
+
+def distribution(folder, name, entries, files=()):
+    """What pip leaves of a package: its entry points, and its modules beside them."""
+    info = Path(folder) / f"{name.replace('-', '_')}-0.1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n")
+    lines = "".join(f"{key} = {value}\n" for key, value in entries)
+    (info / "entry_points.txt").write_text(f"[tokenlens.methods]\n{lines}")
+    for path, text in dict(files).items():
+        target = Path(folder) / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+    return str(folder)
+
+
+def example(folder):
+    """The example's package, on a path of its own; the folders to put on it."""
+    return [distribution(folder, "my-method", NAMES.items()), str(EXAMPLE)]
+
+
+def environment(*folders, **more):
+    """This process's environment, with folders in front of its path."""
+    path = [*map(str, folders), str(ROOT), str(ROOT / "kernels"), *sys.path[1:]]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), **more}

@@ -35,7 +35,7 @@ class Declared(NamedTuple):
     after: str
 
 
-class Outside(NamedTuple):
+class LetIn(NamedTuple):
     """A method that was let in."""
 
     kind: type
@@ -43,7 +43,7 @@ class Outside(NamedTuple):
     after: str
 
 
-_LOADED: dict[str, Outside] = {}
+_LOADED: dict[str, LetIn] = {}
 # A front end admits requests in several threads.
 _LOCK = threading.RLock()
 
@@ -202,7 +202,7 @@ def _let_in(name: str, kind: Any) -> None:
         register(declared.config)
     except ValueError as error:
         raise MethodError.of_method(name, str(error)) from None
-    _LOADED[name] = Outside(kind, made, declared.after)
+    _LOADED[name] = LetIn(kind, made, declared.after)
 
 
 def _reasons(name: str, kind: Any) -> Iterator[str]:

@@ -246,3 +246,11 @@ def test_an_error_in_a_hook_is_seen_by_whoever_called_generate(hook, model, tmp_
     found = run([folder], BROKEN_HF, work, model, '["broken"]', BROKEN_HOOKS=hook)
     assert len(found["plain"][0]) == 4
     assert found["broken"] == ["RuntimeError", f"the author's mistake in {hook}"]
+
+
+@pytest.mark.parametrize(
+    "path", ["my_method/pulse_gate.py", "my_method/no_echo.py", "pyproject.toml"]
+)
+def test_the_guide_is_the_example(path):
+    page = (outside.ROOT / "docs" / "guides" / "write_a_method.md").read_text()
+    assert (outside.EXAMPLE / path).read_text() in page

@@ -144,7 +144,7 @@ bench: $(VENV)/.ready ## milliseconds per step, stock beside soft, on this machi
 	$(PY) benchmarks/hf_decode.py
 
 gpu-check: ## on a machine with a GPU: tests, launches and times of this library on it (DEVICE=cpu: without)
-	PYTHONPATH=$(CURDIR):$(CURDIR)/kernels $(PYTHON) benchmarks/gpu_check.py --device $(or $(DEVICE),cuda)
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR):$(CURDIR)/kernels $(PYTHON) benchmarks/gpu_check.py --device $(or $(DEVICE),cuda)
 
 gpu-check-vllm: ## the same for a machine with vLLM on a GPU
 	PYTHONPATH=$(CURDIR):$(CURDIR)/kernels $(PYTHON) benchmarks/gpu_check.py --engine vllm

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from tokenlens import versions
+
 Status = Literal["yes", "refused", "planned", "n/a"]
 ENGINES = {"hf": "Hugging Face", "vllm": "vLLM", "sglang": "SGLang"}
-TESTED = {"hf": "transformers 4.57.6 and 5.24.0", "vllm": "vLLM 0.32.0", "sglang": "SGLang 0.5.23"}
+TESTED = {engine: versions.supported(engine) for engine in versions.NAMES}
 """Versions that the tests run on."""
 
 SYMBOLS: dict[Status, str] = {

@@ -101,7 +101,7 @@ def test_doctor_shows_versions_and_the_matrix(command):
 
 
 def test_doctor_says_what_vllm_would_do(command, monkeypatch):
-    monkeypatch.setattr("tokenlens.vllm.versions.installed", lambda: "0.99.0")
+    monkeypatch.setattr("tokenlens.versions.installed", lambda engine: "0.99.0")
     monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
     code, output = command("doctor")
     assert code == 0
@@ -110,7 +110,7 @@ def test_doctor_says_what_vllm_would_do(command, monkeypatch):
 
 
 def test_doctor_says_what_sglang_would_do(command, monkeypatch):
-    monkeypatch.setattr("tokenlens.sglang.versions.installed", lambda: "0.4.6")
+    monkeypatch.setattr("tokenlens.versions.installed", lambda engine: "0.4.6")
     entry = SimpleNamespace(name="tokenlens")
     monkeypatch.setattr("tokenlens.sglang.switch.entry_points", lambda group: [entry])
     monkeypatch.setenv("SGLANG_PLUGINS", "others")

@@ -81,6 +81,11 @@ def _distances(one: Any, other: Any, path: str) -> Iterator[tuple[str, float]]:
     if isinstance(one, dict) and isinstance(other, dict):
         for key in sorted(one.keys() | other.keys()):
             yield from _distances(one.get(key, "-"), other.get(key, "-"), f"{path}.{key}")
+    elif path.endswith(".entries"):
+        # Neighbours of nearly the same weight may stand in either order, and either may be cut.
+        left, right = (dict(map(tuple, entries)) for entries in (one, other))
+        for token in sorted(left.keys() | right.keys()):
+            yield from _distances(left.get(token, 0.0), right.get(token, 0.0), f"{path}[{token}]")
     elif isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         if len(one) != len(other):
             yield f"{path[1:]}: {len(one)} and {len(other)} items", float("nan")

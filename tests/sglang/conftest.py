@@ -7,9 +7,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
 
-from tokenlens.sglang import versions
+from tokenlens import versions
 
-if versions.installed() is not None:
+if versions.installed("sglang") is not None:
     sys.path.insert(0, str(Path(__file__).parent / "fakes"))
     import fake_torchvision  # noqa: F401  # transformers imports it here as well
 

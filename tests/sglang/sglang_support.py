@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tokenlens.sglang import versions
+from tokenlens import versions
 
 HERE = Path(__file__).parent
 TIMEOUT = 3000
 """Seconds for one process of engines: their start is slow, and machines are shared."""
 
-needs_sglang = pytest.mark.skipif(versions.installed() is None, reason="SGLang is not installed")
+needs_sglang = pytest.mark.skipif(
+    versions.installed("sglang") is None, reason="SGLang is not installed"
+)
 
 
 def environment(**extra):

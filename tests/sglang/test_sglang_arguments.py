@@ -7,11 +7,12 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from tokenlens import versions
 from tokenlens.errors import UnsupportedError
 from tokenlens.serving.arguments import spec_of
 from tokenlens.serving.hooks import install
 from tokenlens.serving.traces import RequestRecorder
-from tokenlens.sglang import Settings, custom_params, hooks, refusals, switch, trace, versions
+from tokenlens.sglang import Settings, custom_params, hooks, refusals, switch, trace
 from tokenlens.sglang.refusals import check_engine, check_request
 from tokenlens.spec import DecodingSpec, SpecError, parse_spec, preset
 from tokenlens.trace.reports import TOTALS, RequestReport
@@ -19,7 +20,7 @@ from tokenlens.trace.reports import TOTALS, RequestReport
 
 @pytest.fixture(autouse=True)
 def _tested_version(monkeypatch):
-    monkeypatch.setattr(versions, "installed", lambda: versions.TESTED[-1])
+    monkeypatch.setattr(versions, "installed", lambda engine: versions.tested(engine)[-1])
 
 
 @pytest.mark.parametrize("name", ["qwen3-soft", "r1-llama-gumbel-published", "tiny-answer-now"])
@@ -92,7 +93,7 @@ def test_an_engine_that_cannot_host_specs_is_refused(given, words):
 
 
 def test_an_untested_version_is_refused_unless_its_owner_insists(monkeypatch):
-    monkeypatch.setattr(versions, "installed", lambda: "0.4.6.post1")
+    monkeypatch.setattr(versions, "installed", lambda engine: "0.4.6.post1")
     with pytest.raises(UnsupportedError, match=r"0\.4\.6\.post1.*TOKENLENS_ANY_SGLANG"):
         check_engine(SimpleNamespace(**FINE))
     monkeypatch.setenv("TOKENLENS_ANY_SGLANG", "1")

@@ -1,4 +1,4 @@
-"""Other versions of an engine, each in a folder put in front of an environment that is there.
+"""Other releases of an engine, each in a folder that is put in front of an environment.
 
 A version of an engine is its own package and rarely anything else: transformers, vLLM and SGLang
 are unpacked without their dependencies, and the environment's own stand for the rest. Where that is

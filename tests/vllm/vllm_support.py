@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 from servers import VLLM_ENVIRONMENT
 
-from tokenlens.vllm import versions
+from tokenlens import versions
 
 HERE = Path(__file__).parent
 TIMEOUT = 2700
 """Seconds for one process of engines: the second runner is interpreted, and machines are shared."""
 
-needs_vllm = pytest.mark.skipif(versions.installed() is None, reason="vLLM is not installed here")
+needs_vllm = pytest.mark.skipif(
+    versions.installed("vllm") is None, reason="vLLM is not installed here"
+)
 
 
 def environment(second_runner=False):

@@ -76,8 +76,9 @@ class Switches:
         from vllm.platforms.cpu import CpuPlatform
         from vllm.v1.core.sched.scheduler import Scheduler
 
+        from tokenlens import versions
         from tokenlens.serving.batch import Batch
-        from tokenlens.vllm import engine, versions
+        from tokenlens.vllm import engine
 
         check = CpuPlatform.check_and_update_config.__func__
 
@@ -118,7 +119,7 @@ class Switches:
         self._plant()
 
         installed = versions.installed
-        versions.installed = lambda: self.values.get("version") or installed()
+        versions.installed = lambda name: self.values.get("version") or installed(name)
 
         if os.environ.get("TRITON_INTERPRET") == "1":
             from vllm.v1.sample.ops import topk_topp_sampler

@@ -7,7 +7,7 @@ from importlib import metadata
 from rich.console import Console
 from rich.table import Table
 
-from tokenlens import __version__, capabilities
+from tokenlens import __version__, capabilities, versions
 from tokenlens.sglang import doctor as sglang
 from tokenlens.vllm import doctor as vllm
 
@@ -38,8 +38,8 @@ def run(console: Console, markdown: bool) -> None:
     found = Table("", "installed", "tested with", title=f"tokenlens {__version__}")
     found.add_row("Python", platform.python_version(), "3.11")
     for label, names in PACKAGES.items():
-        engine = next((k for k, v in capabilities.ENGINES.items() if v in label), "")
-        found.add_row(label, installed(names) or "[dim]no[/]", capabilities.TESTED.get(engine, ""))
+        engine = next((k for k, v in capabilities.ENGINES.items() if v in label), None)
+        found.add_row(label, installed(names) or "[dim]no[/]", versions.supported(engine) if engine else "")
     found.add_row("accelerator", accelerator(), "")
     for name, fact in vllm.facts()[1:]:
         found.add_row(f"vLLM: {name}", fact, "")

@@ -1,15 +1,16 @@
 """What ``tokenlens doctor`` says about SGLang. Imports no SGLang: it reads what is installed."""
 
+from tokenlens import versions
 from tokenlens.errors import UnsupportedError
-from tokenlens.sglang import switch, versions
+from tokenlens.sglang import switch
 
 
 def facts() -> list[tuple[str, str]]:
     """Names and findings, one line each."""
-    found = versions.installed()
+    found = versions.installed("sglang")
     if found is None:
-        return [("sglang", f"not installed; tokenlens supports {', '.join(versions.TESTED)}")]
-    problem = versions.problem(found)
+        return [("sglang", "not installed; tokenlens supports " + versions.supported("sglang"))]
+    problem = versions.problem("sglang", found)
     return [
         ("sglang", found),
         ("tested with tokenlens", "yes" if problem is None else f"no: {problem}"),

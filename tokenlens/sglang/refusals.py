@@ -4,11 +4,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from tokenlens import versions
 from tokenlens.errors import SpecError, UnsupportedError
 from tokenlens.serving import structure
 from tokenlens.serving.refusals import allows_latent, untested_class
 from tokenlens.serving.settings import Settings
-from tokenlens.sglang import switch, versions
+from tokenlens.sglang import switch
 from tokenlens.spec import DecodingSpec, refuse_needs
 
 GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")
@@ -27,7 +28,7 @@ def check_engine(args: Any) -> None:
     UnsupportedError
         One line a reason, each with the way out.
     """
-    problem = versions.problem(versions.installed())
+    problem = versions.problem("sglang", versions.installed("sglang"))
     reasons = [] if problem is None else [problem]
     reasons += [reason for found, reason in _facts(args) if found]
     if reasons:

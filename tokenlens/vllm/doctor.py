@@ -4,16 +4,16 @@ import os
 from importlib.metadata import entry_points, packages_distributions
 from importlib.util import find_spec
 
-from tokenlens.vllm import versions
+from tokenlens import versions
 
 PLUGIN = "tokenlens"
 
 
 def facts() -> list[tuple[str, str]]:
     """Names and findings, one line each."""
-    found = versions.installed()
+    found = versions.installed("vllm")
     if found is None:
-        return [("vllm", "not installed; tokenlens supports " + versions.supported())]
+        return [("vllm", "not installed; tokenlens supports " + versions.supported("vllm"))]
     return [
         ("vllm", found),
         ("supported", support(found)),
@@ -24,12 +24,13 @@ def facts() -> list[tuple[str, str]]:
 
 def support(found: str) -> str:
     """Whether an engine of this version will start with our class."""
-    if versions.tested(found):
-        return f"yes; tested: {versions.supported()}"
-    problem = versions.problem(found)
+    if versions.is_tested("vllm", found):
+        return f"yes; tested: {versions.supported('vllm')}"
+    problem = versions.problem("vllm", found)
     if problem is not None:
         return f"no: {problem}"
-    return f"not tested, but {versions.OVERRIDE}=1 goes on; tested: {versions.supported()}"
+    tested = versions.supported("vllm")
+    return f"not tested, but {versions.OVERRIDE['vllm']}=1 goes on; tested: {tested}"
 
 
 def runner() -> str:

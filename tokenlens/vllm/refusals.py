@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tokenlens import versions
 from tokenlens.errors import SpecError, UnsupportedError
 from tokenlens.serving.refusals import allows_latent, is_latent, untested_class
 from tokenlens.serving.settings import Settings
 from tokenlens.spec import DecodingSpec, refuse_needs
-from tokenlens.vllm import versions
 
 MULTIMODAL = frozenset(
     {
@@ -33,7 +33,7 @@ def check_engine(vllm_config: Any) -> Settings:
     ------
     UnsupportedError, SpecError
     """
-    problem = versions.problem(versions.installed())
+    problem = versions.problem("vllm", versions.installed("vllm"))
     if problem is not None:
         raise UnsupportedError(problem)
     settings = Settings.of(vllm_config.additional_config)

@@ -16,9 +16,9 @@ def lose(target):
 
 def pretend(version):
     """Let another version of SGLang be installed."""
-    from tokenlens.sglang import versions
+    from tokenlens import versions
 
-    versions.installed = lambda: version
+    versions.installed = lambda engine: version
 
 
 if os.environ.get("TOKENLENS_TEST_UNLOADED") == "1":

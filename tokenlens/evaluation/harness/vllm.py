@@ -3,16 +3,15 @@
 from importlib import metadata
 from typing import Any
 
-from tokenlens import assets
+from tokenlens import assets, versions
 from tokenlens.evaluation.harness.specs import Repeats, read, refuse_scoring, refuse_several
-from tokenlens.vllm import versions
 
 _version = metadata.version
 
 
 def _version_of(distribution_name: str) -> str:
     """A distribution's version; vLLM's also where a build for a CPU has another name."""
-    found = versions.installed() if distribution_name == "vllm" else None
+    found = versions.installed("vllm") if distribution_name == "vllm" else None
     return found or _version(distribution_name)
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 from tokenlens import versions
 
 Status = Literal["yes", "refused", "planned", "n/a"]
-ENGINES = {"hf": "Hugging Face", "vllm": "vLLM", "sglang": "SGLang"}
+ENGINES: dict[versions.Engine, str] = {"hf": "Hugging Face", "vllm": "vLLM", "sglang": "SGLang"}
 TESTED = {engine: versions.supported(engine) for engine in versions.NAMES}
 """Versions that the tests run on."""
 

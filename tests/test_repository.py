@@ -27,14 +27,14 @@ KNOWN = {
     "routing": {"errors", "metrics", "spec"},
     "controllers": {"errors", "metrics", "routing", "spec"},
     "hf": {"controllers", "core", "errors", "methods", "routing", "spec", "trace"},
-    "vllm": {"__version__", "core", "errors", "methods", "serving", "spec", "trace"},
-    "sglang": {"core", "errors", "methods", "serving", "spec", "trace"},
+    "vllm": {"__version__", "core", "errors", "methods", "serving", "spec", "trace", "versions"},
+    "sglang": {"core", "errors", "methods", "serving", "spec", "trace", "versions"},
 }
 """Packages, and what of ours they may import (docs/architecture.md)."""
 
 
 FLOORS = [
-    {"errors"},
+    {"errors", "versions"},
     {"assets", "capabilities", "spec"},
     {"trace"},
     {"core", "reference", "metrics"},

@@ -26,7 +26,8 @@ def test_the_extra_of_the_package_is_the_table_s_range(engine):
     low, high = (versions.numbers(versions.tested(engine)[at]) for at in (0, -1))
     name = versions.DISTRIBUTIONS[engine][0]
     if engine == "sglang":
-        extra = f"{name}>={'.'.join(map(str, low))},<={'.'.join(map(str, high))}"
+        first, last = versions.tested(engine)[0], versions.tested(engine)[-1]
+        extra = f"{name}=={last}" if first == last else f"{name}>={first},<={last}"
     else:
         extra = f"{name}>={low[0]}.{low[1]},<{high[0]}.{high[1] + 1}"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -39,7 +39,9 @@ def run(console: Console, markdown: bool) -> None:
     found.add_row("Python", platform.python_version(), "3.11")
     for label, names in PACKAGES.items():
         engine = next((k for k, v in capabilities.ENGINES.items() if v in label), None)
-        found.add_row(label, installed(names) or "[dim]no[/]", versions.supported(engine) if engine else "")
+        found.add_row(
+            label, installed(names) or "[dim]no[/]", versions.supported(engine) if engine else ""
+        )
     found.add_row("accelerator", accelerator(), "")
     for name, fact in vllm.facts()[1:]:
         found.add_row(f"vLLM: {name}", fact, "")

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from servers import VLLM_ENVIRONMENT
 
+from tokenlens import versions
 from tokenlens.hf.verify import TOLERANCE
-from tokenlens.vllm import versions
 
 HERE = Path(__file__).parent
-needs_vllm = pytest.mark.skipif(versions.installed() is None, reason="vLLM is not installed here")
+needs_vllm = pytest.mark.skipif(
+    versions.installed("vllm") is None, reason="vLLM is not installed here"
+)
 
 EVERY = os.environ.get("TOKENLENS_FAMILIES") == "all"
 TEXT = ("llama", "qwen3", "gemma2", "gpt_oss", "glm4_moe", "granite", "olmo2", "gemma3n_text")

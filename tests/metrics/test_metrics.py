@@ -82,7 +82,7 @@ def test_the_dashboard_asks_for_what_there_is(registry):
         collector.count(name, model="small")
     text = generate_latest(registry).decode()
     dashboard = (ROOT / "examples/grafana/tokenlens.json").read_text()
-    assert len({panel["id"] for panel in json.loads(dashboard)["panels"]}) == 12
+    assert len({panel["id"] for panel in json.loads(dashboard)["panels"]}) == 13
     asked = set(re.findall(r"tokenlens_[a-z_]+", dashboard))
     exported = set(re.findall(r"^(tokenlens_[a-z_]+)", text, re.MULTILINE))
     assert asked <= exported

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 import yaml
+from rich.markup import escape
 from rich.table import Table
 
 from tokenlens import __version__
@@ -169,7 +170,7 @@ def presets(name: Annotated[str, typer.Argument(help="print this preset as YAML"
         return
     families = Table("family", "models", "think markers", title="FAMILY-RECIPE, e.g. qwen3-soft")
     for key, family in FAMILIES.items():
-        families.add_row(key, family.models, f"{family.think_start} … {family.think_end}")
+        families.add_row(key, family.models, escape(f"{family.think_start} … {family.think_end}"))
     recipes = Table("recipe", "what it is")
     for key, recipe in RECIPES.items():
         recipes.add_row(key, recipe.description)

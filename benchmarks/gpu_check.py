@@ -348,6 +348,8 @@ def main() -> int:
         print("build of torch for it, or --device cpu")
         return 1
     folder.mkdir(parents=True, exist_ok=True)
+    # A cache of its own: a compiler that was stopped may have left half a file in the common one.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder.resolve() / "inductor"))
     checks: dict[str, Callable[[Check], None]] = {
         "kernels against their naive versions": lambda check: kernels(check, device),
         "compiled steps against eager ones": lambda check: compiled(check, device),

@@ -30,6 +30,7 @@ from tokenlens.routing import RouterVocabulary, Sampling
 from tokenlens.routing.hf import HFBackend
 from tokenlens.routing.http import HTTPBackend, HTTPSettings
 
+HERE = Path(__file__).parent
 MAX_TOKENS = 320
 THINKING = 280
 WARM = Sampling(temperature=0.8, top_p=0.95)
@@ -214,7 +215,7 @@ def main():
     parser.add_argument("what", choices=("table", "plot", "throughput"))
     parser.add_argument("--problems", type=int, default=500)
     parser.add_argument("--only", nargs="*", default=())
-    parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/controllers.csv"))
+    parser.add_argument("--csv", type=Path, default=HERE / "results" / "controllers.csv")
     parser.add_argument("--server", default="http://127.0.0.1:8001")
     parser.add_argument("--requests", type=int, default=32)
     parser.add_argument("--loop", type=int, default=32, help="requests of the loop")

@@ -31,7 +31,9 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).parent.parent
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+TESTS = ROOT / "tests"
 sys.path[:0] = [str(ROOT / "tests" / "conformance"), str(ROOT / "benchmarks")]
 
 PASSED, FAILED, SKIPPED = "passed", "FAILED", "not run"
@@ -75,7 +77,7 @@ def kernels(check: Check, device: str) -> None:
     """The Triton kernels against their naive versions."""
     if importlib.util.find_spec("pytest") is None:
         raise NotRunError("pytest is not installed")
-    cases = ["-m", "pytest", "-q", "--no-header", "tests/kernels/triton_cases.py"]
+    cases = ["-m", "pytest", "-q", "--no-header", str(TESTS / "kernels" / "triton_cases.py")]
     if device == "cpu":
         few = "few_launches or column_of_a_table or deltas_of_a_whole_row or around_the_tiles"
         output = ran([sys.executable, *cases, "-k", few], 170, TRITON_INTERPRET="1")
@@ -90,7 +92,7 @@ def sanitizer(check: Check, device: str) -> None:
     if tool is None or device == "cpu":
         raise NotRunError("compute-sanitizer is not installed" if tool is None else "no device")
     few = ["-k", "small_vocabulary or few_launches or test_mixture or logit_edit"]
-    cases = [sys.executable, "-m", "pytest", "-q", "tests/kernels/triton_cases.py", *few]
+    cases = [sys.executable, "-m", "pytest", "-q", str(TESTS / "kernels" / "triton_cases.py"), *few]
     ran([tool, "--error-exitcode", "9", *cases], 300, TRITON_INTERPRET="0")
     check.say("memcheck", "no error")
 
@@ -228,7 +230,7 @@ def captured(check: Check, device: str) -> None:
 
 def launch_counts(check: Check, device: str, folder: Path) -> None:
     """``benchmarks/launches.py``: by the profiler where there is a device."""
-    command = [sys.executable, "benchmarks/launches.py", "--csv", str(folder / "launches.csv")]
+    command = [sys.executable, str(HERE / "launches.py"), "--csv", str(folder / "launches.csv")]
     if device == "cpu":
         command += ["--only", "soft_thinking + cold stop + gumbel_noise"]
     else:
@@ -256,7 +258,7 @@ def kernel_times(check: Check, device: str, folder: Path) -> None:
         few = ["--batch", "1", "8", "64", "--vocab", "151936", "--hidden", "4096", "--budget", "90"]
     output = folder / "kernels.csv"
     more = ["--seconds", "0.2", "--rounds", "2", "--output", str(output)]
-    ran([sys.executable, "benchmarks/kernels.py", *few, *more], 240)
+    ran([sys.executable, str(HERE / "kernels.py"), *few, *more], 240)
     with output.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             name = f"{row['stage']}, {row['implementation']}, batch {row['batch']}: us"
@@ -268,7 +270,7 @@ def decode_times(check: Check, device: str, folder: Path) -> None:
     if importlib.util.find_spec("rich") is None:
         raise NotRunError("rich is not installed")
     small = ["--hidden", "128", "--layers", "2", "--steps", "8", "--rounds", "1", "--batches", "1"]
-    command = [sys.executable, "benchmarks/hf_decode.py", "--device", device]
+    command = [sys.executable, str(HERE / "hf_decode.py"), "--device", device]
     output = ran([*command, *(small if device == "cpu" else ["--rounds", "2"])], 300)
     check.say("milliseconds per decode step", "\n" + output)
 
@@ -277,7 +279,7 @@ def engine_tests(check: Check, engine: str) -> None:
     """An engine's own tests, on its device."""
     if importlib.util.find_spec(engine) is None:
         raise NotRunError(f"{engine} is not installed")
-    output = ran([sys.executable, "-m", "pytest", "-q", "-x", f"tests/{engine}"], 560)
+    output = ran([sys.executable, "-m", "pytest", "-q", "-x", str(TESTS / engine)], 560)
     check.say("tests", re.findall(r"\d+ passed.*", output)[-1:])
 
 

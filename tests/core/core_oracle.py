@@ -198,7 +198,7 @@ class Oracle:
         masked, soft = (), self.soft
         if soft and soft.eos_while_latent == "forbid" and self.phase == THINKING:
             masked = tuple(self.eos)
-        answers = soft and (soft.greedy_answer or soft.abort_answer_on_low_entropy)
+        answers = soft and (soft.rules.greedy_answer or soft.rules.abort_answer_on_low_entropy)
         if soft and (self.phase == THINKING or (self.phase == ANSWER and answers)):
             asked = (
                 row, masked, True, max(soft.temperature, 1e-6),

@@ -60,7 +60,7 @@ METHODS = (
     [_cold(1.0, 1, max_entries=4)],
     [_cold(2.5, 3, eos_while_latent="forbid")],
     [_cold(2.0, 2, **PUBLISHED)],
-    [_cold(1.0, 1, **PUBLISHED, start="thinking")],
+    [_cold(1.0, 1, **PUBLISHED, quirks={"start": "thinking"})],
     [_soft(top_k=8, **PUBLISHED), GUMBEL],
     [_cold(2.0, 2), GUMBEL],
     [_soft(top_k=8, max_entries=4), DIRICHLET],

@@ -81,7 +81,7 @@ def test_a_method_that_forces_without_saying_so_is_loud():
         def control(self, rows):
             start_forcing(rows, rows[self.on], rows[self.on][:, None].long(), rows[self.on].long())
 
-    methods = (*(m for m in METHODS if m.name != "soft_thinking"), Silent("silent"))
+    methods = (*(m for m in METHODS if m.name != "top1"), Silent("silent"))
     spec = {**SPEC, "methods": [{"method": "soft_thinking", "cold_stop": None}, {"method": "top1"}]}
     request = bind(parse_spec(spec), methods=methods, tokenizer=None, vocab_size=VOCAB)
     core = Core(methods=methods, max_slots=1, vocab_size=VOCAB)

@@ -173,7 +173,7 @@ def test_prompt_in_chunks(subject, prompts):
 def test_prompt_as_embeddings(subject):
     # Embeddings do not show think markers: the spec says where thinking begins.
     spec = subject.spec()
-    spec["methods"][0]["start"] = "first_token"
+    spec["methods"][0]["quirks"] = {"start": "first_token"}
     inputs = batch(PROMPTS)
     embeddings = subject.model.get_input_embeddings()(inputs["input_ids"]).detach()
     output = subject.model.generate(
@@ -187,7 +187,7 @@ def test_prompt_as_embeddings(subject):
 def test_noise_of_embedded_prompts_is_that_of_their_ids(subject):
     recipe = Recipe(gumbel=0.5, seed=9)
     spec = subject.spec(recipe)
-    spec["methods"][0]["start"] = "first_token"
+    spec["methods"][0]["quirks"] = {"start": "first_token"}
     inputs = batch(PROMPTS)
     embeddings = subject.model.get_input_embeddings()(inputs["input_ids"]).detach()
     output = subject.model.generate(

@@ -34,6 +34,7 @@ def generate(model, tokenizer, spec, text):
         warnings.simplefilter("always")
         kwargs = generate_kwargs(model, tokenizer, spec)
         inputs = tokenizer(text, return_tensors="pt")
+        inputs.pop("token_type_ids", None)  # of tokenizers before transformers 5
         model.generate(**inputs, **kwargs, max_new_tokens=5, do_sample=False, pad_token_id=0)
         (trace,) = traces(kwargs)
     return trace, [str(one.message) for one in caught if "never opened" in str(one.message)]

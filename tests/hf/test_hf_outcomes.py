@@ -71,7 +71,7 @@ def test_tokenizer_that_is_larger_than_the_model(subject):
 
 def first_token_spec(subject):
     spec = subject.spec()
-    spec["methods"][0]["start"] = "first_token"
+    spec["methods"][0]["quirks"] = {"start": "first_token"}
     return spec
 
 

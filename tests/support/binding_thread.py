@@ -27,7 +27,7 @@ def bound_off_the_loop(monkeypatch, admit):
 
     async def run():
         asked = asyncio.ensure_future(admit())
-        while not threads:
+        while not threads and not asked.done():
             await asyncio.sleep(0.001)
         goes_on.set()
         return await asked

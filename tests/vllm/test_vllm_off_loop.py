@@ -13,7 +13,7 @@ from binding_thread import bound_off_the_loop
 from tokenlens.serving.arguments import FOUND_KEY
 from tokenlens.spec.texts import texts_of
 
-SPEC = {"tokenlens_nowait.words": ["1"], "tokenlens_nowait.match": "substring"}
+SPEC = {"tokenlens_nowait.words": ["1"], "tokenlens_nowait.quirks.match": "substring"}
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ stands there. Imports no engine.
 import json
 import os
 import re
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -67,14 +68,20 @@ def nearest(engine: Engine, found: str | None) -> str:
     return next((one for one in known if mine and numbers(one) > mine), known[-1])
 
 
-def installed(engine: Engine) -> str | None:
-    """The installed release, under whichever name it was installed."""
-    for name in DISTRIBUTIONS[engine]:
+def distribution(names: Iterable[str]) -> tuple[str, str] | None:
+    """Name and version of the first distribution that is installed."""
+    for name in names:
         try:
-            return version(name)
+            return name, version(name)
         except PackageNotFoundError:
             continue
     return None
+
+
+def installed(engine: Engine) -> str | None:
+    """The installed release, under whichever name it was installed."""
+    found = distribution(DISTRIBUTIONS[engine])
+    return None if found is None else found[1]
 
 
 def supported(engine: Engine) -> str:

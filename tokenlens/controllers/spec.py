@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from tokenlens.controllers.flow import ControllerMethod
 from tokenlens.controllers.methods.best_of_n import BestOfN, MostConfident
@@ -24,7 +24,7 @@ from tokenlens.controllers.methods.self_consistency import SelfConsistency, Voti
 from tokenlens.controllers.methods.trimr import TrimR, Verified
 from tokenlens.controllers.settings import Frame, PolicyBase
 from tokenlens.errors import SpecError
-from tokenlens.spec.errors import translated
+from tokenlens.routing.settings import parsed
 
 CONTROLLERS: dict[str, tuple[type[PolicyBase], Callable[..., ControllerMethod]]] = {
     "best_of_n": (BestOfN, MostConfident),
@@ -123,13 +123,4 @@ def parse_controller(data: "ControllerSpec | Mapping[str, Any] | str") -> Contro
     SpecError
         Names each wrong field, what was got, and what is allowed.
     """
-    if isinstance(data, ControllerSpec):
-        return data
-    if isinstance(data, str):
-        data = {"policy": data}
-    if not isinstance(data, Mapping):
-        raise SpecError.of("controller", data, "a mapping, or one of " + ", ".join(CONTROLLERS))
-    try:
-        return ControllerSpec.model_validate(dict(data))
-    except ValidationError as error:
-        raise translated(ControllerSpec, error) from None
+    return parsed(ControllerSpec, "controller", CONTROLLERS, data)

@@ -1,8 +1,8 @@
 """What a user may ask of a router: its policy, its budgets, its guards. Knows no backend."""
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BeforeValidator,
@@ -20,6 +20,7 @@ from tokenlens.spec.errors import translated
 
 Role = Literal["small", "large"]
 ROLES: tuple[Role, ...] = ("small", "large")
+ModelT = TypeVar("ModelT", bound=StrictModel)
 
 
 def _infinity(value: Any) -> Any:
@@ -288,13 +289,26 @@ def parse_routing(data: "RoutingSpec | Mapping[str, Any] | str") -> RoutingSpec:
     SpecError
         Names each wrong field, what was got, and what is allowed.
     """
-    if isinstance(data, RoutingSpec):
+    return parsed(RoutingSpec, "routing", POLICIES, data)
+
+
+def parsed(
+    model: type[ModelT], field: str, names: Iterable[str], data: ModelT | Mapping[str, Any] | str
+) -> ModelT:
+    """Settings whose field ``policy`` may stand for the whole; errors name ``field``.
+
+    Parameters
+    ----------
+    names
+        What ``policy`` may be, for the error.
+    """
+    if isinstance(data, model):
         return data
     if isinstance(data, str):
         data = {"policy": data}
     if not isinstance(data, Mapping):
-        raise SpecError.of("routing", data, "a mapping, or one of " + ", ".join(POLICIES))
+        raise SpecError.of(field, data, "a mapping, or one of " + ", ".join(names))
     try:
-        return RoutingSpec.model_validate(dict(data))
+        return model.model_validate(dict(data))
     except ValidationError as error:
-        raise translated(RoutingSpec, error) from None
+        raise translated(model, error) from None

@@ -74,16 +74,12 @@ class RoutedGenerate:
         sampling: Sampling,
         tokens_left: int,
     ) -> list[Routed]:
-        sessions = min(self._max_sessions, len(prompts))
-        small, large = (
-            HFBackend(one, words, max_sessions=sessions) for one in (self._small, model)
-        )
-        router = Router(small, large, self._spec, small_vocabulary=words, large_vocabulary=words)
+        writer = self._writer(model, words, len(prompts))
         watch = self._watch()
         try:
-            return await asyncio.gather(
+            routed: list[Routed] = await asyncio.gather(
                 *(
-                    router.run(
+                    writer.run(
                         ids,
                         sampling=sampling.model_copy(update={"seed": sampling.seed + row}),
                         max_tokens=tokens_left,
@@ -92,8 +88,17 @@ class RoutedGenerate:
                     for row, ids in enumerate(prompts)
                 )
             )
+            return routed
         finally:
-            await router.close()
+            await writer.close()
+
+    def _writer(self, model: Any, words: RouterVocabulary, num_rows: int) -> Any:
+        """What writes the rows of this call, and is closed behind it."""
+        sessions = min(self._max_sessions, num_rows)
+        small, large = (
+            HFBackend(one, words, max_sessions=sessions) for one in (self._small, model)
+        )
+        return Router(small, large, self._spec, small_vocabulary=words, large_vocabulary=words)
 
     def _watch(self) -> Callable[[tuple[int, ...]], None] | None:
         """Hands ids to the caller's streamer, if there is one."""

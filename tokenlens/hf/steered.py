@@ -1,6 +1,5 @@
 """Controllers inside ``generate()``: the model that it is called on is the one that writes."""
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,8 +7,6 @@ from tokenlens.controllers import Controller, ControllerSpec, parse_controller
 from tokenlens.hf.given import tokenizer_of
 from tokenlens.hf.routed import RoutedGenerate
 from tokenlens.routing.hf import HFBackend
-from tokenlens.routing.router import Routed
-from tokenlens.routing.settings import Sampling
 from tokenlens.routing.vocabulary import RouterVocabulary
 
 
@@ -23,33 +20,9 @@ class SteeredGenerate(RoutedGenerate):
         super().__init__(None, tokenizer, spec, streamer, max_sessions)
         self._scorers = scorers
 
-    async def _all(
-        self,
-        model: Any,
-        words: RouterVocabulary,
-        prompts: list[tuple[int, ...]],
-        sampling: Sampling,
-        room: int,
-    ) -> list[Routed]:
+    def _writer(self, model: Any, words: RouterVocabulary, num_rows: int) -> Controller:
         backend = HFBackend(model, words, max_sessions=self._max_sessions)
-        controller = Controller(backend, self._spec, vocabulary=words, scorers=self._scorers)
-        watch = self._watch()
-        try:
-            return list(
-                await asyncio.gather(
-                    *(
-                        controller.run(
-                            ids,
-                            sampling=sampling.model_copy(update={"seed": sampling.seed + row}),
-                            max_tokens=room,
-                            watch=watch,
-                        )
-                        for row, ids in enumerate(prompts)
-                    )
-                )
-            )
-        finally:
-            await controller.close()
+        return Controller(backend, self._spec, vocabulary=words, scorers=self._scorers)
 
 
 def steered_generate_kwargs(

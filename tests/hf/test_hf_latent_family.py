@@ -253,8 +253,9 @@ def test_hidden_states_are_fed_back(subject, method, mapped):
     model = subject.model
     inputs = model.get_input_embeddings().weight.detach()
     outputs = model.get_output_embeddings().weight.detach()
-    square = outputs.T @ outputs + 1e-5 * torch.eye(inputs.shape[1])
-    matrix = torch.linalg.solve(square, outputs.T @ inputs)
+    wide = outputs.double()
+    square = wide.T @ wide + 1e-5 * torch.eye(inputs.shape[1]).double()
+    matrix = torch.linalg.solve(square, wide.T @ inputs.double()).float()
     fed = {row: [] for row in range(len(PROMPTS))}
 
     def back(row, place, step, _):

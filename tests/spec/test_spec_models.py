@@ -174,7 +174,7 @@ PUBLISHED = {
     "soft_grpo_noise": {"log_probability_of": "draw"},
     "latent_grpo": {"forced_end": "first_token", "greedy_answer": True},
     "soft_tokens": {"mixture": "full"},
-    "latent_mas": {"realign": False},
+    "latent_mas": {"realign": False, "precision": "float32"},
     "selar": {"start": "first_token", "goes_on_in_answer": True},
     "swi_reasoning": {**SWITCHING, "first": Blend(tokens=("\\n",), keep=0.9)},
     "lead": {

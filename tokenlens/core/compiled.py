@@ -94,18 +94,19 @@ class Form:
         with mode:
             sampled, advance = torch.empty_like(slots), torch.empty_like(slots, dtype=torch.bool)
             logits = torch.empty(slots.shape[0], columns, dtype=dtype, device=core.device)
-            lent = [
-                torch.empty((slots.shape[0], *tensor.shape[1:]), device=core.device)
-                if place == 0
+            lent = {
+                name: torch.empty((slots.shape[0], *tensor.shape[1:]), device=core.device)
+                if name == "hidden"
                 else torch.empty(tensor.shape, device=core.device)
-                for place, tensor in enumerate(core.lent(self._used))
-            ]
+                for name, tensor in core.lent(self._used).items()
+            }
         # Where the tensors of `rest` begin
         hosted = len(lent)
 
         def step(logits: Tensor, slots: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
             tensors = rest[hosted:]
-            traced = stand_in(core, _by_id(real, tensors), self.asked, rest[:hosted])
+            given = dict(zip(lent, rest[:hosted], strict=True))
+            traced = stand_in(core, _by_id(real, tensors), self.asked, given)
             edited = traced.step(logits, slots, in_place=in_place)
             self._decision = traced._intents.last()
             own = {id(tensor) for tensor in (*tensors, slots)}
@@ -119,7 +120,7 @@ class Form:
             traced._intents.put(slots, *self._filled(slots, handed, tensors))
             return tuple(traced.commit(sampled, slots, advance))
 
-        self.step = self._graph(step, [logits, slots, *lent], [])
+        self.step = self._graph(step, [logits, slots, *lent.values()], [])
         with mode:
             handed = [torch.empty_like(tensor) for tensor in self._handed]
         self.commit = self._graph(commit, [sampled, slots, advance], handed)
@@ -155,7 +156,8 @@ class Form:
     def run_step(self, core: Any, logits: Tensor, slots: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The logits to sample from, and what the commit has to be handed."""
         state = (at(core, path) for path in self.step.state)
-        edited, *handed = self.step.run(logits, slots, *core.lent(self._used), *state)
+        lent = core.lent(self._used).values()
+        edited, *handed = self.step.run(logits, slots, *lent, *state)
         return edited, handed
 
     def run_commit(
@@ -282,11 +284,14 @@ CHECKED_STEPS = 6
 TOLERANCE = 1e-5
 
 
-def vectors(core: Any, count: int) -> list[Tensor]:
+def vectors(core: Any, count: int) -> dict[str, Tensor]:
     """Vectors of an engine for so many rows, before it has any."""
     size, generator = core._host.hidden_size, torch.Generator().manual_seed(1)
-    shapes: tuple[tuple[int, ...], ...] = ((count, size), (size, size), ())
-    return [torch.randn(shape, generator=generator).to(core.device) for shape in shapes]
+    shapes = {"hidden": (count, size), "norm": (), "matrix": (size, size), "single": (size, size)}
+    return {
+        name: torch.randn(shape, generator=generator).to(core.device)
+        for name, shape in shapes.items()
+    }
 
 
 def _compare(name: str, found: Tensor, expected: Tensor) -> None:

@@ -300,10 +300,10 @@ class Lifecycle:
         """Columns in which a live request came with another value than the default."""
         return frozenset(self._now.used)
 
-    def lent(self, used: frozenset[Field]) -> tuple[Tensor, ...]:
+    def lent(self, used: frozenset[Field]) -> dict[str, Tensor]:
         """What the engine lends to a step of requests that use some columns, before the step."""
         if not self._vectors:
-            return ()
+            return {}
         assert self._host is not None
         return engine_vectors.lent(self._host, self._now.needs, used)
 

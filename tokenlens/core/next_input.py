@@ -59,8 +59,11 @@ class NextInputs:
         self.noise_scale, self.noise_seed, self.noise_position = noise
 
     def clear(self, slot: int) -> None:
-        """Make a slot discrete."""
+        """Make a slot discrete: what it was fed is no later request's."""
         self.latent[slot] = False
+        if self.base_weight is not None and self.noise_scale is not None:
+            # They are written while a live request needs them, and slots are used again.
+            self.base_weight[slot] = self.noise_scale[slot] = 0.0
 
     def write(
         self,
@@ -105,13 +108,17 @@ class NextInputs:
 
     def noise(self, num_rows: int, hidden_size: int) -> Tensor:
         """``[num_rows, hidden]`` normal draws of the first slots, times their scale."""
-        assert self.noise_scale is not None
         assert self.noise_seed is not None
         assert self.noise_position is not None
         draws = gaussian(self.noise_seed[:num_rows], self.noise_position[:num_rows], hidden_size)
-        scale = self.noise_scale[:num_rows, None]
+        return draws * self.noise_deviation(slice(num_rows), hidden_size)[:, None]
+
+    def noise_deviation(self, slots: Tensor | slice, hidden_size: int) -> Tensor:
+        """``[n]`` standard deviations of some slots' noise, in units of the embedding's RMS."""
+        assert self.noise_scale is not None
+        scale = self.noise_scale[slots]
         # Negative: of a row's norm, the root of the width times that of a coordinate.
-        return draws * torch.where(scale < 0, -scale * hidden_size**0.5, scale)
+        return torch.where(scale < 0, -scale * hidden_size**0.5, scale)
 
 
 def gaussian(seed: Tensor, position: Tensor, hidden_size: int) -> Tensor:

@@ -1,6 +1,6 @@
 """A core as it is traced: no caches, which a compiler has no use for, and whole rows written."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -94,26 +94,26 @@ class _Nothing:
 
 
 class Lent:
-    """Stands for an engine whose vectors are given."""
+    """Stands for an engine whose vectors are given, by the names of `engine_vectors.lent`."""
 
-    def __init__(self, host: Any, given: Sequence[Tensor]) -> None:
+    def __init__(self, host: Any, given: Mapping[str, Tensor]) -> None:
         self.hosts, self.hidden_size, self._given = host.hosts, host.hidden_size, given
 
     def dense(self, logits: Tensor, active: Tensor, inverse_temperature: Tensor) -> Tensor:
         raise RuntimeError("a product with the whole table is made in the middle of a step")
 
     def hidden(self) -> Tensor:
-        return self._given[0]
+        return self._given["hidden"]
 
-    def alignment(self) -> tuple[Tensor, Tensor]:
-        return self._given[1], self._given[2]
+    def alignment(self, *, single: bool = False) -> tuple[Tensor, Tensor]:
+        return self._given["single" if single else "matrix"], self._given["norm"]
 
 
 def stand_in(
     core: Any,
     new: dict[int, Tensor],
     asked: tuple[set[Field], set[Field]],
-    lent: Sequence[Tensor] = (),
+    lent: Mapping[str, Tensor] | None = None,
 ) -> Any:
     """A copy of the core over other tensors, which is traced."""
     made = replaced(core, new)

@@ -5,7 +5,7 @@ from tokenlens_kernels import dense_mixture
 from torch import Tensor, nn
 
 from tokenlens.core import NextInputs
-from tokenlens.core.engine_vectors import alignment_matrix
+from tokenlens.core.engine_vectors import alignment_matrix, mean_norm, root_mean_square
 from tokenlens.errors import ProtocolError
 from tokenlens.hf.embedding import HookedEmbedding
 from tokenlens.spec.needs import Need
@@ -33,7 +33,8 @@ class HFHost:
         self.hosts = hosts
         self.hidden_size = embedding.table.shape[1] if embedding.is_table else 0
         self._hidden: Tensor | None = None
-        self._alignment: tuple[Tensor, Tensor] | None = None
+        # By whether it was made in float32
+        self._alignments: dict[bool, tuple[Tensor, Tensor]] = {}
         self._rms: Tensor | None = None
 
     def dense(self, logits: Tensor, active: Tensor, inverse_temperature: Tensor) -> Tensor:
@@ -66,15 +67,17 @@ class HFHost:
         return hidden.float()
 
     @torch.no_grad()
-    def alignment(self) -> tuple[Tensor, Tensor]:
-        """LatentMAS's matrix, computed once."""
-        if self._alignment is None:
+    def alignment(self, *, single: bool = False) -> tuple[Tensor, Tensor]:
+        """LatentMAS's matrix, computed once; ``single``: in float32."""
+        if single not in self._alignments:
             assert self._head is not None
             head = self._head.weight
             assert isinstance(head, Tensor)
-            inputs = self._embedding.table * self._embedding.scale
-            self._alignment = alignment_matrix(inputs, head)
-        return self._alignment
+            table, scale = self._embedding.table, self._embedding.scale
+            dtype = torch.float32 if single else torch.float64
+            found = alignment_matrix(table, head.to(table.device), dtype) * scale
+            self._alignments[single] = found, mean_norm(table) * scale
+        return self._alignments[single]
 
     @torch.no_grad()
     def rms(self) -> Tensor:
@@ -94,8 +97,3 @@ class HFHost:
             noise = feed.noise(rows, self.hidden_size).to(device)
             total = total + noise * self.rms().to(device)
         return total
-
-
-def root_mean_square(table: Tensor) -> Tensor:
-    """Of the entries of a table, a scalar float32 tensor."""
-    return (table.float() ** 2).mean().sqrt()

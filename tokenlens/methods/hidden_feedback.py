@@ -4,9 +4,11 @@ For a fixed number of steps from the beginning of thinking the next input is the
 state, as it is (Coconut) or mapped into the space of the embeddings and rescaled (LatentMAS).
 The visible token is the arg-max, or a placeholder of the user's.
 
-LatentMAS: ``published`` rescales without the alignment matrix, the code's default. Not reproduced:
-its padding positions that are attended to. Both references look for no end of thinking while they
-are latent; here an arg-max that is one ends it, and with a placeholder nothing does.
+LatentMAS: ``published`` rescales without the alignment matrix, the code's default. Asked for beside
+it (``quirks.realign``), the matrix is the code's, made in float32, which other sums round to
+another one; the default's is made in float64. Not reproduced: its padding positions that are
+attended to. Both references look for no end of thinking while they are latent; here an arg-max that
+is one ends it, and with a placeholder nothing does.
 """
 
 from collections.abc import Mapping
@@ -22,7 +24,7 @@ from tokenlens.core.columns import (
     Field,
     Value,
 )
-from tokenlens.core.engine_vectors import HIDDEN, REALIGN, RESCALE
+from tokenlens.core.engine_vectors import HIDDEN, REALIGN, RESCALE, SINGLE
 from tokenlens.core.method import Admission, Method
 from tokenlens.core.proposal import Proposal, SignalRequest, Signals
 from tokenlens.core.rows import Rows
@@ -50,6 +52,7 @@ class HiddenFeedbackMethod(Method):
         if config.placeholder is not None:
             field = f"{config.method}.placeholder"
             placeholder = one_token(config.placeholder, admission, field)
+        aligns = isinstance(config, LatentMas) and config.rules.realign
         return {
             INVERSE_TEMPERATURE: 1.0,
             MAX_ENTRIES: 1,
@@ -57,7 +60,8 @@ class HiddenFeedbackMethod(Method):
             HIDDEN: True,
             STEPS: config.steps,
             PLACEHOLDER: placeholder,
-            REALIGN: isinstance(config, LatentMas) and config.rules.realign,
+            REALIGN: aligns,
+            SINGLE: aligns and config.rules.precision == "float32",
             RESCALE: isinstance(config, LatentMas),
         }
 

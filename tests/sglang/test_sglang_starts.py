@@ -37,7 +37,7 @@ def run(*command, **extra):
             {
                 "TOKENLENS_TEST_LOST": "sglang.srt.managers.schedule_batch Req update_finish_state",
             },
-            ["not found in this SGLang", "schedule_batch.Req.update_finish_state"],
+            ["not found as tested in this SGLang", "schedule_batch.Req.update_finish_state"],
         ),
         (
             ["--enable-tokenlens"],

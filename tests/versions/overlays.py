@@ -14,6 +14,9 @@ from pathlib import Path
 
 COMPILED = "*.so"
 
+NEW_NEEDS = {"0.33.0": ["orjson"]}
+"""What a release imports and the CPU build of the one before does not bring."""
+
 
 def build(engine, version, python, folder):
     """Unpack a version of an engine.
@@ -67,6 +70,8 @@ def _lay_over(python, version, place):
             if not name.endswith(".so"):
                 wheel.extract(name, place)
     shutil.rmtree(wheels)
+    for package in NEW_NEEDS.get(version, ()):
+        _install(python, package, place)
     code = "import importlib.util as u; print(u.find_spec('vllm').submodule_search_locations[0])"
     found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
     installed = Path(found.stdout.strip().splitlines()[-1])

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import conformance_table as table
 import pytest
+from vllm_support import needs_vllm
 
 from tokenlens import versions
 from tokenlens.errors import UnsupportedError
@@ -23,6 +24,7 @@ from tokenlens.vllm.refusals import (
 )
 
 ROOT = Path(__file__).parents[2]
+ASSETS = ROOT / "tokenlens" / "assets"
 
 
 @pytest.mark.parametrize("name", ["qwen3-soft", "r1-llama-gumbel-published", "tiny-answer-now"])
@@ -110,6 +112,40 @@ def test_an_untested_version_needs_a_decision(monkeypatch, found):
         check_engine(engine_config())
     monkeypatch.setenv("TOKENLENS_ANY_VLLM", "1")
     check_engine(engine_config())
+
+
+def test_an_engine_whose_places_are_others_is_refused(monkeypatch):
+    monkeypatch.setattr("tokenlens.versions.installed", lambda engine: "0.32.0")
+    check_engine(engine_config())
+    monkeypatch.setattr("tokenlens.vllm.refusals.LOST", ["vllm.module.Class.name (missing)"])
+    with pytest.raises(UnsupportedError, match=r"not found as tested.*vllm\.module\.Class\.name"):
+        check_engine(engine_config())
+
+
+@needs_vllm
+def test_a_vllm_that_lacks_a_place_runs_for_those_who_do_not_ask():
+    """Other people's engines start beside the installed package, ours does not."""
+    code = """
+import vllm.v1.engine.output_processor as module
+del module.OutputProcessor.abort_requests
+module.RequestState._new_completion_output = lambda self, ids: None
+from tokenlens.vllm import plugin
+plugin.register()
+from vllm.engine.arg_utils import EngineArgs
+plain = dict(model=MODEL, dtype="float32", max_model_len=64)
+EngineArgs(**plain).create_engine_config()
+try:
+    EngineArgs(**plain, logits_processors=["tokenlens.vllm:TokenLens"]).create_engine_config()
+except NotImplementedError as error:
+    print("refused:", error)
+"""
+    code = code.replace("MODEL", repr(str(ASSETS / "tiny-reasoner-small")))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600
+    )
+    words = next(line for line in done.stdout.splitlines() if line.startswith("refused:"))
+    assert "OutputProcessor.abort_requests (missing)" in words
+    assert "_new_completion_output (got: (self, ids); allowed: (self, token_ids, " in words
 
 
 def test_requests_that_cannot_be_carried_out():

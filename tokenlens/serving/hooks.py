@@ -53,6 +53,60 @@ def find(module: ModuleType, name: str) -> tuple[Any, str] | None:
     return None if owner is None or not hasattr(owner, last) else (owner, last)
 
 
+def misfit(owner: Any, name: str, around: Around) -> str | None:
+    """Why ours cannot stand around an engine's function, ``None`` if it can.
+
+    What ours names, it reads: the engine's function has parameters of these names, in this order,
+    and is awaited or iterated as ours is. Ours takes everything else as ``*args, **kwargs``.
+    """
+    function = inspect.getattr_static(owner, name)
+    function = inspect.unwrap(getattr(function, "__func__", function))
+    try:
+        theirs = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # not written in Python: nothing says what it takes
+        return None
+    if {one.kind for one in theirs} == {
+        inspect.Parameter.VAR_POSITIONAL,
+        inspect.Parameter.VAR_KEYWORD,
+    }:
+        return None  # somebody's wrapper, which does not say what it is around
+    # A function of ours passes on what it gets; what has to be awaited, it would not await.
+    if (_kind(function), _kind(around)) not in _FITTING:
+        return f"got: {_kind(function)}; allowed: {_kind(around)}"
+    ours = list(inspect.signature(around).parameters.values())[1:]
+    names = [one.name for one in ours if one.kind is one.POSITIONAL_OR_KEYWORD]
+    found = [
+        one.name for one in theirs if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+    ]
+    passes_on = any(one.kind is one.VAR_POSITIONAL for one in ours)
+    if found[: len(names)] == names and (passes_on or len(theirs) == len(names)):
+        return None
+    allowed = ", ".join([*names, *["*args", "**kwargs"] * passes_on])
+    return f"got: ({', '.join(map(_short, theirs))}); allowed: ({allowed})"
+
+
+def _short(parameter: inspect.Parameter) -> str:
+    bare = parameter.replace(annotation=inspect.Parameter.empty, default=inspect.Parameter.empty)
+    return str(bare)
+
+
+_COROUTINE, _STREAM, _PLAIN = "coroutine function", "asynchronous generator function", "function"
+_FITTING = {(_COROUTINE, _COROUTINE), (_STREAM, _STREAM), (_PLAIN, _PLAIN), (_STREAM, _PLAIN)}
+
+
+def _kind(function: Any) -> str:
+    if inspect.iscoroutinefunction(function):
+        return _COROUTINE
+    return _STREAM if inspect.isasyncgenfunction(function) else _PLAIN
+
+
+def problem(module: ModuleType, name: str, around: Around) -> str | None:
+    """Why one target cannot be wrapped, beginning with its name; ``None`` if it can."""
+    found = find(module, name)
+    why = "missing" if found is None else misfit(*found, around)
+    return None if why is None else f"{module.__name__}.{name} ({why})"
+
+
 def install(targets: Targets, package: str, missing: Callable[[str], None] | None = None) -> None:
     """Wrap all targets, now or when their modules are imported; again does nothing.
 
@@ -63,7 +117,8 @@ def install(targets: Targets, package: str, missing: Callable[[str], None] | Non
     package
         Where ours are.
     missing
-        Called with a target that is not there; ``None``: it is left out.
+        Called with a target that is not there or that ours does not fit, and why; ``None``: it is
+        left out.
     """
     for module_name, names in targets.items():
         after_import(module_name, functools.partial(_install, names, package, missing))
@@ -76,11 +131,13 @@ def _install(
     module: ModuleType,
 ) -> None:
     for name, ours in names.items():
+        around = resolve(ours, package)
+        why = problem(module, name, around)
         found = find(module, name)
-        if found is not None:
-            wrap(*found, resolve(ours, package))
-        elif missing is not None:
-            missing(f"{module.__name__}.{name}")
+        if why is None and found is not None:
+            wrap(*found, around)
+        elif missing is not None and why is not None:
+            missing(why)
 
 
 def resolve(ours: str, package: str) -> Around:

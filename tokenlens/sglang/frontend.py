@@ -96,17 +96,17 @@ class StopsOf:
 
 
 async def tokenize_one_request(
-    original: Any, self: Any, request: Any, *args: Any, **kwargs: Any
+    original: Any, self: Any, obj: Any, *args: Any, **kwargs: Any
 ) -> Any:
-    await _prepare(self, [request])
-    return await original(self, request, *args, **kwargs)
+    await _prepare(self, [obj])
+    return await original(self, obj, *args, **kwargs)
 
 
 async def batch_tokenize_and_process(
-    original: Any, self: Any, size: int, requests: Any, *args: Any, **kwargs: Any
+    original: Any, self: Any, batch_size: int, obj: Any, *args: Any, **kwargs: Any
 ) -> Any:
-    await _prepare(self, [requests[index] for index in range(size)])
-    return await original(self, size, requests, *args, **kwargs)
+    await _prepare(self, [obj[index] for index in range(batch_size)])
+    return await original(self, batch_size, obj, *args, **kwargs)
 
 
 async def _prepare(manager: Any, requests: Sequence[Any]) -> None:
@@ -172,9 +172,11 @@ def _close_sockets(manager: Any) -> None:
             value.close(linger=0)
 
 
-def wait_for_scheduler_ready(original: Any, pipes: Any, processes: Any) -> Any:
+def wait_for_scheduler_ready(
+    original: Any, scheduler_pipe_readers: Any, scheduler_procs: Any
+) -> Any:
     """End the start unless every scheduler has tokenlens."""
-    infos = original(pipes, processes)
+    infos = original(scheduler_pipe_readers, scheduler_procs)
     if switch.settings() is not None and not all(info.get(HANDSHAKE) for info in infos):
         raise SystemExit(
             "tokenlens: a scheduler of this engine started without tokenlens, and specs would"
@@ -183,17 +185,17 @@ def wait_for_scheduler_ready(original: Any, pipes: Any, processes: Any) -> Any:
     return infos
 
 
-async def send_one_request(original: Any, self: Any, tokenized: Any) -> Any:
-    params = getattr(tokenized, "sampling_params", None)
+async def send_one_request(original: Any, self: Any, tokenized_obj: Any) -> Any:
+    params = getattr(tokenized_obj, "sampling_params", None)
     asked = getattr(params, "custom_params", None)
     # The samples of one prompt share their parameters; each gets its own noise.
     if asked and params is not None and admission_of(self) is not None and asks(asked):
         index = vars(self).setdefault(SAMPLES, _Samples()).next(params)
         if index:
-            tokenized.sampling_params = copy.copy(params)
-            asked = tokenized.sampling_params.custom_params = {**asked, SAMPLE_KEY: index}
-        note_parameters(self, tokenized.rid, asked, getattr(tokenized, "input_ids", None))
-    return await original(self, tokenized)
+            tokenized_obj.sampling_params = copy.copy(params)
+            asked = tokenized_obj.sampling_params.custom_params = {**asked, SAMPLE_KEY: index}
+        note_parameters(self, tokenized_obj.rid, asked, getattr(tokenized_obj, "input_ids", None))
+    return await original(self, tokenized_obj)
 
 
 def note_parameters(manager: Any, rid: Any, parameters: Any, prompt_ids: Any = None) -> None:

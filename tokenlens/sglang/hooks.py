@@ -1,13 +1,14 @@
 """Whether everything that tokenlens wraps is there: :mod:`tokenlens.sglang.wrapped` lists it.
 
-SGLang's hook registry logs a target that it does not find and goes on without it. Here a missing
-target ends the start. Wrappers do nothing for engines without tokenlens.
+SGLang's hook registry logs a target that it does not find and goes on without it. Here a target
+that is missing, or that takes other parameters than ours reads, ends the start. Wrappers do nothing
+for engines without tokenlens.
 """
 
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 
-from tokenlens.serving.hooks import find
+from tokenlens.serving.hooks import find, problem, resolve
 
 PACKAGE = "tokenlens.sglang"
 
@@ -19,12 +20,12 @@ HANDSHAKE = "tokenlens"
 
 
 def missing(*groups: Mapping[str, Iterable[str]]) -> list[str]:
-    """Targets that are not there. Imports their modules.
+    """Targets that are not there or that ours does not fit. Imports their modules.
 
     Parameters
     ----------
     groups
-        By module, names of functions (``Class.method``).
+        By module, names of functions (``Class.method``), and, of what is wrapped, ours around them.
     """
     lost = []
     for module_name, names in ((name, names) for group in groups for name, names in group.items()):
@@ -33,7 +34,12 @@ def missing(*groups: Mapping[str, Iterable[str]]) -> list[str]:
         except ImportError as error:
             lost.append(f"{module_name} ({error})")
             continue
-        lost += [f"{module_name}.{name}" for name in names if find(module, name) is None]
+        for name in names:
+            if isinstance(names, Mapping):
+                why = problem(module, name, resolve(names[name], PACKAGE))
+                lost += [] if why is None else [why]
+            elif find(module, name) is None:
+                lost.append(f"{module_name}.{name} (missing)")
     return lost
 
 
@@ -48,12 +54,12 @@ def check(*groups: Mapping[str, Iterable[str]]) -> None:
     lost = missing(*groups)
     if lost:
         raise SystemExit(
-            f"tokenlens: not found in this SGLang: {', '.join(lost)}. It would run without them,"
-            " and specs would silently not be carried out. Install a tested version (tokenlens"
-            " doctor lists them), or start without --enable-tokenlens."
+            f"tokenlens: not found as tested in this SGLang: {', '.join(lost)}. It would run"
+            " without them, and specs would silently not be carried out. Install a tested version"
+            " (tokenlens doctor lists them), or start without --enable-tokenlens."
         )
 
 
-def refuse_missing(name: str) -> None:
-    """End the start: a target is not there."""
-    raise SystemExit(f"tokenlens: not found in this SGLang: {name}")
+def refuse_missing(target: str) -> None:
+    """End the start: a target is not there, or is not what ours fits."""
+    raise SystemExit(f"tokenlens: not found as tested in this SGLang: {target}")

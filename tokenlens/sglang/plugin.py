@@ -134,10 +134,8 @@ def check_server_args(original: Any, self: Any, *args: Any, **kwargs: Any) -> An
     return result
 
 
-def create_tokenized_object(
-    original: Any, self: Any, request: Any, *args: Any, **kwargs: Any
-) -> Any:
-    tokenized = original(self, request, *args, **kwargs)
+def create_tokenized_object(original: Any, self: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
+    tokenized = original(self, obj, *args, **kwargs)
     params = getattr(tokenized, "sampling_params", None)
     asked = getattr(params, "custom_params", None)
     if not asked:
@@ -154,7 +152,7 @@ def create_tokenized_object(
     if admission is None:
         # Else SGLang would carry the spec along, and nobody would read it.
         raise ValueError(WITHOUT)
-    admission.admit(self, request, params)
+    admission.admit(self, obj, params)
     return tokenized
 
 

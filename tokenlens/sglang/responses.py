@@ -72,18 +72,18 @@ def _sweep(manager: Any, rids: Iterable[str]) -> None:
             _end(manager, rid)
 
 
-async def handle_batch_output(original: Any, self: Any, output: Any) -> Any:
+async def handle_batch_output(original: Any, self: Any, recv_obj: Any) -> Any:
     try:
-        return await original(self, output)
+        return await original(self, recv_obj)
     finally:
-        _sweep(self, output.rids)
+        _sweep(self, recv_obj.rids)
 
 
-def handle_abort_req(original: Any, self: Any, abort: Any) -> Any:
+def handle_abort_req(original: Any, self: Any, recv_obj: Any) -> Any:
     try:
-        return original(self, abort)
+        return original(self, recv_obj)
     finally:
-        _sweep(self, [abort.rid])
+        _sweep(self, [recv_obj.rid])
 
 
 def build_response(original: Any, self: Any, request: Any, ret: Any, *args: Any) -> Any:
@@ -106,16 +106,16 @@ def build_response(original: Any, self: Any, request: Any, ret: Any, *args: Any)
 
 
 async def stream(
-    original: Any, self: Any, adapted: Any, request: Any, raw_request: Any
+    original: Any, self: Any, adapted_request: Any, request: Any, raw_request: Any
 ) -> AsyncIterator[str]:
     """Put traces into the chunks that end the choices of a stream."""
     manager = self.tokenizer_manager
     traces: dict[int, Any] = {}
-    params = adapted.sampling_params
+    params = adapted_request.sampling_params
     if admission_of(manager) is not None and asks((params or {}).get("custom_params")):
         self = copy.copy(self)
         self.tokenizer_manager = _Listener(manager, traces)
-    async with contextlib.aclosing(original(self, adapted, request, raw_request)) as chunks:
+    async with contextlib.aclosing(original(self, adapted_request, request, raw_request)) as chunks:
         async for chunk in chunks:
             yield with_traces(chunk, traces, _put) if traces else chunk
 

@@ -58,11 +58,13 @@ def get_init_info(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     return info
 
 
-def init_new(original: Any, cls: Any, batch: Any, runner: Any, *args: Any, **kwargs: Any) -> Any:
-    follower = follower_of(runner)
+def init_new(
+    original: Any, cls: Any, batch: Any, model_runner: Any, *args: Any, **kwargs: Any
+) -> Any:
+    follower = follower_of(model_runner)
     if follower is not None and batch.reqs:
         follower.begin(batch)
-    return original(cls, batch, runner, *args, **kwargs)
+    return original(cls, batch, model_runner, *args, **kwargs)
 
 
 def sample(original: Any, self: Any, logits_output: Any, *args: Any, **kwargs: Any) -> Any:

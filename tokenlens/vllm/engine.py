@@ -18,12 +18,18 @@ SALT = "_tokenlens_salt"
 
 
 def extra_keys(
-    original: Any, request: Any, start: int, end: int, start_mm: int, *args: Any, **kwargs: Any
+    original: Any,
+    request: Any,
+    start_token_idx: int,
+    end_token_idx: int,
+    start_mm_idx: int,
+    *args: Any,
+    **kwargs: Any,
 ) -> Any:
     """Make blocks behind the prompt of a latent request their own request's."""
-    keys, next_mm = original(request, start, end, start_mm, *args, **kwargs)
+    keys, next_mm = original(request, start_token_idx, end_token_idx, start_mm_idx, *args, **kwargs)
     salt = _salt(request)
-    if salt is None or end <= request.num_prompt_tokens:
+    if salt is None or end_token_idx <= request.num_prompt_tokens:
         return keys, next_mm
     return (*(keys or ()), (FIELD, salt)), next_mm
 
@@ -71,15 +77,20 @@ def add_request(original: Any, self: Any, request: Any, *args: Any, **kwargs: An
 
 
 def update_from_output(
-    original: Any, self: Any, scheduled: Any, output: Any, *args: Any, **kwargs: Any
+    original: Any,
+    self: Any,
+    scheduler_output: Any,
+    model_runner_output: Any,
+    *args: Any,
+    **kwargs: Any,
 ) -> Any:
     """Pass a step's reports on, and end requests that cannot go on."""
-    failed = getattr(output, FAILED, None)
+    failed = getattr(model_runner_output, FAILED, None)
     if failed:
         # The scheduler ends these as errors, and the engine goes on.
         self.grammar_compile_error_reqs.update(r for r in failed if r in self.requests)
-    outputs = original(self, scheduled, output, *args, **kwargs)
-    reports = getattr(output, ATTRIBUTE, None)
+    outputs = original(self, scheduler_output, model_runner_output, *args, **kwargs)
+    reports = getattr(model_runner_output, ATTRIBUTE, None)
     if reports:
         for of_client in outputs.values():
             for one in of_client.outputs:

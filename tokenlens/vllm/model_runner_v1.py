@@ -31,36 +31,43 @@ def load_model(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     return result
 
 
-def update_states(original: Any, self: Any, scheduled: Any, *args: Any, **kwargs: Any) -> Any:
+def update_states(
+    original: Any, self: Any, scheduler_output: Any, *args: Any, **kwargs: Any
+) -> Any:
     """Follow requests: finished, preempted, new, resumed."""
     runtime = runtime_of(self)
     if runtime is not None:
         batch = runtime.batch
-        batch.finish(scheduled.finished_req_ids)
-        for req_id in scheduled.preempted_req_ids or ():
+        batch.finish(scheduler_output.finished_req_ids)
+        for req_id in scheduler_output.preempted_req_ids or ():
             batch.preempt(req_id)
-        for data in scheduled.scheduled_new_reqs:
+        for data in scheduler_output.scheduled_new_reqs:
             runtime.admit(data)
-        cached = scheduled.scheduled_cached_reqs
+        cached = scheduler_output.scheduled_cached_reqs
         if cached.resumed_req_ids:
             for req_id, generated in zip(cached.req_ids, cached.num_output_tokens):
                 if req_id in cached.resumed_req_ids:
                     batch.resume(req_id, generated)
-    return original(self, scheduled, *args, **kwargs)
+    return original(self, scheduler_output, *args, **kwargs)
 
 
 def prepare_inputs(
-    original: Any, self: Any, scheduled: Any, num_scheduled: Any, *args: Any, **kwargs: Any
+    original: Any,
+    self: Any,
+    scheduler_output: Any,
+    num_scheduled_tokens: Any,
+    *args: Any,
+    **kwargs: Any,
 ) -> Any:
     """Say which rows the forward pass has."""
-    result = original(self, scheduled, num_scheduled, *args, **kwargs)
+    result = original(self, scheduler_output, num_scheduled_tokens, *args, **kwargs)
     runtime = runtime_of(self)
     if runtime is not None:
         rows = self.input_batch.num_reqs
         runtime.batch.begin(
             self.input_batch.req_ids,
             self.input_batch.num_computed_tokens_cpu[:rows].astype(np.int64),
-            num_scheduled.astype(np.int64),
+            num_scheduled_tokens.astype(np.int64),
         )
     return result
 

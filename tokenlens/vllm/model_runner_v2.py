@@ -23,21 +23,23 @@ def load_model(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     return result
 
 
-def finish_requests(original: Any, self: Any, scheduled: Any, *args: Any, **kwargs: Any) -> Any:
+def finish_requests(
+    original: Any, self: Any, scheduler_output: Any, *args: Any, **kwargs: Any
+) -> Any:
     """Follow requests that finished or were preempted."""
     runtime = runtime_of(self)
     if runtime is not None:
-        runtime.batch.finish(scheduled.finished_req_ids)
-        for req_id in scheduled.preempted_req_ids or ():
+        runtime.batch.finish(scheduler_output.finished_req_ids)
+        for req_id in scheduler_output.preempted_req_ids or ():
             runtime.batch.preempt(req_id)
-    return original(self, scheduled, *args, **kwargs)
+    return original(self, scheduler_output, *args, **kwargs)
 
 
-def add_requests(original: Any, self: Any, scheduled: Any, *args: Any, **kwargs: Any) -> Any:
+def add_requests(original: Any, self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
     """Follow new requests, and those that come back."""
     runtime = runtime_of(self)
     if runtime is not None:
-        for data in scheduled.scheduled_new_reqs:
+        for data in scheduler_output.scheduled_new_reqs:
             live = runtime.batch.live.get(data.req_id)
             if live is not None and live.preempted:
                 # This runner sees a request that comes back as a new one, with its output as
@@ -46,7 +48,7 @@ def add_requests(original: Any, self: Any, scheduled: Any, *args: Any, **kwargs:
                 runtime.batch.resume(data.req_id, generated)
             else:
                 runtime.admit(data)
-    return original(self, scheduled, *args, **kwargs)
+    return original(self, scheduler_output, *args, **kwargs)
 
 
 def prepare_inputs(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -63,13 +65,13 @@ def prepare_inputs(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def postprocess_sampled(
-    original: Any, self: Any, idx_mapping: Any, sampled: Any, *args: Any, **kwargs: Any
+    original: Any, self: Any, idx_mapping: Any, sampled_tokens: Any, *args: Any, **kwargs: Any
 ) -> Any:
     """Commit the step's tokens."""
     runtime = runtime_of(self)
     if runtime is not None:
-        runtime.commit(sampled[:, 0])
-    return original(self, idx_mapping, sampled, *args, **kwargs)
+        runtime.commit(sampled_tokens[:, 0])
+    return original(self, idx_mapping, sampled_tokens, *args, **kwargs)
 
 
 def sample_tokens(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:

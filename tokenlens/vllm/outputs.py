@@ -12,10 +12,11 @@ RECORDER = "_tokenlens"
 """Attribute of the states of requests with a spec."""
 
 
-def from_new_request(original: Any, cls: Any, *args: Any, **kwargs: Any) -> Any:
+def from_new_request(
+    original: Any, cls: Any, tokenizer: Any, request: Any, *args: Any, **kwargs: Any
+) -> Any:
     """Give the state of a request with a spec its recorder."""
-    made = original(cls, *args, **kwargs)
-    request = kwargs.get("request") or next(a for a in args if hasattr(a, "sampling_params"))
+    made = original(cls, tokenizer, request, *args, **kwargs)
     params = request.sampling_params
     if params is not None and asks(params.extra_args):
         found = sample_of(params.extra_args)
@@ -40,10 +41,12 @@ def _close(before: dict[str, Any], now: dict[str, Any]) -> None:
             metrics.close(vars(state).get(RECORDER))
 
 
-def process_outputs(original: Any, self: Any, outputs: Any, *args: Any, **kwargs: Any) -> Any:
+def process_outputs(
+    original: Any, self: Any, engine_core_outputs: Any, *args: Any, **kwargs: Any
+) -> Any:
     """Take the reports off the engine core's outputs, and notice requests that ended."""
     before = {}
-    for one in outputs:
+    for one in engine_core_outputs:
         if one.request_id in self.request_states:
             before[one.request_id] = self.request_states[one.request_id]
         params = one.kv_transfer_params
@@ -57,7 +60,7 @@ def process_outputs(original: Any, self: Any, outputs: Any, *args: Any, **kwargs
         if recorder is not None:
             with contained(f"a report of request {one.request_id} is lost"):
                 metrics.observe(recorder, report)
-    result = original(self, outputs, *args, **kwargs)
+    result = original(self, engine_core_outputs, *args, **kwargs)
     _close(before, self.request_states)
     return result
 

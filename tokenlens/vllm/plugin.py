@@ -7,12 +7,14 @@ process that never loads logits processors, and because a compiled graph must no
 engines without us.
 """
 
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 from tokenlens import __version__
 from tokenlens.serving import admission, hooks
 from tokenlens.serving.settings import SETTINGS_KEY
-from tokenlens.vllm.refusals import MARK, asked_for, check_engine
+from tokenlens.vllm.refusals import LOST, MARK, asked_for, check_engine
 from tokenlens.vllm.wrapped import ENDPOINTS, ENGINE
 
 PACKAGE = "tokenlens.vllm"
@@ -31,21 +33,23 @@ def install() -> None:
     if _INSTALLED:
         return
     _INSTALLED = True
-    hooks.install(ENGINE, PACKAGE, _missing)
+    hooks.install(ENGINE, PACKAGE, LOST.append)
     hooks.install(ENDPOINTS, PACKAGE)
 
 
-def _missing(name: str) -> None:
-    raise AttributeError(
-        f"tokenlens: not found in this vLLM: {name}. Specs would silently not be carried out."
-        " Install a tested version (tokenlens doctor lists them), or uninstall tokenlens here."
-    )
+def _import_front_end() -> None:
+    """Import what is wrapped outside the workers: then what of it is lost is known."""
+    for name in ENGINE:
+        if ".worker." not in name:
+            with suppress(ModuleNotFoundError):
+                import_module(name)
 
 
 def create_engine_config(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     """Refuse engines that cannot host specs, and mark the configuration."""
     config = original(self, *args, **kwargs)
     if asked_for(config):
+        _import_front_end()
         settings = check_engine(config)
         # The engine's processes inherit it from this one.
         admission.secret()

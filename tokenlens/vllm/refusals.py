@@ -20,6 +20,9 @@ MULTIMODAL = frozenset(
 )
 """Multimodal classes that tests/families has seen think in mixtures, with images and without."""
 
+LOST: list[str] = []
+"""What of this vLLM the plugin could not wrap in this process, and why."""
+
 
 def check_engine(vllm_config: Any) -> Settings:
     """Refuse an engine that would carry specs out wrongly.
@@ -36,6 +39,12 @@ def check_engine(vllm_config: Any) -> Settings:
     problem = versions.problem("vllm", versions.installed("vllm"))
     if problem is not None:
         raise UnsupportedError(problem)
+    if LOST:
+        raise UnsupportedError(
+            f"tokenlens: not found as tested in this vLLM: {', '.join(LOST)}. Specs would silently"
+            " not be carried out. Install a tested version (tokenlens doctor lists them), or leave"
+            " tokenlens out of logits_processors."
+        )
     settings = Settings.of(vllm_config.additional_config)
     reasons = [reason for found, reason in _engine_facts(vllm_config) if found]
     if allows_latent(settings):

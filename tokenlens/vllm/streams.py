@@ -26,11 +26,14 @@ def stream_generator(original: Any, self: Any, request: Any, *args: Any, **kwarg
         return original(self, request, *args, **kwargs)
     samples = getattr(params or request, "n", None) or 1
     found: dict[int, Any] = {}
+
     # Positions differ between the two kinds of completions; there is one stream of outputs.
-    watched = [
-        _watch(value, found, samples) if hasattr(value, "__aiter__") else value for value in args
-    ]
-    return _amend(original(self, request, *watched, **kwargs), found)
+    def watched(value: Any) -> Any:
+        return _watch(value, found, samples) if hasattr(value, "__aiter__") else value
+
+    positional = [watched(value) for value in args]
+    named = {name: watched(value) for name, value in kwargs.items()}
+    return _amend(original(self, request, *positional, **named), found)
 
 
 async def _watch(
@@ -60,26 +63,26 @@ def _put(content: dict[str, Any], choice: dict[str, Any], trace: Any) -> None:
 
 
 def whole_completion(
-    original: Any, self: Any, results: list[Any], *args: Any, **kwargs: Any
+    original: Any, self: Any, final_res_batch: list[Any], *args: Any, **kwargs: Any
 ) -> Any:
     """A text completion of several prompts, with the traces of all of them."""
-    traces = [getattr(one, FIELD, None) for result in results for one in result.outputs]
-    response = original(self, results, *args, **kwargs)
-    if len(results) > 1 and any(trace is not None for trace in traces):
+    traces = [getattr(one, FIELD, None) for result in final_res_batch for one in result.outputs]
+    response = original(self, final_res_batch, *args, **kwargs)
+    if len(final_res_batch) > 1 and any(trace is not None for trace in traces):
         plain = [None if trace is None else trace.model_dump(mode="json") for trace in traces]
         response.kv_transfer_params = {**(response.kv_transfer_params or {}), FIELD: plain}
     return response
 
 
 async def message_stream(
-    original: Any, self: Any, chunks: AsyncGenerator[str, None]
+    original: Any, self: Any, generator: AsyncGenerator[str, None]
 ) -> AsyncGenerator[str, None]:
     """Anthropic's events, with the trace in the one that says why the message ended."""
     found: list[Any] = []
 
     async def watched() -> AsyncGenerator[str, None]:
-        async with aclosing(chunks):
-            async for chunk in chunks:
+        async with aclosing(generator):
+            async for chunk in generator:
                 if f'"{FIELD}"' in chunk and chunk.startswith(DATA + "{"):
                     carried = json.loads(chunk.removeprefix(DATA)).get(CHANNEL) or {}
                     found.extend(carried[name] for name in (FIELD,) if name in carried)

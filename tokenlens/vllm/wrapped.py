@@ -55,7 +55,7 @@ ENGINE: Targets = {
         "RequestState._new_request_output": "outputs.new_request_output",
     },
 }
-"""Without one of these, specs would not be carried out: its module fails to import."""
+"""Without one of these, specs would not be carried out: no engine starts that asks for us."""
 
 _OPENAI = "vllm.entrypoints.openai"
 _SPEECH = "vllm.entrypoints.speech_to_text"

@@ -7,7 +7,7 @@ Importing this package imports pydantic and nothing heavier. The engines have pa
 from tokenlens.errors import SpecError, TokenlensError, UnsupportedError
 
 # Hands the spec the methods that it may name: the package below knows none of them.
-from tokenlens.methods import configs as _configs  # noqa: F401
+from tokenlens.methods import registry as _registry  # noqa: F401
 from tokenlens.spec import DecodingSpec, load_spec, parse_spec, preset
 
 __version__ = "0.1.0"

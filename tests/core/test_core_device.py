@@ -173,7 +173,7 @@ READERS = {
 
 @pytest.mark.parametrize("reader", READERS)
 def test_a_planted_host_read_is_found(reader, monkeypatch):
-    from tokenlens.methods import top1
+    from tokenlens.methods.top1 import step as top1
 
     core = full_core(len(SPECS))
     code = compile("def gate(self, rows, signals, proposal):\n    read(proposal.weights[:, 0])\n",
@@ -210,7 +210,7 @@ def test_the_number_of_ops_of_one_row_and_of_64():
 
 
 def test_a_loop_over_rows_would_be_counted(monkeypatch):
-    from tokenlens.methods import top1
+    from tokenlens.methods.top1 import step as top1
 
     code = compile(
         "def gate(self, rows, signals, proposal):\n"

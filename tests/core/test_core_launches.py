@@ -44,7 +44,7 @@ def test_launches_do_not_depend_on_the_batch():
 
 
 def test_an_op_more_in_a_hook_is_found(monkeypatch):
-    from tokenlens.methods.soft_thinking import SoftThinkingMethod
+    from tokenlens.methods.soft_thinking.step import SoftThinkingMethod
 
     propose = SoftThinkingMethod.propose
 

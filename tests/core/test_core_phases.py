@@ -318,7 +318,7 @@ def test_cold_stop_forces_every_token_of_the_marker():
 
 
 def test_a_marker_that_is_being_forced_is_one_cold_stop():
-    from tokenlens.methods.soft_thinking import COLD_STOPS
+    from tokenlens.methods.soft_thinking.step import COLD_STOPS
 
     cold = SoftThinking(
         top_k=8, max_entries=8, cold_stop=ColdStop(entropy_threshold=1.0, patience=1)

@@ -8,7 +8,7 @@ from core_solo import END, EOS, MARKERS, START, VOCAB, Solo, peaked
 from tokenlens import DecodingSpec
 from tokenlens.core import Phase
 from tokenlens.core.columns import INVALID_STEPS, PHASE
-from tokenlens.methods.soft_thinking import COUNTER
+from tokenlens.methods.soft_thinking.step import COUNTER
 from tokenlens.spec import (
     ColdStop,
     DirichletNoise,

@@ -8,7 +8,8 @@ from test_hf_tiny_reasoner import QUESTIONS, ask
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, generation
 
 from tokenlens.hf import generate_kwargs
-from tokenlens.methods import truncations
+from tokenlens.methods.min_p.step import min_p_keep
+from tokenlens.methods.top_h.step import top_h_keep
 
 FOLDER = str(files("tokenlens") / "assets" / "tiny-reasoner-small")
 THINK, END = 3, 4
@@ -97,9 +98,9 @@ def test_truncations_are_transformers_own(name):
         row, kind = torch.full((300,), share), torch.ones(300, dtype=torch.int64)
         one = torch.ones(300)
         ours = (
-            truncations.min_p_keep(logits, row, one, kind)
+            min_p_keep(logits, row, one, kind)
             if name == "min_p"
-            else truncations.top_h_keep(logits, row, kind, one)
+            else top_h_keep(logits, row, kind, one)
         )
         assert torch.equal(ours, warper(share)(None, logits).isfinite())
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tokenlens import DecodingSpec
 from tokenlens.core import Phase
 from tokenlens.core.columns import PHASE
-from tokenlens.methods.gate import GateRules, GateState, gate_step
-from tokenlens.methods.gated import NEVER, SWITCHES
+from tokenlens.methods._shared.gate.rule import GateRules, GateState, gate_step
+from tokenlens.methods._shared.gate.step import NEVER, SWITCHES
 from tokenlens.spec import (
     Blend,
     Gate,

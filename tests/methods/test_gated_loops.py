@@ -22,8 +22,8 @@ from gated_loops import Switching as Settings
 from tokenlens_kernels import dense_mixture
 
 from tokenlens import DecodingSpec
-from tokenlens.methods.gate import GateRules, GateState, gate_step
-from tokenlens.methods.gated import NEVER
+from tokenlens.methods._shared.gate.rule import GateRules, GateState, gate_step
+from tokenlens.methods._shared.gate.step import NEVER
 from tokenlens.spec import (
     Blend,
     Gate,

@@ -12,7 +12,7 @@ from built_in import Core, bind
 from tokenlens_kernels import concept_mixture, dense_mixture
 
 from tokenlens import DecodingSpec
-from tokenlens.methods.gated import SWITCHES
+from tokenlens.methods._shared.gate.step import SWITCHES
 from tokenlens.spec import (
     Blend,
     Gate,

@@ -7,8 +7,8 @@ import torch
 from logit_support import END, PIECES, START, VOCAB, Bench, Phase
 
 from tokenlens.core.columns import PHASE
-from tokenlens.methods import alpha_one
-from tokenlens.methods.s1 import LEFT
+from tokenlens.methods.alpha_one import step as alpha_one
+from tokenlens.methods.s1.step import LEFT
 from tokenlens.spec import (
     S1,
     AlphaOne,

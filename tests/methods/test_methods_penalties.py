@@ -6,11 +6,11 @@ import pytest
 import torch
 from logit_support import END, PIECES, START, VOCAB, Bench, Pieces
 
-from tokenlens.methods.logits import BAN
-from tokenlens.methods.nowait import pattern_of
-from tokenlens.methods.tip import THOUGHT_START
+from tokenlens.methods._shared.logits import BAN
+from tokenlens.methods.nowait.config import NOWAIT_WORDS
+from tokenlens.methods.nowait.step import pattern_of
+from tokenlens.methods.tip.step import THOUGHT_START
 from tokenlens.spec import NoWait, SpecError, Tip
-from tokenlens.spec.penalties import NOWAIT_WORDS
 
 SWITCH, OTHER = 11, 15
 

@@ -6,7 +6,11 @@ import pytest
 import torch
 from logit_support import END, VECTORS, VOCAB, Bench
 
-from tokenlens.methods import edt, hapo, truncations
+from tokenlens.methods.edt import step as edt
+from tokenlens.methods.hapo import step as hapo
+from tokenlens.methods.min_p.step import min_p_keep
+from tokenlens.methods.top_h.step import H_VARIANTS, top_h_keep
+from tokenlens.methods.top_n_sigma.step import SIGMA_VARIANTS, top_n_sigma_keep
 from tokenlens.spec import Edt, MinP, SoftThinking, SpecError, TopH, TopNSigma, parse_spec
 
 # The rows that the records name. The file does not say what is in `two_plus_tail`; this row, of
@@ -20,7 +24,7 @@ ROWS = {
     "flat-10": torch.zeros(10),
     "flat-1000": torch.zeros(1000),
 }
-H_OF = dict(zip(truncations.H_VARIANTS, ("n_paper", "n_hf", "n_author")))
+H_OF = dict(zip(H_VARIANTS, ("n_paper", "n_hf", "n_author")))
 
 
 def one(value, dtype=torch.float32):
@@ -32,18 +36,18 @@ def index(variants, name):
 
 
 def kept_top_h(row, alpha, variant, temperature=1.0):
-    variant = index(truncations.H_VARIANTS, variant)
-    return int(truncations.top_h_keep(row[None], one(alpha), variant, one(temperature)).sum())
+    variant = index(H_VARIANTS, variant)
+    return int(top_h_keep(row[None], one(alpha), variant, one(temperature)).sum())
 
 
 def kept_sigma(row, n, variant="reference"):
-    variant = index(truncations.SIGMA_VARIANTS, variant)
-    return int(truncations.top_n_sigma_keep(row[None], one(n), variant).sum())
+    variant = index(SIGMA_VARIANTS, variant)
+    return int(top_n_sigma_keep(row[None], one(n), variant).sum())
 
 
 def kept_min_p(row, min_p, temperature=1.0, least=1):
     least = one(least, torch.int64)
-    return int(truncations.min_p_keep(row[None], one(min_p), one(temperature), least).sum())
+    return int(min_p_keep(row[None], one(min_p), one(temperature), least).sum())
 
 
 def test_the_rows_are_the_recorded_ones():
@@ -169,7 +173,7 @@ def test_top_n_sigmas_quoted_edges():
 
 
 @pytest.mark.parametrize("line", VECTORS["top_h"], ids=str)
-@pytest.mark.parametrize("variant", truncations.H_VARIANTS)
+@pytest.mark.parametrize("variant", H_VARIANTS)
 def test_every_recorded_top_h(line, variant):
     assert kept_top_h(ROWS[line["logits"]], line["alpha"], variant) == line[H_OF[variant]]
 

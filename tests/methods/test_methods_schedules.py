@@ -7,8 +7,10 @@ import torch
 from logit_support import END, PIECES, START, VECTORS, VOCAB, Bench, Phase, Pieces
 
 from tokenlens.core.columns import PHASE
-from tokenlens.methods import waves
-from tokenlens.spec import CyclicReflex, SpecError, StaticWindow, Vocabulary, parse_spec, schedules
+from tokenlens.methods._shared import waves
+from tokenlens.methods._shared.words import REFLECTION_WORDS
+from tokenlens.methods.cyclic_reflex.config import Wave
+from tokenlens.spec import CyclicReflex, SpecError, StaticWindow, Vocabulary, parse_spec
 
 DELTAS = VECTORS["cyclicreflex_delta(A,C,shift,n_output_tokens)->delta"]
 BARE = (4, 5, 8, 9, 11)
@@ -62,7 +64,7 @@ def test_waves_share_zeros_and_peaks():
 
 
 def test_every_wave_that_a_spec_may_name_exists():
-    assert list(waves.WAVES) == list(typing.get_args(schedules.Wave))
+    assert list(waves.WAVES) == list(typing.get_args(Wave))
 
 
 def test_words_in_all_their_forms():
@@ -93,7 +95,7 @@ QWEN = Pieces(
 
 def test_the_ids_of_qwens_words():
     vocabulary = Vocabulary.of(QWEN, 151_669)
-    words = schedules.REFLECTION_WORDS
+    words = REFLECTION_WORDS
     bare = vocabulary.words(words, "words", forms="bare", limit=99)
     assert bare == (11489, 14190, 8088, 3983, 92014)
     every = vocabulary.words(words, "words", limit=99)

@@ -15,7 +15,7 @@ from tokenlens_kernels.signals_topk import entries
 from tokenlens import DecodingSpec
 from tokenlens.core import Phase
 from tokenlens.core.columns import PHASE
-from tokenlens.methods.soft_thinking import ABORTED, COUNTER
+from tokenlens.methods.soft_thinking.step import ABORTED, COUNTER
 from tokenlens.spec import ColdStop, GumbelNoise, PhaseConfig, SoftThinking
 
 VECTORS = json.loads(

@@ -5,7 +5,7 @@ import test_serving_batch as account
 import torch
 from built_in import bind
 
-from tokenlens.methods.top1 import Top1Method
+from tokenlens.methods.top1.step import Top1Method
 from tokenlens.serving.faults import BROKEN, BROKEN_STEP, TAKEN_BACK
 from tokenlens.serving.report import report_of
 from tokenlens.spec import parse_spec

@@ -7,6 +7,7 @@ import yaml
 from pydantic import ValidationError
 
 from tokenlens import DecodingSpec, load_spec, parse_spec, preset
+from tokenlens.methods.alpha_one.config import ALPHA_ONE_STEP_ENDS
 from tokenlens.spec import (
     METHOD_CONFIGS,
     RECIPES,
@@ -25,7 +26,6 @@ from tokenlens.spec import (
     TraceConfig,
     preset_names,
 )
-from tokenlens.spec.budgets import ALPHA_ONE_STEP_ENDS
 
 SPECS = {
     "empty": DecodingSpec(),

@@ -11,7 +11,7 @@ from built_tokenizers import byte_level, sentence_piece, size_of, word_piece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenlens.methods.nowait import pattern_of
+from tokenlens.methods.nowait.step import pattern_of
 from tokenlens.spec import NoWait, SpecError, Vocabulary
 from tokenlens.spec import texts as texts_module
 from tokenlens.spec.bounded import Bounded

@@ -47,10 +47,11 @@ class Switches:
         """Exceptions by a request's seed (13: not admitted, 14: not decided), and a bad number."""
         from tokenlens.core import Core
         from tokenlens.core.columns import SEED
-        from tokenlens.methods import rollout_noise
-        from tokenlens.methods.top1 import Top1Method
+        from tokenlens.methods._shared.rollout_noise import TAU
+        from tokenlens.methods.soft_grpo_noise.step import SoftGrpoNoiseMethod
+        from tokenlens.methods.top1.step import Top1Method
 
-        add, gate, admit = Core.add, Top1Method.gate, rollout_noise.SoftGrpoNoiseMethod.admit
+        add, gate, admit = Core.add, Top1Method.gate, SoftGrpoNoiseMethod.admit
 
         def planted_add(core, slot, request, *args, **kwargs):
             if self.values.get("faults") and request.spec.seed == 13:
@@ -65,11 +66,11 @@ class Switches:
         def unbounded(method, config, admission):
             found = dict(admit(method, config, admission))
             if self.values.get("no_bounds"):
-                found[rollout_noise.TAU] = 1e-50
+                found[TAU] = 1e-50
             return found
 
         Core.add, Top1Method.gate = planted_add, planted_gate
-        rollout_noise.SoftGrpoNoiseMethod.admit = unbounded
+        SoftGrpoNoiseMethod.admit = unbounded
 
     def _patch(self):
         import torch

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.text import Text
 
 from tokenlens.errors import SpecError
-from tokenlens.methods.alpha_one import slow_probability
-from tokenlens.methods.thinking_budget import ramp
-from tokenlens.methods.waves import WAVES, schedule
+from tokenlens.methods._shared.waves import WAVES, schedule
+from tokenlens.methods.alpha_one.step import slow_probability
+from tokenlens.methods.cyclic_reflex.config import Schedule
+from tokenlens.methods.thinking_budget.step import ramp
 from tokenlens.spec import AlphaOne, DecodingSpec, ThinkingBudget, Tip
 from tokenlens.spec.registry import AnyMethod
-from tokenlens.spec.schedules import Schedule
 from tokenlens.trace.files import replacing
 
 HEIGHT, WIDTH = 13, 60

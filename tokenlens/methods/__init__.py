@@ -1,4 +1,4 @@
-"""What each method does: pure functions on tensors, one file a method, and their registry.
+"""What each method does: a folder a method, its config and its step, and their list.
 
 What the author of a method from outside needs is here (``docs/guides/write_a_method.md``).
 """

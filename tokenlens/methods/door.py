@@ -121,22 +121,22 @@ def active() -> tuple["Method", ...]:
     MethodError
         A place that there is not.
     """
-    from tokenlens.methods.registry import METHODS
+    from tokenlens.methods.registry import steps
 
     if not _LOADED:
-        return METHODS
-    order = list(METHODS)
+        return steps()
+    order = list(steps())
     # The last method asks only for what nobody else has asked.
     waiting = sorted(_LOADED)
     while waiting:
         # In reverse, so that of two behind one method the first by name comes first.
-        here = {one.name for one in order[:-1]} if METHODS[-1] is order[-1] else set()
+        here = {one.name for one in order[:-1]} if steps()[-1] is order[-1] else set()
         placed = [name for name in reversed(waiting) if _LOADED[name].after in here]
         if not placed:
             name = waiting[0]
             after = _LOADED.pop(name).after
             forget(name)
-            allowed = ", ".join(one.name for one in METHODS[:-1])
+            allowed = ", ".join(one.name for one in steps()[:-1])
             raise MethodError.of_method(name, f"got after={after!r}; allowed: {allowed}")
         for name in placed:
             index = next(i for i, one in enumerate(order) if one.name == _LOADED[name].after)
@@ -230,11 +230,11 @@ def _reasons(name: str, kind: Any) -> Iterator[str]:
 def _wrong_columns(name: str, made: "Method") -> str | None:
     from tokenlens.core.columns import Field
     from tokenlens.core.lifecycle import COMMON_FIELDS
-    from tokenlens.methods.registry import METHODS
+    from tokenlens.methods.registry import steps
 
     if getattr(made, "name", None) != name:
         return f"got an instance of the name {getattr(made, 'name', None)!r}; allowed: {name!r}"
-    others: Sequence[Any] = (*METHODS, *(one.method for one in _LOADED.values()))
+    others: Sequence[Any] = (*steps(), *(one.method for one in _LOADED.values()))
     taken = {column.name for one in others for column in one.fields}
     taken |= {column.name for column in COMMON_FIELDS}
     counters = {counter for one in others for counter in one.counters}

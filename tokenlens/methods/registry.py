@@ -1,64 +1,74 @@
-"""Every method, in the order in which their hooks run. A new method adds one line here."""
+"""Every method that comes with tokenlens, in the order in which their hooks run: one list.
 
-from tokenlens.core.method import Method
-from tokenlens.methods.alpha_one import AlphaOneMethod
-from tokenlens.methods.answer_now import EndThinkingMethod
-from tokenlens.methods.cyclic_reflex import ScheduleMethod
-from tokenlens.methods.dirichlet_noise import DirichletNoiseMethod
-from tokenlens.methods.edt import EdtMethod
-from tokenlens.methods.gated import GateMethod
-from tokenlens.methods.gumbel_noise import GumbelNoiseMethod
-from tokenlens.methods.hapo import HapoMethod
-from tokenlens.methods.hidden_feedback import HiddenFeedbackMethod
-from tokenlens.methods.nowait import NoWaitMethod
-from tokenlens.methods.random_route import RandomRouteMethod
-from tokenlens.methods.rollout_noise import (
-    Cot2Method,
-    EmbeddingNoiseMethod,
-    LatentGrpoNoiseMethod,
-    SoftGrpoNoiseMethod,
-)
-from tokenlens.methods.s1 import S1Method
-from tokenlens.methods.selar import SelarMethod
-from tokenlens.methods.soft_thinking import SoftThinkingMethod
-from tokenlens.methods.thinking_budget import ThinkingBudgetMethod
-from tokenlens.methods.tip import TipMethod
-from tokenlens.methods.top1 import Top1Method
-from tokenlens.methods.trace import TraceMethod
-from tokenlens.methods.truncations import MinPMethod, TopHMethod, TopNSigmaMethod
+A name is a folder: its ``config.py`` holds ``CONFIG``, what a spec may ask, and imports no torch;
+its ``step.py`` holds ``STEPS``, what carries it out. A new method adds its folder, and its name
+here.
+"""
 
-METHODS: tuple[Method, ...] = (
-    EndThinkingMethod("no_thinking"),
-    EndThinkingMethod("answer_now"),
-    ThinkingBudgetMethod(),
-    ScheduleMethod("cyclic_reflex"),
-    ScheduleMethod("static_window"),
-    TipMethod(),
-    NoWaitMethod(),
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from tokenlens.spec.registry import register
+
+if TYPE_CHECKING:
+    from tokenlens.core.method import Method
+
+ORDER = (
+    "no_thinking",
+    "answer_now",
+    "thinking_budget",
+    "cyclic_reflex",
+    "static_window",
+    "tip",
+    "nowait",
     # After the biases: whether a token would be sampled depends on them.
-    S1Method(),
-    AlphaOneMethod(),
+    "s1",
+    "alpha_one",
     # The entropy is that of the edited logits, and a truncation cuts what the temperature left.
-    EdtMethod(),
-    HapoMethod(),
-    TopHMethod(),
-    TopNSigmaMethod(),
-    MinPMethod(),
-    SoftThinkingMethod(),
-    GumbelNoiseMethod(),
-    DirichletNoiseMethod(),
-    SoftGrpoNoiseMethod(),
-    LatentGrpoNoiseMethod(),
-    EmbeddingNoiseMethod(),
+    "edt",
+    "hapo",
+    "top_h",
+    "top_n_sigma",
+    "min_p",
+    "soft_thinking",
+    "gumbel_noise",
+    "dirichlet_noise",
+    "soft_grpo_noise",
+    "latent_grpo",
+    "soft_tokens",
     # Its draws are from the edited logits: after every method that edits them.
-    Cot2Method(),
-    HiddenFeedbackMethod(),
-    # After all that changes weights, and after Soft Thinking has proposed.
-    SelarMethod(),
-    GateMethod(),
+    "cot2",
+    "coconut",
+    "latent_mas",
+    # The gate comes after all that changes weights, and after Soft Thinking has proposed.
+    "selar",
+    "think_router",
+    "swi_reasoning",
+    "lead",
     # Before top1: a step that chance makes discrete is the engine's to sample.
-    RandomRouteMethod(),
-    Top1Method(),
-    # Last: it asks only for what no other method has asked.
-    TraceMethod(),
+    "random_route",
+    "top1",
 )
+"""A step that several methods share runs where the first of them stands."""
+
+for _name in ORDER:
+    register(import_module(f"tokenlens.methods.{_name}.config").CONFIG, built_in=True)
+
+
+@cache
+def steps() -> tuple["Method", ...]:
+    """The steps of all methods, each once, in order. Imports torch."""
+    from tokenlens.methods.trace import TRACE
+
+    found: dict[Method, None] = {}
+    for name in ORDER:
+        found.update(dict.fromkeys(import_module(f"tokenlens.methods.{name}.step").STEPS))
+    # Last: it asks only for what no other method has asked.
+    return (*found, TRACE)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "METHODS":
+        return steps()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,7 +22,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tokenlens.methods.rollout_noise import EPSILON, SCORED_FROM, gumbel_log_density, masked_mean
+from tokenlens.methods._shared.rollout_noise import (
+    EPSILON,
+    SCORED_FROM,
+    gumbel_log_density,
+    masked_mean,
+)
 
 
 def soft_grpo_log_probability(

@@ -26,3 +26,6 @@ class TraceMethod(Method):
         request.min_p = torch.where(unasked, 0.0, request.min_p)
         request.max_entries = torch.where(unasked, MAX_ENTRIES, request.max_entries)
         request.noise_temperature = torch.where(unasked, 0.0, request.noise_temperature)
+
+
+TRACE = TraceMethod()

@@ -73,6 +73,11 @@ class Recipe(NamedTuple):
     description: str
     methods: tuple[Mapping[str, Any], ...]
 
+    @property
+    def is_control(self) -> bool:
+        """There so that a claim about another method can be checked."""
+        return self.description.startswith("control:")
+
 
 QUIRKS: Any = Field(
     None,

@@ -65,7 +65,10 @@ def register(config: type[MethodBase], *, built_in: bool = False) -> None:
     if known := recipes.intersection(RECIPES):
         raise ValueError(f"got the recipes {sorted(known)} again; allowed: names of their own")
     METHOD_CONFIGS[name] = config
-    RECIPES.update(config.recipes)
+    # People try the methods first, and their controls then.
+    both = sorted({**RECIPES, **config.recipes}.items(), key=lambda item: item[1].is_control)
+    RECIPES.clear()
+    RECIPES.update(both)
     if built_in:
         models = (*reversed(config.__mro__), *models_of(config))
         _EXPORTS.update(

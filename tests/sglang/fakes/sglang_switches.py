@@ -123,7 +123,7 @@ def plant():
     """Exceptions by a spec's seed: 1013 is not admitted, 1014 is not decided."""
     from tokenlens.core import Core
     from tokenlens.core.columns import SEED
-    from tokenlens.methods.top1 import Top1Method
+    from tokenlens.methods.top1.step import Top1Method
 
     add, gate = Core.add, Top1Method.gate
 

@@ -1,0 +1,51 @@
+"""The one list of methods: folders, configs without torch, steps in the order of their hooks."""
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import tokenlens.methods
+from tokenlens.core.method import Method
+from tokenlens.methods import METHODS
+from tokenlens.methods.registry import ORDER, steps
+from tokenlens.spec import METHOD_CONFIGS
+
+FOLDER = Path(tokenlens.methods.__file__).parent
+FOLDERS = {path.parent.name for path in FOLDER.glob("*/config.py")}
+
+
+def test_the_list_is_the_folders():
+    assert len(set(ORDER)) == len(ORDER)
+    assert set(ORDER) == FOLDERS == {path.parent.name for path in FOLDER.glob("*/step.py")}
+    assert list(METHOD_CONFIGS)[: len(ORDER)] == list(ORDER)
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_a_folder_holds_a_config_and_what_carries_it_out(name):
+    config = import_module(f"tokenlens.methods.{name}.config").CONFIG
+    assert METHOD_CONFIGS[name] is config
+    found = import_module(f"tokenlens.methods.{name}.step").STEPS
+    assert found
+    assert all(isinstance(one, Method) for one in found)
+    assert set(found) <= set(METHODS)
+    # Nothing else looks at its requests, and each looks at some of them.
+    required = {key: 1 for key, info in config.model_fields.items() if info.is_required()}
+    serving = {one for one in METHODS if one.serves(config.model_validate(required))}
+    assert serving
+    assert serving <= set(found)
+
+
+def test_steps_are_made_once():
+    assert steps() is METHODS
+    assert len({one.name for one in METHODS}) == len(METHODS)
+    assert METHODS[-1].name == "trace"
+
+
+def test_configs_are_read_without_torch():
+    count = "len(tokenlens.spec.METHOD_CONFIGS)"
+    code = f"import sys, tokenlens.spec; print({count}, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(len(ORDER)), "False"]

@@ -1,0 +1,1 @@
+"""What Coconut and LatentMAS share: fields, and the step."""

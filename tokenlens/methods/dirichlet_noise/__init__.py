@@ -1,0 +1,1 @@
+"""``dirichlet_noise``: ``config.py`` says what it can be asked for, ``step.py`` does it."""

@@ -1,0 +1,66 @@
+"""EDT, entropy-based dynamic temperature (arXiv 2403.14541, section 3): ``T0 * base ** (theta/H)``.
+
+``H`` is the full vocabulary's entropy in nats at temperature 1, after the other logit edits. Near
+certainty the formula goes to 0, so that there is a floor: 0.05, or 1e-6 in the ``published``
+profile, the value of a third party's adapter (the authors' code has none and divides by zero).
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from tokenlens.core.columns import Field, Value
+from tokenlens.core.method import Admission, Method
+from tokenlens.core.rows import Rows
+from tokenlens.methods._shared.logits import entropy, retemper
+from tokenlens.methods.edt.config import Edt
+from tokenlens.spec.registry import AnyMethod
+
+TEMPERATURE = Field("edt.temperature", "float", 1.0)
+BASE = Field("edt.base", "float", 1.0)
+THETA = Field("edt.theta", "float")
+FLOOR = Field("edt.floor", "float", 1.0)
+ENGINE = Field("edt.engine_temperature", "float", 1.0)
+ALWAYS = Field("edt.always", "bool", False)
+
+
+def edt_temperature(entropy: Tensor, temperature: Tensor, base: Tensor, theta: Tensor) -> Tensor:
+    """The temperature of each row, ``[num_rows]`` float64, without a floor.
+
+    Parameters
+    ----------
+    entropy, temperature, base, theta
+        ``[num_rows]`` float; the entropy in nats.
+    """
+    return temperature * base.double() ** (theta.double() / entropy.double())
+
+
+class EdtMethod(Method):
+    """Divides the logits by a temperature that falls with the entropy."""
+
+    def __init__(self) -> None:
+        super().__init__("edt", TEMPERATURE, BASE, THETA, FLOOR, ENGINE, ALWAYS)
+
+    def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
+        assert isinstance(config, Edt)
+        return {
+            TEMPERATURE: config.temperature,
+            BASE: config.base,
+            THETA: config.theta,
+            FLOOR: config.floor,
+            ENGINE: config.engine_temperature,
+            ALWAYS: config.active == "output",
+        }
+
+    def edit(self, logits: Tensor, rows: Rows) -> Tensor:
+        due = rows[self.on] & (rows[ALWAYS] | rows.thinking)
+        nats, logsumexp, due = entropy(logits, due, rows)
+        wanted = edt_temperature(nats, rows[TEMPERATURE], rows[BASE], rows[THETA])
+        wanted = wanted.nan_to_num(0.0).maximum(rows[FLOOR])
+        if rows.traced:
+            rows.record(self.name, torch.where(due, wanted, 0.0))
+        return retemper(logits, due, wanted, rows[ENGINE], logsumexp)
+
+
+STEPS = (EdtMethod(),)

@@ -1,0 +1,1 @@
+"""``gumbel_noise``: ``config.py`` says what it can be asked for, ``step.py`` does it."""

@@ -1,0 +1,1 @@
+"""``latent_mas``: ``config.py`` says what it can be asked for, ``step.py`` does it."""

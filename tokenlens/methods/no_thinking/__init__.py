@@ -1,0 +1,1 @@
+"""``no_thinking``: ``config.py`` says what it can be asked for, ``step.py`` does it."""

@@ -1,0 +1,1 @@
+"""``random_route``: ``config.py`` says what it can be asked for, ``step.py`` does it."""

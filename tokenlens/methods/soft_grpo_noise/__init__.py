@@ -1,0 +1,1 @@
+"""``soft_grpo_noise``: ``config.py`` says what it can be asked for, ``step.py`` does it."""

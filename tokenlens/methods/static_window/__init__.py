@@ -1,0 +1,1 @@
+"""``static_window``: ``config.py`` says what it can be asked for, ``step.py`` does it."""

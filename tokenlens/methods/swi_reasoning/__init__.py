@@ -1,0 +1,1 @@
+"""``swi_reasoning``: ``config.py`` says what it can be asked for, ``step.py`` does it."""

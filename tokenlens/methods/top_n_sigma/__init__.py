@@ -1,0 +1,1 @@
+"""``top_n_sigma``: ``config.py`` says what it can be asked for, ``step.py`` does it."""

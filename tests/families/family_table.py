@@ -27,8 +27,7 @@ runs them all and writes this page. transformers {version}, CPU.
 
 TAIL = """
 *refused*: the forward pass needs token ids (measured on the model, not looked up in a list), and a
-compiled one could be fed mixtures only in place of them; the dynamic cache works. *not run*: this
-page was written before the static cache was asked of every architecture. *stock fails*:
+compiled one could be fed mixtures only in place of them; the dynamic cache works. *stock fails*:
 `generate()` without tokenlens cannot use a static cache there either.
 
 ## Second ways in

@@ -15,6 +15,20 @@ QUESTIONS = [
     "Explain what a prime number is to a child.",
     "Which is larger, 3/4 or 2/3? Why?",
     "Give three tips for learning a language.",
+    "A train travels 60 km in 45 minutes. How fast is it in km/h?",
+    "What is the difference between weather and climate?",
+    "Summarise the plot of Cinderella in four sentences.",
+    "How many seconds are there in a day?",
+    "Why do leaves change their colour in autumn?",
+    "Write a polite e-mail that asks for a day off.",
+    "Sort these numbers: 17, 3, 25, 8, 11.",
+    "What does a heart do?",
+    "Translate to French: Good morning, how are you?",
+    "Why is it useful to write tests for a program?",
+    "Tom has 12 apples, gives away 5 and buys 3. How many has he?",
+    "Describe a city that you would like to visit.",
+    "What is the capital of Japan, and what is it known for?",
+    "How does a bicycle stay upright?",
 ]
 BEGINNINGS = [
     "The capital of France is",
@@ -25,8 +39,22 @@ BEGINNINGS = [
     "In mathematics, a prime number is",
     "The sun rises in the east because",
     "My favourite season of the year is",
+    "Water boils at a temperature of",
+    "The largest planet of the solar system is",
+    "A good teacher is somebody who",
+    "In 1492, Christopher Columbus",
+    "The recipe needs two eggs, some flour and",
+    "When the rain stopped, the children",
+    "The heart pumps blood through",
+    "If you add five and seven, you get",
+    "The old house at the end of the street",
+    "Bees are important because",
+    "Computers store information as",
+    "The first thing that she saw in the morning was",
+    "There are seven days in a week:",
+    "To learn to swim, you should",
 ]
-SOFT = {"method": "soft_thinking", "start": "first_token", "top_k": 30, "top_p": 0.95}
+SOFT = {"method": "soft_thinking", "top_k": 30, "top_p": 0.95}
 TOP1 = "top1 of soft"
 LATENT = {
     "soft, T 0.6": [{**SOFT, "temperature": 0.6}],
@@ -82,13 +110,9 @@ def prompts(name, tokenizer, count):
     return [bos + tokenizer.encode(text, add_special_tokens=False) for text in BEGINNINGS[:count]]
 
 
-def spec(methods, tokenizer, seed=0, level="full"):
+def spec(methods, seed=0, phase="none"):
     """A spec of a model without markers: all that it writes is thought, from the first token on."""
-    ids = {
-        "think_start": [tokenizer.bos_token_id or tokenizer.eos_token_id],
-        "think_end": [tokenizer.eos_token_id],
-    }
-    return {"methods": methods, "phase": ids, "seed": seed, "trace": {"level": level}}
+    return {"methods": methods, "phase": phase, "seed": seed, "trace": {"level": "full"}}
 
 
 def generate(model, tokenizer, rows, **settings):

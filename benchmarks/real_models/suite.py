@@ -1,9 +1,10 @@
 """tokenlens on pretrained models, Hugging Face beside vLLM: ``python suite.py``.
 
-Real vocabularies (49 k, 262 k), tied and scaled embeddings. Every latent method runs greedily on
-both engines in float32; each trace is replayed in one uncached forward of transformers over what it
-says was fed, and once with tokens in place of the mixtures, which must be seen to differ. Ids may
-part between engines where soft decoding amplifies rounding; the replay is what decides.
+Real vocabularies (49 k, 262 k), tied and scaled embeddings, no think markers: ``phase: none``.
+Every latent method runs greedily on both engines in float32; each trace is replayed in one uncached
+forward of transformers over what it says was fed, and once with tokens in place of the mixtures,
+which must be seen to differ. Ids may part between engines where soft decoding amplifies rounding;
+the replay is what decides.
 """
 
 import argparse
@@ -18,13 +19,22 @@ from common import LATENT, NAMES, SOFT, folder_of, generate, load, prompts, spec
 ROOT = Path(__file__).parents[2]
 TOLERANCE = {"hf": 1e-4, "vllm": 1e-4}
 """Nats of entropy, and probability, between engines in float32."""
+NEWLINE = {"tokens": ["\n"], "keep": 0.7, "moves": True}
 METHODS = {
-    **LATENT,
-    "think_router": [{"method": "think_router", "start": "first_token"}],
-    "selar": [{"method": "selar", "start": "first_token"}],
-    "lead": [{"method": "lead", "start": "first_token"}],
-    "swi_reasoning": [{"method": "swi_reasoning", "start": "first_token"}],
+    **{name: (methods, "none") for name, methods in LATENT.items()},
+    "think_router": ([{"method": "think_router"}], "none"),
+    "selar": ([{"method": "selar"}], "none"),
+    "lead": ([{"method": "lead"}], "none"),
+    # Its anchors are the markers where a model has some.
+    "swi_reasoning": ([{"method": "swi_reasoning", "enter": NEWLINE, "leave": NEWLINE}], "none"),
+    "soft, for 8 tokens": ([{**SOFT}], {"markers": "none", "end_after": 8}),
+    "soft, to a text": ([{**SOFT}], {"markers": "none", "think_end": "\n"}),
+    "soft, then answer_now": ([{**SOFT}, {"method": "answer_now", "after": 8}], "none"),
+    "soft, markers of 3 tokens": ([{**SOFT}], {"think_start": "<think>", "think_end": "</think>"}),
 }
+"""Methods and phase."""
+BEGUN = "<think>\n"
+"""Behind the prompt where the phase names a start."""
 
 
 class Report:
@@ -40,22 +50,6 @@ class Report:
             self.failed.append(f"{model}, {engine}, {name}: {verdict}")
 
 
-def usable(tokenizer):
-    """Methods whose spec is one for this model; the others with the reason."""
-    from tokenlens.errors import TokenlensError
-    from tokenlens.spec import parse_spec
-
-    found = {}
-    for name, methods in METHODS.items():
-        try:
-            parse_spec(spec(methods, tokenizer))
-        except TokenlensError as error:
-            print(f"{name} is left out: {error}")
-            continue
-        found[name] = methods
-    return found
-
-
 def verified(report, name, engine, method, model, tokenizer, traces, same):
     """Replay every trace of a method."""
     from tokenlens.hf.verify import verify_trace
@@ -67,6 +61,9 @@ def verified(report, name, engine, method, model, tokenizer, traces, same):
     fine = all(one.holds for one in found) and (
         method.startswith("top1") or any(one.tokens and one.tells for one in found)
     )
+    if "markers" not in method:
+        # Thinking from the first token, whatever the model writes.
+        fine &= all(trace.steps[0].phase == "thinking" for _, trace in traces)
     verdict = "as the traces say" if fine else "; ".join({one.verdict for one in found})
     far = max((one.tokens.largest for one in found if one.tokens), default=0.0)
     cells = (f"{max(one.traced.largest for one in found):.1e}", f"{far:.2f}", same)
@@ -95,17 +92,15 @@ def check(report, name, count, tokens, python):
     print("| model | engine | method | replay | apart | with tokens | ids as on HF |")
     print("|---|---|---|---|---|---|---|")
     asked = prompts(name, tokenizer, count)
-    methods = usable(tokenizer)
-    specs = [None, *methods.values()]
-    rows = [
-        (prompt, given and spec(given, tokenizer, seed))
-        for given in specs
-        for seed, prompt in enumerate(asked)
-    ]
+    begun = tokenizer.encode(BEGUN, add_special_tokens=False)
+    rows = [(prompt, None) for prompt in asked]
+    for methods, phase in METHODS.values():
+        more = begun if "think_start" in phase else []
+        rows += [(prompt + more, spec(methods, seed, phase)) for seed, prompt in enumerate(asked)]
     here, traces = generate(model, tokenizer, rows, max_new_tokens=tokens)
-    for number, method in enumerate(methods, 1):
+    for number, method in enumerate(METHODS, 1):
         own = slice(number * count, (number + 1) * count)
-        pairs = list(zip(asked, traces[own]))
+        pairs = [(prompt, trace) for (prompt, _), trace in zip(rows[own], traces[own])]
         verified(report, name, "hf", method, model, tokenizer, pairs, "")
     if python is None:
         return
@@ -114,18 +109,19 @@ def check(report, name, count, tokens, python):
     equal = [one["ids"][: len(ids)] == ids for one, ids in zip(found, here)]
     same = sum(equal[:count])
     report.line(name, "vllm", "greedy, no spec", "", same == count, "", "", f"{same} of {count}")
-    for number, method in enumerate(methods, 1):
+    for number, method in enumerate(METHODS, 1):
         own = slice(number * count, (number + 1) * count)
         read = [Trace.model_validate_json(one["trace"]) for one in found[own]]
         same = f"{sum(equal[own])} of {count}"
-        verified(report, name, "vllm", method, model, tokenizer, list(zip(asked, read)), same)
+        pairs = [(prompt, trace) for (prompt, _), trace in zip(rows[own], read)]
+        verified(report, name, "vllm", method, model, tokenizer, pairs, same)
 
 
 def check_bf16(report, name, count, tokens):
     """The same on Hugging Face in bf16: every step is latent, finite, and near its replay."""
     model, tokenizer = load(name, "bfloat16")
     asked = prompts(name, tokenizer, count)
-    given = spec([{**SOFT, "temperature": 0.6}], tokenizer)
+    given = spec([{**SOFT, "temperature": 0.6}])
     rows = [(prompt, given) for prompt in asked]
     traces = generate(model, tokenizer, rows, max_new_tokens=tokens)[1]
     counts = [trace.counts for trace in traces]

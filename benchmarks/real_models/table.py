@@ -69,7 +69,7 @@ def table(name, count, tokens):
     arms = {"greedy (top1)": LATENT[TOP1], "sampling, T 0.6": None}
     arms |= {label: methods for label, methods in LATENT.items() if label != TOP1}
     batch = [
-        (prompt, methods and spec(methods, tokenizer, seed))
+        (prompt, methods and spec(methods, seed))
         for methods in arms.values()
         for seed, prompt in enumerate(rows)
     ]
@@ -90,7 +90,7 @@ def table(name, count, tokens):
 def main():
     """Both models, or those that are named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--prompts", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--models", nargs="+", default=NAMES)
     options = parser.parse_args()

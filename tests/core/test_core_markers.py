@@ -204,11 +204,10 @@ def test_what_each_token_does_is_what_its_bytes_do(seed):
             assert (entry >> STATE_SHIFT, entry & EFFECT) == (node, effect), (text, state)
 
 
-def test_what_clients_write_does_not_grow_the_device_s_memory(monkeypatch):
+def test_what_clients_write_does_not_grow_the_device_s_memory():
     tokenizer = Letters("_abcdefghijklmnopqrstuvwxyz<>/")
     rows, size = 3, 2 * 32 + 4 * marker_table.MAX_MOVES
-    core = Core(max_slots=8, vocab_size=30)
-    core.marker_table = marker_table.MarkerTable(30, core.device, rows * size)
+    core = Core(max_slots=8, vocab_size=30, max_markers=rows)
 
     def markers(i):
         spec = {
@@ -228,13 +227,100 @@ def test_what_clients_write_does_not_grow_the_device_s_memory(monkeypatch):
     assert 2 * len(classes) + 4 * len(moves) <= (rows + 1) * size
     core.add(2, markers(0), [])
     core.add(3, markers(18), [])  # somebody else has it
-    with pytest.raises(SpecError, match=r"one pair of markers more than the 3 in use"):
+    with pytest.raises(SpecError, match=r"beside 3 other ones that are in use"):
         core.add(4, markers(1), [])
     suspended = core.suspend(2)
-    with pytest.raises(SpecError, match=r"3 different pairs of markers"):
+    with pytest.raises(SpecError, match=r"at most 3 different ones at once"):
         core.add(4, markers(1), [])
     core.discard(suspended)
     core.add(4, markers(1), [])
+
+
+def numbered(i, kind, fresh):
+    """A request with the i-th pair of markers, as texts, as ids or as both."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    texts = (f"<{letters[i]}", f"</{letters[i]}")
+    tokenizer = NUMBERED[kind % 2] if fresh else NUMBERED[0]
+    start, end = (list(tokenizer.encode(text)) for text in texts)
+    phase = [
+        {"think_start": texts[0], "think_end": texts[1]},
+        {"think_start": start, "think_end": end},
+        {"think_start": [texts[0], f"[{letters[i]}"], "think_end": texts[1]},
+    ][kind]
+    spec = parse_spec({"methods": [{"method": "no_thinking"}], "phase": phase})
+    return bind(spec, tokenizer=tokenizer, vocab_size=33), start, end
+
+
+NUMBERED = [Letters("_abcdefghijklmnopqrstuvwxyz<>/[]") for _ in range(2)]
+"""Two of the same: what is known of one is not known of the other."""
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_places_for_markers_are_shared_taken_and_given_back(seed):
+    draw = random.Random(seed)
+    most, slots = draw.choice([1, 2, 5]), 8
+    core = Core(max_slots=slots, vocab_size=33, max_markers=most)
+    seated, away, refused, shared = {}, [], 0, 0
+    for _ in range(200):
+        slot = draw.randrange(slots)
+        act = draw.choice(["add", "add", "remove", "suspend", "resume", "discard"])
+        if act == "add":
+            i, kind = draw.randrange(most + 3), draw.randrange(3)
+            request, start, end = numbered(i, kind, fresh=True)
+            held = [key for key, _ in (*seated.values(), *((k, e) for k, e, _ in away))]
+            key = request.markers.automaton.key
+            if key not in held and len(set(held)) == most:
+                before = core.marker_table.rows_in_use
+                with pytest.raises(SpecError, match=f"at most {most} different ones"):
+                    core.add(slot, request, start)
+                assert core.marker_table.rows_in_use == before
+                refused += 1
+                continue
+            shared += key in held
+            core.add(slot, request, start)
+            seated[slot] = key, end
+        elif act == "remove":
+            core.remove(slot)
+            seated.pop(slot, None)
+        elif act == "suspend" and slot in seated:
+            away.append((*seated.pop(slot), core.suspend(slot)))
+        elif act == "resume" and away:
+            key, end, suspended = away.pop(draw.randrange(len(away)))
+            core.resume(slot, suspended)
+            seated[slot] = key, end
+        elif act == "discard" and away:
+            core.discard(away.pop()[2])
+        held = [key for key, _ in seated.values()] + [key for key, _, _ in away]
+        assert core.marker_table.rows_in_use == len(set(held))
+    assert refused > 0
+    assert shared > 0
+    # Who has a place has the right one: each ends with its own end.
+    for slot, (_, end) in seated.items():
+        assert core.table.column(PHASE)[slot] == Phase.THINKING
+        for token in end:
+            core.commit(torch.tensor([token]), torch.tensor([slot]))
+        assert core.table.column(PHASE)[slot] == Phase.ANSWER
+    for _, _, suspended in away:
+        core.discard(suspended)
+    for slot in list(seated):
+        core.remove(slot)
+    assert core.marker_table.rows_in_use == 0
+
+
+def test_a_batch_may_have_other_markers_in_every_row():
+    # As many places as slots where nobody says how many: Hugging Face's batches.
+    tokenizer = Letters("".join(map(chr, range(200, 400))))
+    core = Core(max_slots=90, vocab_size=200)
+    for i in range(90):
+        phase = {"think_start": [2 * i, 2 * i + 1], "think_end": [2 * i + 1, 2 * i]}
+        spec = parse_spec({"methods": [{"method": "no_thinking"}], "phase": phase})
+        request = bind(spec, tokenizer=tokenizer, vocab_size=200)
+        core.add(i, request, [2 * i, 2 * i + 1])
+    slots = torch.arange(90)
+    assert (core.table.column(PHASE)[slots] == Phase.THINKING).all()
+    for step in (1, 0):
+        core.commit(2 * slots + step, slots)
+    assert (core.table.column(PHASE)[slots] == Phase.ANSWER).all()
 
 
 # Prompts.

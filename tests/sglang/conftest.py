@@ -60,4 +60,9 @@ def engines(checkpoints, tmp_path_factory):
     from sglang_support import run_scenarios
 
     thinks = models.reasoner_scenarios(reasoner_tokenizer(), "sglang")
-    return run_scenarios(scenarios.work(checkpoints, thinks), tmp_path_factory.mktemp("engines"))
+    question = [{"role": "user", "content": models.QUESTIONS[0]}]
+    off = reasoner_tokenizer().apply_chat_template(
+        question, add_generation_prompt=True, return_dict=True, enable_thinking=False
+    )
+    work = scenarios.work(checkpoints, thinks, list(off["input_ids"]))
+    return run_scenarios(work, tmp_path_factory.mktemp("engines"))

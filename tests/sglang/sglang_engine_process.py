@@ -9,6 +9,8 @@ import sys
 import traceback
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1] / "support"))
+
 ENGINE = {
     "device": "cpu",
     "dtype": "float32",
@@ -110,6 +112,8 @@ def drive(engine, run, before):
         flush = engine.tokenizer_manager.flush_cache(timeout_s=60)
         flushed = engine.loop.run_until_complete(flush)
         assert flushed.success, flushed
+    if run.get("most_markers"):
+        vars(engine.tokenizer_manager)["_tokenlens"].bind.max_markers = run["most_markers"]
     if run.get("again"):
         run = {"requests": list(repeated(before))}
     found = engine.loop.run_until_complete(everything())
@@ -147,8 +151,11 @@ def run_scenario(job):
             engine = tokenlens.sglang.engine(job.get("settings"), **kwargs)
         else:
             engine = sglang.Engine(**kwargs)
-        runs = [drive(engine, run, before) for run in job["runs"]]
-        found = {"runs": runs, "info": info(engine)}
+        runs, said = [], []
+        for run in job["runs"]:
+            runs.append(drive(engine, run, before))
+            said.append(SAID.take())
+        found = {"runs": runs, "said": said, "info": info(engine)}
         if "beside" in job:
             found["beside"] = start_beside(job["beside"])
             found["after"] = [drive(engine, run, before) for run in job["runs"]]
@@ -197,4 +204,7 @@ def main(jobs_file, out_file):
 
 
 if __name__ == "__main__":
+    from said import Said
+
+    SAID = Said("sglang")
     main(*sys.argv[1:])

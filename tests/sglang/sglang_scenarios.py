@@ -176,10 +176,47 @@ REASONERS = ("", "-no-overlap", "-retracted")
 """How the tiny reasoner is run: by the end of the job's name."""
 
 
-def work(paths, reasoner=()):
+def silent(prompt):
+    """Requests of the tiny reasoner in which nothing that they ask for can happen."""
+    soften, budget = {"method": "soft_thinking"}, {"method": "thinking_budget", "budget": 4}
+    specs = {
+        "never-soft": {"methods": [soften]},
+        "never-preset": "tiny-soft",
+        "never-budget": {"methods": [budget]},
+        "spelled": {
+            "methods": [soften],
+            "phase": {"think_start": "Wait:", "think_end": "user:"},
+        },
+    }
+    return {
+        "requests": [
+            {"name": name, "prompt": prompt, "spec": spec, "sampling": {"max_tokens": 8}}
+            for name, spec in specs.items()
+        ]
+    }
+
+
+def crowded():
+    """More different markers of several tokens than there is room for: two. And one more later."""
+
+    def one(pair, tokens):
+        phase = {"think_start": [3, 20 + pair], "think_end": [4, 20 + pair]}
+        return {
+            "name": f"pair-{pair}",
+            "prompt": [1, 3, 20 + pair, 11],
+            "spec": {"methods": [{"method": "soft_thinking"}], "phase": phase},
+            "sampling": {"max_tokens": tokens, "ignore_eos": True},
+        }
+
+    at_once = [one(pair, 100) for pair in range(4)]
+    return [{"requests": at_once, "most_markers": 2}, {"requests": [one(9, 8)]}]
+
+
+def work(paths, reasoner=(), off=()):
     """Everything, by the name of the job: each is one start of an engine.
 
-    ``reasoner`` are the table's requests of the tiny reasoner.
+    ``reasoner`` are the table's requests of the tiny reasoner, ``off`` is a prompt in which its
+    thinking is switched off.
     """
     qwen3, llama, gemma = (paths[name] for name in ("qwen3", "llama-tied", "gemma"))
     chunked = {"chunked_prefill_size": CHUNK, "max_running_requests": 6}
@@ -234,9 +271,13 @@ def work(paths, reasoner=()):
                     "skip_tokenizer_init": False,
                     "max_total_tokens": 8192,
                     "disable_overlap_schedule": suffix == "-no-overlap",
+                    "reasoning_parser": "qwen3" if suffix == "-no-overlap" else None,
                 },
                 "environment": retract if suffix == "-retracted" else {},
-                "runs": [{"requests": models.requests({}, "full", reasoner)}],
+                "runs": [
+                    {"requests": models.requests({}, "full", reasoner)},
+                    *([silent(off), *crowded()] if suffix == "-no-overlap" else []),
+                ],
             }
             for suffix in REASONERS
         },

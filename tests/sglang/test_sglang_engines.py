@@ -57,7 +57,7 @@ def test_two_ranks_and_scaled_embeddings(engines, reference):
 
 @pytest.mark.parametrize("suffix", REASONERS)
 def test_the_tiny_reasoner_and_methods_that_need_words(engines, reference, suffix):
-    (run,) = runs_of(engines, f"reasoner{suffix}")
+    run = runs_of(engines, f"reasoner{suffix}")[0]
     assert engines[f"reasoner{suffix}"]["info"]["overlap"] == (suffix != "-no-overlap")
     assert differing(run, reference["reasoner"]) == []
     for name in ("soft-0", "cold-1", "soft-2"):

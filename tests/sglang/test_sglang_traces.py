@@ -12,10 +12,56 @@ pytestmark = [needs_sglang, pytest.mark.slow, pytest.mark.timeout(3600)]
 def test_every_step_is_the_references(engines, traced, suffix):
     job = engines[f"reasoner{suffix}"]
     assert "error" not in job, job["error"]
-    (run,) = job["runs"]
+    run = job["runs"][0]
     found = {name: one["trace"] for name, one in run.items() if one["trace"] is not None}
     assert set(TRACED.values()) <= set(found)
     assert set(found) == set(traced)
     wrong = {name: trace_differences(traced[name], trace)[:5] for name, trace in found.items()}
     assert {name: places for name, places in wrong.items() if places} == {}
     assert {trace["engine"] for trace in found.values()} == {"sglang"}
+
+
+def test_the_engine_s_detector_says_the_markers(engines):
+    for suffix in ("", "-no-overlap"):
+        run = engines[f"reasoner{suffix}"]["runs"][0]
+        phases = [one["trace"]["spec"]["phase"] for one in run.values() if one["trace"]]
+        assert {(one["think_start"], one["think_end"]) for one in phases} == {
+            ("<think>", "</think>")
+        }
+        # Without a detector the same model says it itself.
+        wanted = "engine" if suffix == "-no-overlap" else "vocabulary"
+        assert {one["found"] for one in phases} == {wanted}, suffix
+
+
+def test_what_never_happened_is_said(engines):
+    job = engines["reasoner-no-overlap"]
+    run, said = job["runs"][1], job["said"][1]
+    for name in ("never-soft", "never-preset", "never-budget"):
+        assert run[name]["trace"]["never_opened"], name
+        assert run[name]["trace"]["counts"]["latent_steps"] == 0
+    assert said["never_opened"] == 3
+    # Once for a model, whatever the number of requests.
+    told = [text for text in said["warnings"] if "thinking never opened" in text]
+    assert len(told) == 1, said
+    assert "'<think>'" in told[0]
+    before = job["said"][0]
+    assert before["never_opened"] == 0
+    assert not any("never opened" in text for text in before["warnings"])
+
+
+def test_markers_that_the_model_would_have_to_spell_are_refused(engines):
+    message = engines["reasoner-no-overlap"]["runs"][1]["spelled"]["error"]
+    assert "phase.think_start: got 'Wait:'" in message
+    assert "'<think>'" in message
+
+
+def test_markers_for_which_there_is_no_room_are_refused_until_there_is(engines):
+    crowded, later = engines["reasoner-no-overlap"]["runs"][2:]
+    errors = [one["error"] for one in crowded.values() if "error" in one]
+    assert len(errors) == 2, crowded
+    for message in errors:
+        assert "phase: got 'markers of several tokens, beside 2 other ones" in message
+        assert "at most 2 different ones at once" in message
+    for one in (*(one for one in crowded.values() if "ids" in one), *later.values()):
+        assert one["trace"]["counts"]["latent_steps"] > 0
+        assert not one["trace"]["never_opened"]

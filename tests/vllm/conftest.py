@@ -56,7 +56,7 @@ def first_runner(checkpoints, tmp_path_factory):
         "async": scenarios.table_scenario(qwen3, {"async": True}),
         "llama": scenarios.table_scenario(checkpoints["llama-tied"]),
         "gemma": scenarios.table_scenario(checkpoints["gemma"]),
-        "features": scenarios.features_scenario(tokenizer()),
+        "features": scenarios.features_scenario(tokenizer(), scenarios.SETTINGS["first"]),
         "two-ranks": scenarios.table_scenario(qwen3, **scenarios.TWO_RANKS),
         "compiled": scenarios.table_scenario(qwen3, enforce_eager=False),
         "preempted": scenarios.preempted_scenario(qwen3),
@@ -90,7 +90,7 @@ def second_runner(checkpoints, tmp_path_factory):
             [one for one in thinks if one.name in TRACED.values()]
         ),
         "sync": scenarios.table_scenario(qwen3),
-        "features": scenarios.features_scenario(tokenizer()),
+        "features": scenarios.features_scenario(tokenizer(), scenarios.SETTINGS["second"]),
         "async": scenarios.table_scenario(qwen3, {"async": True}),
         "preempted": scenarios.preempted_scenario(qwen3),
         "no-replay": scenarios.table_scenario(qwen3, {"no_replay": True}, **scenarios.SMALL_CACHE),

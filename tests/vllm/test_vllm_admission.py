@@ -40,6 +40,16 @@ def test_the_engine_goes_on(run, first_runner):
     assert first_runner["admission"]["leaks"] == {"slots": 0, "pages": 0, "live": 0}
 
 
+def test_markers_for_which_there_is_no_room_are_refused_until_there_is(first_runner):
+    run = first_runner["admission"]["runs"][1]
+    assert set(run["errors"]) == {"too-many", "later-too-many"}
+    for message in run["errors"].values():
+        assert "phase: got 'markers of several tokens, beside 2 other ones" in message
+        assert "at most 2 different ones at once" in message
+    latent = {name: one["trace"]["counts"]["latent_steps"] for name, one in run["outputs"].items()}
+    assert latent == {"long": 30, "short": 5, "same": 5, "later": 5, "last": 5}
+
+
 def test_what_no_front_end_of_ours_admitted_fails_alone(run):
     outputs = run["outputs"]
     for name in ("not-allowed", "right", "forged"):

@@ -7,11 +7,53 @@ pytestmark = [needs_vllm, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 
 @pytest.fixture(params=["first_runner", "second_runner"])
-def outputs(request):
+def runs(request):
+    """What one runner gave."""
+    return request.getfixturevalue(request.param)["features"]["runs"]
+
+
+@pytest.fixture
+def outputs(runs):
     """What the requests of one runner gave, by name."""
-    run = request.getfixturevalue(request.param)["features"]["runs"][0]
-    assert not run["errors"]
-    return run["outputs"]
+    assert not runs[0]["errors"]
+    return runs[0]["outputs"]
+
+
+def test_the_engine_s_own_setting_says_the_markers(outputs, first_runner):
+    # Its texts on the first runner, its parser's name on the second.
+    phase = outputs["soft"]["trace"]["spec"]["phase"]
+    assert phase["found"] == "engine"
+    assert (phase["think_start"], phase["think_end"]) == ("<think>", "</think>")
+    # Without a setting the same model says it itself.
+    reasoner = first_runner["reasoner"]["runs"][0]["outputs"]
+    found = {one["trace"]["spec"]["phase"]["found"] for one in reasoner.values() if one["trace"]}
+    assert found == {"vocabulary"}
+
+
+def test_what_never_happened_is_said(runs):
+    run = runs[1]
+    traces = {name: one["trace"] for name, one in run["outputs"].items()}
+    never = {name: trace["never_opened"] for name, trace in traces.items() if trace}
+    assert never["never-soft"], never
+    assert never["never-budget"], never
+    assert never["never-preset"], never
+    assert not never.get("never-plain"), never
+    assert all(trace["counts"]["latent_steps"] == 0 for trace in traces.values() if trace)
+    assert run["never_opened"] == 3
+    # Once for a model, whatever the number of requests.
+    told = [text for text in run["warnings"] if "thinking never opened" in text]
+    assert len(told) == 1, run["warnings"]
+    assert "'<think>'" in told[0]
+    assert "found by: engine" in told[0]
+    assert runs[0]["never_opened"] == 0
+    assert not any("never opened" in text for text in runs[0]["warnings"])
+
+
+def test_markers_that_the_model_would_have_to_spell_are_refused(runs):
+    message = runs[1]["errors"]["spelled"]
+    assert "phase.think_start: got 'Wait:'" in message
+    assert "'<think>'" in message
+    assert set(runs[1]["errors"]) == {"spelled"}
 
 
 def test_a_thinking_budget_of_vllm_ends_mixtures(outputs):

@@ -13,8 +13,10 @@ from pathlib import Path
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 import torch
+from said import Said
 from vllm_switches import Switches
 
 ENGINE = {
@@ -80,6 +82,8 @@ def drive(llm, run, before):
     scheduler = engine.engine_core.engine_core.scheduler
     if run.get("empty_cache"):
         llm.reset_prefix_cache()
+    if run.get("most_markers"):
+        vars(llm.llm_engine.input_processor)["_tokenlens"].bind.max_markers = run["most_markers"]
     waiting = sorted(run["requests"], key=lambda request: request.get("arrive", 0))
     prompts, done, errors, step, most_pages = {}, {}, {}, 0, 0
     runtime, _ = runtime_of(llm)
@@ -109,7 +113,7 @@ def drive(llm, run, before):
             most_pages = max(most_pages, runtime.batch.store.pages_in_use)
         step += 1
     before.update(done)
-    facts = {"steps": step, "preemptions": SWITCHES.preemptions, "errors": errors}
+    facts = {"steps": step, "preemptions": SWITCHES.preemptions, "errors": errors, **SAID.take()}
     if runtime is not None:
         facts |= {"most_pages": most_pages, "num_pages": runtime.batch.store.num_pages}
     return {"outputs": done, **facts}
@@ -211,5 +215,5 @@ def main(jobs_file, out_file):
 
 
 if __name__ == "__main__":
-    SWITCHES = Switches()
+    SWITCHES, SAID = Switches(), Said("vllm")
     main(*sys.argv[1:])

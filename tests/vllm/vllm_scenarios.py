@@ -41,8 +41,18 @@ def reasoner_scenario(scenarios):
     }
 
 
-def features_scenario(tokenizer):
-    """A spec beside what vLLM offers itself: a thinking budget, log-probabilities, masks."""
+SETTINGS = {
+    "first": {"reasoning": {"reasoning_start_str": "<think>", "reasoning_end_str": "</think>"}},
+    "second": {"reasoning_parser": "qwen3"},
+}
+"""How each runner's engine is told of the markers."""
+
+
+def features_scenario(tokenizer, setting):
+    """A spec beside what vLLM offers itself: a thinking budget, log-probabilities, masks.
+
+    And, in a second run, requests in which nothing that they ask for can happen.
+    """
     question = [{"role": "user", "content": models.QUESTIONS[0]}]
     text = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
     prompt = tokenizer.encode(text)
@@ -70,11 +80,26 @@ def features_scenario(tokenizer):
         }
         for row, (name, (methods, extra)) in enumerate(requests.items())
     ]
-    marks = {"reasoning_start_str": "<think>", "reasoning_end_str": "</think>"}
+    off = tokenizer.apply_chat_template(
+        question, add_generation_prompt=True, tokenize=False, enable_thinking=False
+    )
+    budget = {"method": "thinking_budget", "budget": 4}
+    spelled = {"think_start": "Wait:", "think_end": "user:"}
+    quiet = {
+        "never-soft": {"methods": [soften]},
+        "never-preset": "tiny-soft",
+        "never-budget": {"methods": [budget]},
+        "never-plain": {"methods": []},
+        "spelled": {"methods": [soften], "phase": spelled},
+    }
+    silent = [
+        {"name": name, "prompt": tokenizer.encode(off), "spec": spec, "sampling": {"max_tokens": 8}}
+        for name, spec in quiet.items()
+    ]
     return {
         "model": str(models.REASONER_PATH),
-        "engine": {"max_num_batched_tokens": 64, "reasoning": marks},
-        "runs": [{"requests": rows}],
+        "engine": {"max_num_batched_tokens": 64, **setting},
+        "runs": [{"requests": rows}, {"requests": silent}],
     }
 
 
@@ -225,8 +250,35 @@ def admission_scenario(path):
             "skip_tokenizer_init": True,
             "additional_config": {"tokenlens": limits},
         },
-        "runs": [{"requests": rows, "abort": {"6": ["aborted"]}}],
+        "runs": [{"requests": rows, "abort": {"6": ["aborted"]}}, crowded()],
     }
+
+
+def crowded():
+    """More different markers of several tokens than there is room for: two."""
+
+    def one(name, pair, tokens, arrive=0):
+        phase = {"think_start": [6, 20 + pair], "think_end": [7, 20 + pair]}
+        methods = [{"method": "soft_thinking", "max_entries": 16}]
+        return {
+            "name": name,
+            "prompt": [1, 6, 20 + pair, 11],
+            "spec": {"methods": methods, "phase": phase},
+            "sampling": {"max_tokens": tokens},
+            "arrive": arrive,
+        }
+
+    rows = [
+        one("long", 0, 30),
+        one("short", 1, 5),
+        one("same", 0, 5),
+        one("too-many", 2, 5),
+        # When one of the two has ended.
+        one("later", 2, 5, arrive=12),
+        one("later-too-many", 3, 5, arrive=13),
+        one("last", 3, 5, arrive=60),
+    ]
+    return {"requests": rows, "most_markers": 2}
 
 
 def faults_scenario(path):

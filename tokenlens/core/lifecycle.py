@@ -122,6 +122,7 @@ class Lifecycle:
         signals: Callable[..., tuple[Tensor, ...]] = signals_topk,
         host: Host | None = None,
         engine: str = "this engine",
+        max_markers: int | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.vocab_size = vocab_size
@@ -137,7 +138,7 @@ class Lifecycle:
         self.table = SlotTable(max_slots, fields, self.device)
         # What `step` intends; becomes the state when a token is committed.
         self._intents = Intents(self.table, self.width)
-        self.marker_table = MarkerTable(vocab_size, self.device)
+        self.marker_table = MarkerTable(vocab_size, self.device, max_markers or max_slots)
         self.feed = NextInputs(max_slots, self.width, self.device)
         self._host, self._engine = host, engine
         # [max_slots + 2, hidden] and [max_slots + 2, width]: of the rows that were stepped

@@ -18,7 +18,24 @@ from tokenlens.spec import SpecError
 MAX_MOVES = 1 << 16
 """The most transitions, states times classes, of one request's markers."""
 MAX_BYTES = 32 << 20
-"""Device memory for the markers of all live requests."""
+"""Device memory that a server gives to the markers of all live requests."""
+MAX_ROWS = (1 << 31 - STATE_SHIFT) // MAX_MOVES - 1
+"""Rows whose addresses fit a transition."""
+
+
+def most_markers(vocab_size: int) -> int:
+    """How many different markers of several tokens a server has room for."""
+    return min(max(1, MAX_BYTES // (2 * (vocab_size + 2) + 4 * MAX_MOVES)), MAX_ROWS)
+
+
+def too_many(limit: int) -> SpecError:
+    """What is said to the request that is one too many."""
+    return SpecError.of(
+        "phase",
+        f"markers of several tokens, beside {limit} other ones that are in use",
+        f"at most {limit} different ones at once: ask again when a request with other markers has"
+        " ended, or use markers that others use",
+    )
 
 
 class MarkerTable:
@@ -28,19 +45,19 @@ class MarkerTable:
     ----------
     vocab_size
         Tokens that have classes.
-    num_bytes
-        The most device memory. It is taken when it is needed.
+    max_rows
+        The most automata at once. Memory is taken when it is needed.
     """
 
-    def __init__(self, vocab_size: int, device: torch.device, num_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, vocab_size: int, device: torch.device, max_rows: int) -> None:
         # One cell in front and one behind the tokens, for what is none.
         self._width = vocab_size + 2
         self._device = device
-        self.max_rows = max(1, num_bytes // (2 * self._width + 4 * MAX_MOVES))
-        # Which automaton is in which row, the one that was left first in front, and how many live
-        # requests use it
-        self._rows: dict[Automaton, int] = {}
-        self._users: dict[Automaton, int] = {}
+        self.max_rows = min(max_rows, MAX_ROWS)
+        # Which automaton, by its key, is in which row, the one that was left first in front, and
+        # how many live requests use it
+        self._rows: dict[str, int] = {}
+        self._users: dict[str, int] = {}
         self._made = 0
         self._classes = torch.zeros(0, dtype=torch.int16, device=device)
         self._moves = torch.zeros(0, dtype=torch.int32, device=device)
@@ -58,39 +75,40 @@ class MarkerTable:
         SpecError
             Too many different markers are in use.
         """
-        row = self._rows.pop(automaton, None)
+        key = automaton.key
+        row = self._rows.pop(key, None)
         if row is None:
             row = self._free_row()
             self._write(row, automaton)
-        self._rows[automaton] = row
-        self._users[automaton] = self._users.get(automaton, 0) + 1
+        self._rows[key] = row
+        self._users[key] = self._users.get(key, 0) + 1
 
     def leave(self, automaton: Automaton) -> None:
         """One request less has these markers."""
-        self._users[automaton] -= 1
-        if self._users[automaton] == 0:
-            del self._users[automaton]
+        key = automaton.key
+        self._users[key] -= 1
+        if self._users[key] == 0:
+            del self._users[key]
             # To the end: those that were left first go first.
-            self._rows[automaton] = self._rows.pop(automaton)
+            self._rows[key] = self._rows.pop(key)
+
+    @property
+    def rows_in_use(self) -> int:
+        """Different markers of live requests."""
+        return len(self._users)
 
     def columns(self, automaton: Automaton, entry: int) -> Mapping[Field, Value]:
         """Where a request of this automaton is that has just made a transition."""
-        row = self._rows[automaton]
+        row = self._rows[automaton.key]
         state = _first(row) + (entry >> STATE_SHIFT) * automaton.moves.shape[1]
         return {CLASSES: row * self._width + 1, STATE: state << STATE_SHIFT | entry & (AT | EFFECT)}
 
     def _free_row(self) -> int:
-        for automaton, row in self._rows.items():
-            if automaton not in self._users and self._made == self.max_rows + 1:
-                del self._rows[automaton]
-                return row
         if self._made > self.max_rows:
-            raise SpecError.of(
-                "phase",
-                f"one pair of markers more than the {self.max_rows} in use",
-                f"{self.max_rows} different pairs of markers of several tokens at once: wait until"
-                " a request with other markers has ended, or use markers that others use",
-            )
+            left = next((key for key in self._rows if key not in self._users), None)
+            if left is None:
+                raise too_many(self.max_rows)
+            return self._rows.pop(left)
         if self._made == 0:
             # Row 0 is that of requests whose markers are single tokens: any that a method asks
             # about is one, and nothing else happens.

@@ -61,6 +61,8 @@ class Core(Lifecycle):
         The engine's vectors, for methods that need more than concept tokens; ``None``: it has none.
     engine
         Its name, for the refusal of what it does not host.
+    max_markers
+        Different markers of several tokens at once; ``None``: as many as slots.
 
     Notes
     -----

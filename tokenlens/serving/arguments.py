@@ -38,6 +38,10 @@ FOUND_KEY = "_tokenlens_found"
 PHASE_KEY = "_tokenlens_phase"
 """Set by our front end: the request's phase with the markers that it found."""
 
+MARKERS_KEY = "_tokenlens_markers"
+"""Set by our front end for a request with markers of several tokens: which, and how many different
+ones the worker has room for."""
+
 FLAT = ("preset", "seed", "phase")
 GROUPS = ("trace", "phase")
 MAX_PATH = 4
@@ -125,7 +129,7 @@ def refuse_internal(arguments: Mapping[str, Any]) -> None:
     ------
     SpecError
     """
-    for key in (SAMPLE_KEY, SEED_KEY, FOUND_KEY, PHASE_KEY):
+    for key in (SAMPLE_KEY, SEED_KEY, FOUND_KEY, PHASE_KEY, MARKERS_KEY):
         if key in arguments:
             raise SpecError.of(key, arguments[key], "nothing: it is ours")
 

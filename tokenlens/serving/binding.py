@@ -3,15 +3,16 @@
 The front end binds to find out whether it can be done (a 400 if not), the worker binds to do it.
 """
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 from tokenlens.core import Request, bind
+from tokenlens.core.marker_table import most_markers, too_many
 from tokenlens.core.markers import prepare as prepare_markers
 from tokenlens.core.request import STOPS_CALLED, possible_ends
 from tokenlens.errors import SpecError
 from tokenlens.methods.door import active
-from tokenlens.serving.arguments import FOUND_KEY, PHASE_KEY, sample_of
+from tokenlens.serving.arguments import FOUND_KEY, MARKERS_KEY, PHASE_KEY, sample_of
 from tokenlens.spec import DecodingSpec
 from tokenlens.spec.bounded import Bounded
 from tokenlens.spec.finding import EngineMarkers, find_markers
@@ -55,6 +56,7 @@ class Binder:
     ) -> None:
         self.tokenizer, self.width, self.engine = tokenizer, width, engine
         self.vocab_size = vocabulary_size(tokenizer, width)
+        self.max_markers = most_markers(self.vocab_size)
         self.holes = holes(tokenizer, width)
         if tokenizer is not None:
             texts_of(tokenizer, width).prepare()
@@ -127,7 +129,33 @@ class Binder:
             found[FOUND_KEY] = {key: list(ids) for key, ids in request.found.items()}
         if request is not None and request.spec.phase.found is not None:
             found[PHASE_KEY] = request.spec.phase.model_dump_json(exclude_defaults=True)
+        if request is not None and request.markers.automaton is not None:
+            found[MARKERS_KEY] = [request.markers.automaton.key, self.max_markers]
         return found
+
+
+def check_room(own: Sequence[Any] | None, others: Iterable[Sequence[Any] | None]) -> None:
+    """Refuse markers of several tokens for which the worker may have no room.
+
+    Parameters
+    ----------
+    own
+        What :meth:`Binder.found` says of the markers of a request that wants to come in; ``None``:
+        each is a token of its own.
+    others
+        The same of the requests of this front end that have not ended. Another front end of the
+        same engine has others: the worker, which knows all, ends what it has no room for.
+
+    Raises
+    ------
+    SpecError
+    """
+    if own is None:
+        return
+    key, most = own
+    used = {one[0] for one in others if one is not None}
+    if key not in used and len(used) >= most:
+        raise too_many(most)
 
 
 def size_of(text: str, request: Request) -> int:

@@ -15,9 +15,13 @@ logger = logging.getLogger(__name__)
 _OPEN: WeakSet[RequestRecorder] = WeakSet()
 """Requests of this process that have reported and have not ended."""
 
-
 _WARNED: set[str] = set()
 """Engines whose model has been told of once."""
+
+
+def begin(engine: str) -> None:
+    """A front end starts, of a model of its own: what is said once for each is said again."""
+    _WARNED.discard(engine)
 
 
 def count_refusal(engine: str) -> None:
@@ -51,7 +55,6 @@ def close(recorder: RequestRecorder | None) -> None:
         return
     if recorder in _OPEN and recorder.never_opened:
         collector(recorder.engine).count("never_opened")
-        # A process serves one model.
         if recorder.engine not in _WARNED:
             _WARNED.add(recorder.engine)
             logger.warning("tokenlens: %s", warning_of(recorder.spec))

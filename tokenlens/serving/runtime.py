@@ -80,6 +80,7 @@ class EngineRuntime:
             device=facts.device,
             rewind_steps=REWIND_STEPS,
             engine=facts.engine,
+            max_markers=binder.max_markers,
         )
         latent = allows_latent(settings)
         store = ConceptStore(

@@ -9,7 +9,16 @@ from typing import Any
 from tokenlens.errors import SpecError
 from tokenlens.serving import metrics
 from tokenlens.serving.admission import marked
-from tokenlens.serving.arguments import KEY, SAMPLE_KEY, asks, refuse_internal, seeded, spec_of
+from tokenlens.serving.arguments import (
+    KEY,
+    MARKERS_KEY,
+    SAMPLE_KEY,
+    asks,
+    refuse_internal,
+    seeded,
+    spec_of,
+)
+from tokenlens.serving.binding import check_room
 from tokenlens.serving.off_loop import off_loop
 from tokenlens.serving.settings import Settings
 from tokenlens.sglang import refusals, switch
@@ -32,6 +41,7 @@ class SglangFrontEnd:
 
     def __init__(self, manager: Any, settings: Settings) -> None:
         refusals.check_model(manager.model_config, settings)
+        metrics.begin(ENGINE)
         self.settings = settings
         self.bind = binder_of(
             manager.model_config,
@@ -68,13 +78,13 @@ class SglangFrontEnd:
             SGLang answers with a 400 that carries its text.
         """
         try:
-            self._check(request, params)
+            self._check(manager, request, params)
         except SpecError as error:
             metrics.count_refusal(ENGINE)
             raise ValueError(str(error)) from None
         note_parameters(manager, request.rid, params.custom_params)
 
-    def _check(self, request: Any, params: Any) -> None:
+    def _check(self, manager: Any, request: Any, params: Any) -> None:
         refuse_internal(params.custom_params)
         spec = spec_of(params.custom_params)
         assert spec is not None
@@ -83,6 +93,9 @@ class SglangFrontEnd:
         written = {**rest, KEY: spec.model_dump_json()}
         params.custom_params = marked(seeded(written, spec, params.sampling_seed))
         params.custom_params = self.bind.found(params.custom_params, self.bind(params))
+        sent = (vars(state).get(PARAMETERS) for state in manager.rid_to_state.values())
+        used = ((one or {}).get(MARKERS_KEY) for one in sent)
+        check_room(params.custom_params.get(MARKERS_KEY), used)
 
 
 class StopsOf:

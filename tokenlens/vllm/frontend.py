@@ -1,5 +1,6 @@
 """vLLM's front end: what is admitted. What comes back is in :mod:`tokenlens.vllm.outputs`."""
 
+from collections.abc import Sequence
 from copy import copy
 from typing import Any
 
@@ -7,17 +8,20 @@ from tokenlens.errors import SpecError
 from tokenlens.serving import metrics
 from tokenlens.serving.admission import marked
 from tokenlens.serving.arguments import (
+    MARKERS_KEY,
     SAMPLE_KEY,
     asks,
     refuse_internal,
     seeded,
     spec_of,
 )
+from tokenlens.serving.binding import check_room
 from tokenlens.serving.off_loop import off_loop
 from tokenlens.serving.places import check_place
 from tokenlens.serving.settings import Settings
 from tokenlens.vllm.binding import binder_of, reasoning_of
 from tokenlens.vllm.doors import refused
+from tokenlens.vllm.outputs import markers_in_use
 from tokenlens.vllm.refusals import asked_for, check_request, check_spec
 from tokenlens.vllm.traces import ENGINE
 
@@ -30,6 +34,7 @@ class VllmFrontEnd:
 
     def __init__(self, processor: Any) -> None:
         config = processor.vllm_config
+        metrics.begin(ENGINE)
         self.settings = Settings.of(config.additional_config)
         self.bind = binder_of(
             config.model_config,
@@ -38,8 +43,13 @@ class VllmFrontEnd:
         )
         self._processor = processor
 
-    def prepare(self, params: Any) -> None:
+    def prepare(self, params: Any, used: Sequence[Any] = ()) -> None:
         """Read and bind a spec; :meth:`check` then finds what was made, and is quick.
+
+        Parameters
+        ----------
+        used
+            Markers of several tokens that are in use.
 
         Raises
         ------
@@ -55,7 +65,8 @@ class VllmFrontEnd:
                 self._processor.generation_config_fields,
                 self._processor.renderer.get_eos_token_id(),
             )
-            self.bind.prepare(spec, params)
+            found = self.bind.found({}, self.bind.prepare(spec, params))
+            check_room(found.get(MARKERS_KEY), used)
 
     def check(self, request: Any) -> None:
         """Refuse what cannot be done, and find the seed of what can.
@@ -107,8 +118,9 @@ async def create(original: Any, self: Any, request: Any, *args: Any, **kwargs: A
             extra_args=dict(request.vllm_xargs),
         )
     if admission is not None and asks(getattr(params, "extra_args", None)):
+        used = list(markers_in_use(self.engine_client.output_processor))
         with refused():
-            await off_loop(lambda: admission.prepare(params))
+            await off_loop(lambda: admission.prepare(params, used))
     return await original(self, request, *args, **kwargs)
 
 

@@ -1,15 +1,39 @@
 """What comes back through vLLM's output processor: reports of steps, traces, counts."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from tokenlens.serving import metrics
-from tokenlens.serving.arguments import asks, sample_of
+from tokenlens.serving.arguments import MARKERS_KEY, asks, sample_of
+from tokenlens.serving.binding import check_room
 from tokenlens.serving.faults import contained
 from tokenlens.serving.traces import RequestRecorder
+from tokenlens.vllm.doors import refused
 from tokenlens.vllm.traces import ENGINE, FIELD
 
 RECORDER = "_tokenlens"
 """Attribute of the states of requests with a spec."""
+
+MARKERS = "_tokenlens_markers"
+"""Attribute of the states of requests with markers of several tokens: which."""
+
+
+def add_request(original: Any, self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+    """Refuse what the worker may have no room for, before it is sent there."""
+    if request.request_id not in self.request_states:
+        with refused():
+            check_room(markers_of(request.sampling_params), markers_in_use(self))
+    return original(self, request, *args, **kwargs)
+
+
+def markers_of(params: Any) -> Any:
+    """Which markers of several tokens sampling parameters that were admitted have."""
+    return None if params is None else (params.extra_args or {}).get(MARKERS_KEY)
+
+
+def markers_in_use(processor: Any) -> Iterator[Any]:
+    """The same of all requests that have not ended."""
+    return (vars(state).get(MARKERS) for state in processor.request_states.values())
 
 
 def from_new_request(
@@ -23,6 +47,7 @@ def from_new_request(
         assert found is not None
         prompt = getattr(request, "prompt_token_ids", None)
         setattr(made, RECORDER, RequestRecorder(found[0], ENGINE, found[1], prompt))
+        setattr(made, MARKERS, markers_of(params))
     return made
 
 

@@ -48,6 +48,7 @@ ENGINE: Targets = {
         "ParentRequest._get_child_sampling_params": "frontend.child_sampling_params",
     },
     "vllm.v1.engine.output_processor": {
+        "OutputProcessor.add_request": "outputs.add_request",
         "OutputProcessor.process_outputs": "outputs.process_outputs",
         "OutputProcessor.abort_requests": "outputs.abort_requests",
         "RequestState.from_new_request": "outputs.from_new_request",

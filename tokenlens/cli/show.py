@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenlens.trace import Trace, TraceStep
+from tokenlens.trace.finish import finish
 from tokenlens.trace.texts import step_texts, token_text
 
 FULL_SHADE = 1.5
@@ -104,6 +105,9 @@ def summary(trace: Trace) -> Text:
         parts.append(f"mode changes x{counts.mode_changes}")
     if counts.invalid_steps:
         parts.append(f"{counts.invalid_steps} with unusable logits")
+    how = finish(trace)
+    if how not in ("ended", "no_thinking"):
+        parts.append(f"thinking: {how.replace('_', ' ')}")
     return Text(", ".join(parts), style="dim")
 
 

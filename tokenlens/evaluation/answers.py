@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from tokenlens.spec import PhaseConfig
-from tokenlens.spec.phase import markers_in
+from tokenlens.spec.phase import NONE, markers_in
 
 END_MARKS = re.compile(
     r"<\|[A-Za-z_]+\|>|</?s>|<｜[^｜]+｜>|<(?:start|end)_of_turn>|<turn\|>|<eos>"
@@ -41,7 +41,9 @@ class Answer(str):
 
 
 def markers_of(phase: PhaseConfig, decode: Callable[[Sequence[int]], str] | None) -> AnswerMarkers:
-    """A spec's markers as text.
+    """A phase's markers as text; where it does not say, those of most families.
+
+    A phase without markers has none but the text that ends its thinking, if it names one.
 
     Raises
     ------
@@ -61,6 +63,11 @@ def markers_of(phase: PhaseConfig, decode: Callable[[Sequence[int]], str] | None
                 )
             texts[name].append(decode(list(marker)))
     several = {name: tuple(found) for name, found in texts.items() if found}
+    if phase.opens == "first_token":
+        several.setdefault("start", ())
+    if phase.markers == NONE:
+        several.setdefault("end", ())
+        return AnswerMarkers(**several)
     return AnswerMarkers(**{name: f[0] if len(f) == 1 else f for name, f in several.items()})
 
 
@@ -119,6 +126,8 @@ def _marks(text: str, markers: AnswerMarkers) -> Iterator[_Mark]:
     """Every marker of a text; of two that begin at one place the longer is meant."""
     both = {_pattern(one): False for one in _all(markers.start)}
     both |= {_pattern(one): True for one in _all(markers.end)}
+    if not both:
+        return
     patterns = sorted(both, key=len, reverse=True)
     for found in re.finditer("|".join(f"({pattern})" for pattern in patterns), text):
         assert found.lastindex is not None

@@ -6,10 +6,15 @@ Prompts travel as token ids, so that a server sees what the same engine in this 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from tokenlens.errors import AnswerError, NoTraceError
 from tokenlens.evaluation.arms import ArmSampling
 from tokenlens.serving.arguments import KEY
-from tokenlens.spec import DecodingSpec
+from tokenlens.spec import DecodingSpec, PhaseConfig
+from tokenlens.trace import PHASE_NAMES
+from tokenlens.trace.finish import Finish, finish_of
+from tokenlens.trace.records import TraceCounts
 
 COUNTS = ("thinking_tokens", "latent_steps", "forced_steps", "cold_stops")
 ENDS = {"stop": True, "length": False}
@@ -28,11 +33,22 @@ class Asked(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What came back: the ids generated, whether they ended by themselves, the trace's totals."""
+    """What came back.
+
+    Attributes
+    ----------
+    ids, finished
+        What was generated, and whether it ended by itself.
+    counts, finish, phase
+        The trace's totals, how its thinking went, and its markers as the server found them; the
+        last two ``None`` where the server does not say.
+    """
 
     ids: list[int]
     finished: bool
     counts: dict[str, int]
+    finish: Finish | None = None
+    phase: PhaseConfig | None = None
 
 
 class VLLMDialect:
@@ -130,7 +146,17 @@ def _reply(ids: Any, reason: Any, trace: Any, asked: Asked) -> Reply:
     for name, value in found.items():
         if type(value) is not int or not 0 <= value <= len(ids):
             raise AnswerError(f"its trace counts {name} as {value!r:.40}")
-    return Reply(ids, ENDS[reason], found)
+    try:
+        phase = PhaseConfig.model_validate(_at(trace, "spec", "phase"))
+        spec = asked.spec.model_copy(update={"phase": phase})
+        totals = TraceCounts.model_validate({**counts, "tokens": len(ids), "invalid_steps": 0})
+        final = _at(trace, "final_phase")
+        if final not in PHASE_NAMES:
+            raise AnswerError(f"its trace ends in the phase {final!r:.40}")
+        return Reply(ids, ENDS[reason], found, finish_of(spec, totals, final), phase)
+    except (AnswerError, ValidationError):
+        # Of another version.
+        return Reply(ids, ENDS[reason], found)
 
 
 def _at(data: Any, *path: str | int) -> Any:

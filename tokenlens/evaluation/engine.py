@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
+from tokenlens.errors import SpecError
 from tokenlens.evaluation.answers import is_open, markers_of
 from tokenlens.evaluation.arms import ArmSampling
 from tokenlens.evaluation.records import Generated
-from tokenlens.spec import DecodingSpec
+from tokenlens.spec import DecodingSpec, PhaseConfig
+from tokenlens.spec.finding import EngineMarkers
+from tokenlens.spec.resolution import resolve_phase
 from tokenlens.trace import Trace
+from tokenlens.trace.finish import finish
 
 EngineName = Literal["hf", "vllm", "sglang", "server"]
 
@@ -22,7 +26,8 @@ class Engine(Protocol):
     :class:`tokenlens.evaluation.engine_server.ServedModel`): each answer is then on disk when it
     is there, and of a batch that was interrupted only the rest is asked for. One with ``check`` is
     shown every arm's spec before the first question; one with ``versions`` has its own beside
-    those of this process.
+    those of this process. ``phase`` says a spec's phase with the markers that were found for it;
+    without it, answers are looked for behind those that the spec names.
     """
 
     name: EngineName
@@ -51,9 +56,23 @@ class Engine(Protocol):
         """Let the model go."""
 
 
-def opened(tokenizer: Any, prompt: str, rendered: str, spec: DecodingSpec) -> bool:
-    """Whether a chat template left a thought of the spec's open."""
-    return is_open(rendered, prompt, markers_of(spec.phase, tokenizer.decode))
+def phase_of(
+    tokenizer: Any, spec: DecodingSpec, engine: EngineMarkers | None = None
+) -> PhaseConfig:
+    """A spec's phase with the markers that its engine finds for it; see ``resolve_phase``."""
+    try:
+        return resolve_phase(spec.phase, tokenizer, engine)
+    except SpecError:
+        # Where it matters, the engine refuses the spec and says why.
+        return spec.phase
+
+
+def opened(tokenizer: Any, prompt: str, rendered: str, phase: PhaseConfig) -> bool:
+    """Whether a text begins in an open thought of its phase, which has the markers found."""
+    markers = markers_of(phase, tokenizer.decode)
+    if phase.opens == "first_token":
+        return bool(markers.end)
+    return is_open(rendered, prompt, markers)
 
 
 def counted(spec: DecodingSpec) -> DecodingSpec:
@@ -77,8 +96,6 @@ def answer(
     tokenizer: Any, ids: Sequence[int], finished: bool, trace: Trace, is_opened: bool
 ) -> Generated:
     """What a served engine generated, as a record; special tokens are part of the text."""
-    counts = trace.counts.model_dump(include=set(Generated.model_fields))
-    text = tokenizer.decode(ids)
-    return Generated(
-        **{**counts, "tokens": len(ids), "text": text, "finished": finished, "opened": is_opened}
-    )
+    values = trace.counts.model_dump(include=set(Generated.model_fields))
+    values |= {"tokens": len(ids), "text": tokenizer.decode(ids)}
+    return Generated(**values, finished=finished, opened=is_opened, finish=finish(trace))

@@ -9,10 +9,11 @@ from transformers.utils import logging
 
 from tokenlens import assets
 from tokenlens.evaluation.arms import ArmSampling
-from tokenlens.evaluation.engine import EngineName, counted, opened
+from tokenlens.evaluation.engine import EngineName, counted, opened, phase_of
 from tokenlens.evaluation.records import Generated
 from tokenlens.hf import generate_kwargs, traces
-from tokenlens.spec import DecodingSpec
+from tokenlens.spec import DecodingSpec, PhaseConfig
+from tokenlens.trace.finish import finish
 
 
 class HuggingFace:
@@ -82,7 +83,8 @@ class HuggingFace:
                     forced_steps=counts.forced_steps,
                     cold_stops=counts.cold_stops,
                     finished=bool(ids) and ids[-1] in self._eos_ids(),
-                    opened=opened(tokenizer, prompts[row], texts[row], specs[row]),
+                    opened=opened(tokenizer, prompts[row], texts[row], self.phase(specs[row])),
+                    finish=finish(trace),
                 )
             )
         return found
@@ -90,6 +92,10 @@ class HuggingFace:
     def decode(self, ids: Sequence[int]) -> str:
         """See :class:`tokenlens.evaluation.engines.Engine`."""
         return str(self.tokenizer.decode(list(ids)))
+
+    def phase(self, spec: DecodingSpec) -> PhaseConfig:
+        """See :class:`tokenlens.evaluation.engines.Engine`."""
+        return phase_of(self.tokenizer, spec)
 
     def close(self) -> None:
         """Nothing is held outside this object."""

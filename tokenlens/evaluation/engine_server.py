@@ -17,10 +17,10 @@ from tokenlens.evaluation.dialects import (
     Dialect,
     Reply,
 )
-from tokenlens.evaluation.engine import EngineName, counted, opened, prompt_ids
+from tokenlens.evaluation.engine import EngineName, counted, opened, phase_of, prompt_ids
 from tokenlens.evaluation.records import Generated
 from tokenlens.evaluation.servers import Patience, Servers, key_of
-from tokenlens.spec import DecodingSpec
+from tokenlens.spec import DecodingSpec, PhaseConfig
 
 PROBE = "What is 2 + 3? <|x|> Σ 1,024"
 """Tokenizers that are not the same write this differently, most of them."""
@@ -78,6 +78,8 @@ class ServedModel:
             raise ValueError(f"patience: got {patience!r}; allowed: fields {known}") from None
         self.tokenizer: Any = AutoTokenizer.from_pretrained(assets.path_of(model))
         urls = [base_url] if isinstance(base_url, str) else base_url
+        # By a spec's phase: the same with the markers that the servers found
+        self._phases: dict[str, PhaseConfig] = {}
         self._servers = Servers(
             urls, concurrency=concurrency, api_key=key_of(api_key_env), patience=waits
         )
@@ -107,7 +109,9 @@ class ServedModel:
                 raise ServersError(f"spec {name!r}: {error}") from None
             for server, data in answers:
                 try:
-                    self._dialect.reply(data, asked)
+                    found = self._dialect.reply(data, asked).phase
+                    if found is not None:
+                        self._phases[spec.phase.model_dump_json()] = found
                 except NoTraceError as error:
                     hint = self._dialect.hint
                     raise ServersError(f"{server.url}: {error}; {hint}") from None
@@ -167,7 +171,13 @@ class ServedModel:
                     text=self.decode(reply.ids),
                     tokens=len(reply.ids),
                     finished=reply.finished,
-                    opened=opened(self.tokenizer, prompts[row], self.decode(ids), specs[row]),
+                    opened=opened(
+                        self.tokenizer,
+                        prompts[row],
+                        self.decode(ids),
+                        reply.phase or self.phase(specs[row]),
+                    ),
+                    finish=reply.finish,
                     **reply.counts,
                 ),
             )
@@ -192,6 +202,11 @@ class ServedModel:
     def decode(self, ids: Sequence[int]) -> str:
         """See :class:`tokenlens.evaluation.engines.Engine`."""
         return str(self.tokenizer.decode(list(ids)))
+
+    def phase(self, spec: DecodingSpec) -> PhaseConfig:
+        """See :class:`tokenlens.evaluation.engines.Engine`; what a server said of it counts."""
+        known = self._phases.get(spec.phase.model_dump_json())
+        return phase_of(self.tokenizer, spec) if known is None else known
 
     def states(self) -> list[dict[str, Any]]:
         """See :meth:`tokenlens.evaluation.servers.Servers.states`."""

@@ -5,9 +5,9 @@ from typing import Any
 
 from tokenlens import assets
 from tokenlens.evaluation.arms import ArmSampling
-from tokenlens.evaluation.engine import EngineName, answer, counted, opened, prompt_ids
+from tokenlens.evaluation.engine import EngineName, answer, counted, opened, phase_of, prompt_ids
 from tokenlens.evaluation.records import Generated
-from tokenlens.spec import DecodingSpec
+from tokenlens.spec import DecodingSpec, PhaseConfig
 
 
 class SGLang:
@@ -19,6 +19,7 @@ class SGLang:
         from transformers import AutoTokenizer
 
         from tokenlens.sglang import engine
+        from tokenlens.sglang.binding import reasoning_of
 
         path = assets.path_of(model)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(path)
@@ -26,6 +27,7 @@ class SGLang:
         self._engine = engine(
             model_path=path, **{"enable_deterministic_inference": True, **settings}
         )
+        self._reasoning = reasoning_of(self._engine.tokenizer_manager.server_args)
 
     def generate(
         self,
@@ -60,13 +62,17 @@ class SGLang:
             record, meta = trace(output), output["meta_info"]
             assert record is not None
             ended = meta["finish_reason"]["type"] == "stop"
-            is_opened = opened(self._tokenizer, prompt, self.decode(row), spec)
+            is_opened = opened(self._tokenizer, prompt, self.decode(row), self.phase(spec))
             found.append(answer(self._tokenizer, output["output_ids"], ended, record, is_opened))
         return found
 
     def decode(self, ids: Sequence[int]) -> str:
         """See :class:`tokenlens.evaluation.engines.Engine`."""
         return str(self._tokenizer.decode(list(ids)))
+
+    def phase(self, spec: DecodingSpec) -> PhaseConfig:
+        """See :class:`tokenlens.evaluation.engines.Engine`."""
+        return phase_of(self._tokenizer, spec, self._reasoning)
 
     def close(self) -> None:
         """End the engine's processes."""

@@ -5,9 +5,9 @@ from typing import Any
 
 from tokenlens import assets
 from tokenlens.evaluation.arms import ArmSampling
-from tokenlens.evaluation.engine import EngineName, answer, counted, opened, prompt_ids
+from tokenlens.evaluation.engine import EngineName, answer, counted, opened, phase_of, prompt_ids
 from tokenlens.evaluation.records import Generated
-from tokenlens.spec import DecodingSpec
+from tokenlens.spec import DecodingSpec, PhaseConfig
 
 
 class VLLM:
@@ -18,9 +18,12 @@ class VLLM:
     def __init__(self, model: str, **settings: Any) -> None:
         from vllm import LLM
 
+        from tokenlens.vllm.binding import reasoning_of
+
         processors = ["tokenlens.vllm:TokenLens"]
         self._llm = LLM(assets.path_of(model), logits_processors=processors, **settings)
         self._tokenizer = self._llm.get_tokenizer()
+        self._reasoning = reasoning_of(self._llm.llm_engine.vllm_config, self._tokenizer)
 
     def generate(
         self,
@@ -57,13 +60,17 @@ class VLLM:
             one, record = output.outputs[0], trace(output)
             assert record is not None
             ended = one.finish_reason == "stop"
-            is_opened = opened(self._tokenizer, prompt, self.decode(row), spec)
+            is_opened = opened(self._tokenizer, prompt, self.decode(row), self.phase(spec))
             found.append(answer(self._tokenizer, one.token_ids, ended, record, is_opened))
         return found
 
     def decode(self, ids: Sequence[int]) -> str:
         """See :class:`tokenlens.evaluation.engines.Engine`."""
         return str(self._tokenizer.decode(list(ids)))
+
+    def phase(self, spec: DecodingSpec) -> PhaseConfig:
+        """See :class:`tokenlens.evaluation.engines.Engine`."""
+        return phase_of(self._tokenizer, spec, self._reasoning)
 
     def close(self) -> None:
         """End the engine's processes."""

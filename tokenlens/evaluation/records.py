@@ -17,6 +17,7 @@ from pydantic import Field
 
 from tokenlens.spec.base import StrictModel
 from tokenlens.trace.files import write_text
+from tokenlens.trace.finish import Finish
 
 
 class Generated(StrictModel):
@@ -30,6 +31,7 @@ class Generated(StrictModel):
     cold_stops: int = 0
     finished: bool = Field(description="ended by itself, not at the limit")
     opened: bool = Field(False, description="the prompt ended in an open thought")
+    finish: Finish | None = Field(None, description="how the thinking went; None: nobody said")
 
 
 class Record(Generated):

@@ -19,7 +19,9 @@ METHOD = (
     "Intervals are of 95 %, over questions: Wilson where each question has one answer, else a"
     " bootstrap. Differences are paired by question; p is of a sign-flip test (McNemar's exact test"
     " for single answers), p (Holm) allows for all comparisons in the table. An answer that did not"
-    " end by itself counts as wrong. Wall time is of whole batches on this machine, shared or not."
+    " end by itself counts as wrong, and so does one whose thinking never ended. Never opened: a"
+    " method that acts in thinking met none; cut: a budget or Cold Stop ended it. Wall time is of"
+    " whole batches on this machine, shared or not."
 )
 
 COST = (
@@ -100,7 +102,8 @@ def arm_table(found: Sequence[Row]) -> Cells:
     table = [
         [
             *("decoding", "accuracy %", *(f"pass@{k} %" for k in ks), "tokens", "thinking"),
-            *("latent steps %", "unfinished %", "wall s"),
+            *("latent steps %", "unfinished %"),
+            *("never opened %", "never ended %", "cut %", "wall s"),
         ]
     ]
     for row in found:
@@ -114,6 +117,7 @@ def arm_table(found: Sequence[Row]) -> Cells:
                 f"{row.thinking_tokens:.0f}",
                 f"{100 * row.latent_share:.0f}",
                 f"{100 * row.unfinished:.1f}",
+                *(f"{100 * one:.1f}" for one in (row.never_opened, row.never_ended, row.cut)),
                 f"{row.seconds:.0f}",
             ]
         )

@@ -15,10 +15,15 @@ from tokenlens.evaluation.statistics import (
     interval,
     pass_at_k,
 )
+from tokenlens.trace.finish import Finish
 
 
 class Row(NamedTuple):
-    """One arm. ``latent_share`` is of all tokens; ``seconds`` is wall time and not reproducible."""
+    """One arm. ``latent_share`` is of all tokens; ``seconds`` is wall time and not reproducible.
+
+    ``never_opened``, ``never_ended``, ``cut``: shares of the answers whose thinking went so, the
+    last by a budget or Cold Stop.
+    """
 
     arm: str
     is_control: bool
@@ -28,6 +33,9 @@ class Row(NamedTuple):
     thinking_tokens: float
     latent_share: float
     unfinished: float
+    never_opened: float
+    never_ended: float
+    cut: float
     seconds: float
 
 
@@ -99,8 +107,16 @@ def _row(results: Results, arm: str, is_control: bool) -> Row:
         thinking_tokens=sum(r.thinking_tokens for r in records) / max(1, len(records)),
         latent_share=sum(r.latent_steps for r in records) / max(1, tokens),
         unfinished=sum(not r.finished for r in records) / max(1, len(records)),
+        never_opened=_finished(records, "never_opened"),
+        never_ended=_finished(records, "never_ended"),
+        cut=_finished(records, "budget", "cold_stop"),
         seconds=results.seconds(arm),
     )
+
+
+def _finished(records: Sequence[Record], *finishes: Finish) -> float:
+    """Share of the answers whose thinking went so."""
+    return sum(record.finish in finishes for record in records) / max(1, len(records))
 
 
 def _ks(samples: int) -> list[int]:

@@ -243,9 +243,14 @@ def _run_batch(
     else:
         answers, seconds = kept
         told.found(answers)
-    markers = markers_of(arm.spec.phase, getattr(engine, "decode", None))
-    # What did not end by itself is wrong, whatever it says.
-    ended = [(place, one) for place, one in enumerate(answers) if one.finished]
+    phase = engine.phase(arm.spec) if hasattr(engine, "phase") else arm.spec.phase
+    markers = markers_of(phase, getattr(engine, "decode", None))
+    # What did not end by itself, or never ended its thinking, is wrong whatever it says.
+    ended = [
+        (place, one)
+        for place, one in enumerate(answers)
+        if one.finished and one.finish != "never_ended"
+    ]
     texts = [answer_part(one.text, markers, one.opened) for _, one in ended]
     verdicts = score_all(
         task.score,

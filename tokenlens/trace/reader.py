@@ -100,6 +100,7 @@ class _Added:
 
     def __init__(self, header: Header) -> None:
         self._engine, self._prompt = header.engine[:PROMPT], header.prompt[:PROMPT]
+        self._spec = header.spec
         self._tally = Tally()
         self.end: End | None = None
 
@@ -113,7 +114,9 @@ class _Added:
     def summarized(self) -> Summarized:
         end = self.end
         counts = end.counts if end else self._tally.counts()
-        figures = self._tally.summary(counts, end.dropped_steps if end else 0)
+        final_phase = end.final_phase if end else self._tally.phase
+        dropped = end.dropped_steps if end else 0
+        figures = self._tally.summary(self._spec, counts, final_phase, dropped)
         return Summarized(self._engine, self._prompt, end is not None, figures)
 
 

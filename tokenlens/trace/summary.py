@@ -3,11 +3,16 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from tokenlens.trace.records import Trace, TraceCounts, TraceStep
+from tokenlens.spec import DecodingSpec
+from tokenlens.trace.finish import Finish, finish_of
+from tokenlens.trace.records import PhaseName, Trace, TraceCounts, TraceStep
 
 
 class Summary(NamedTuple):
-    """Figures of one trace; shares and means are over the steps that were kept."""
+    """Figures of one trace; shares and means are over the steps that were kept.
+
+    ``finish`` is how its thinking went (:data:`tokenlens.trace.finish.Finish`).
+    """
 
     tokens: int
     thinking_tokens: int
@@ -21,6 +26,7 @@ class Summary(NamedTuple):
     mean_top_weight: float
     steps_kept: int
     dropped_steps: int
+    finish: Finish
 
 
 class Tally:
@@ -31,6 +37,7 @@ class Tally:
         self._switches = self._changes = self._weights = 0
         self._entropy = self._weight = 0.0
         self._mode: bool | None = None
+        self.phase: PhaseName = "prompt"
 
     def add(self, step: TraceStep) -> None:
         """Count a step."""
@@ -48,6 +55,7 @@ class Tally:
         self._switches += step.switch == "to_discrete"
         self._changes += self._mode is not None and self._mode != step.latent
         self._mode = step.latent
+        self.phase = step.phase
 
     def counts(self) -> TraceCounts:
         """Totals of the steps so far; ends that Cold Stop forced do not show in steps."""
@@ -61,7 +69,9 @@ class Tally:
             mode_changes=self._changes,
         )
 
-    def summary(self, counts: TraceCounts, dropped_steps: int) -> Summary:
+    def summary(
+        self, spec: DecodingSpec, counts: TraceCounts, final_phase: PhaseName, dropped_steps: int
+    ) -> Summary:
         """The figures, with the totals that the trace's end gives."""
         return Summary(
             tokens=counts.tokens,
@@ -76,6 +86,7 @@ class Tally:
             mean_top_weight=self._weight / self._weights if self._weights else 0.0,
             steps_kept=self.steps,
             dropped_steps=dropped_steps,
+            finish=finish_of(spec, counts, final_phase),
         )
 
 
@@ -92,4 +103,4 @@ def summarize(trace: Trace) -> Summary:
     tally = Tally()
     for step in trace.steps:
         tally.add(step)
-    return tally.summary(trace.counts, trace.dropped_steps)
+    return tally.summary(trace.spec, trace.counts, trace.final_phase, trace.dropped_steps)

@@ -16,7 +16,7 @@ from tokenlens.methods._shared.words import (
 from tokenlens.spec.base import QUIRKS, MethodBase
 
 Wave = Literal["triangular", "cosine", "square", "constant"]
-"""Shapes of a schedule. A new one adds its name here and a function in tokenlens.methods.waves."""
+"""Shapes of a schedule. A new one adds its name here and a function in _shared/waves.py."""
 
 MAX_WINDOWS = 8
 

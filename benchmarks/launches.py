@@ -85,7 +85,7 @@ class Letters:
 
 
 class Host:
-    """Stands for an engine that lends its vectors; making them is the engine's launch."""
+    """Stands for an engine's vectors; making them is the engine's launch."""
 
     hosts = Need.OF_ENGINE
     hidden_size = 16

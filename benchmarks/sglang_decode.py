@@ -33,7 +33,7 @@ def engine(path, tokenlens, more):
     """An engine, with tokenlens or stock."""
     import sglang
 
-    import tokenlens.sglang as room
+    import tokenlens.sglang as ours
 
     kwargs = {
         "model_path": str(path),
@@ -48,7 +48,7 @@ def engine(path, tokenlens, more):
         "sleep_on_idle": True,
         **more,
     }
-    return room.engine(**kwargs) if tokenlens else sglang.Engine(**kwargs)
+    return ours.engine(**kwargs) if tokenlens else sglang.Engine(**kwargs)
 
 
 def run(engine, batch, tokens, methods):

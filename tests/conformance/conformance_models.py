@@ -136,7 +136,7 @@ def references(
 def requests(
     markers: dict[str, Any] = MARKERS, trace: str = "summary", scenarios: Any = SCENARIOS
 ) -> list[dict[str, Any]]:
-    """The table as requests of an engine's driver."""
+    """The table as requests of an engine's process."""
     return [
         {
             "name": scenario.name,

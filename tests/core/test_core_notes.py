@@ -7,6 +7,8 @@ from core_solo import EOS, MARKERS, START, Letters
 
 from tokenlens.core.recorder import Recorder, edits_and_switch
 from tokenlens.core.rows import Rows
+from tokenlens.methods import METHODS
+from tokenlens.methods._shared.truncation import TruncationMethod
 from tokenlens.spec import parse_spec
 
 VOCAB = 40
@@ -71,7 +73,10 @@ def test_a_bias_is_what_was_added(name):
     assert acted > 2
 
 
-@pytest.mark.parametrize("name", ["min_p", "top_h", "top_n_sigma"])
+TRUNCATIONS = [one.name for one in METHODS if isinstance(one, TruncationMethod)]
+
+
+@pytest.mark.parametrize("name", TRUNCATIONS)
 def test_a_truncation_says_how_many_tokens_it_kept(name):
     (trace,), _, after, _ = decode([{"method": name}])
     for step, new in zip(trace.steps, after[:, 0]):

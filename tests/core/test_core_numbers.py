@@ -52,7 +52,7 @@ class Lent(Host):
 
 
 def logits_of(kind, generator):
-    """One row, three columns wider than the vocabulary; what is in the padding is nobody's."""
+    """One row, three columns wider than the vocabulary; no request reads the padding."""
     row = torch.randn(VOCAB + 3, generator=generator)
     if kind == "flat":
         row = torch.zeros(VOCAB + 3)
@@ -165,8 +165,8 @@ def build(name, changes):
         "s1": {"text": "a"},
         "swi_reasoning": {"first": {"tokens": [7], "keep": 0.9}},
     }
-    words = {name: {"words": ["a"]} for name in ("cyclic_reflex", "static_window", "tip", "nowait")}
-    config = {**needed.get(name, {}), **words.get(name, {}), **changes, "method": name}
+    words = {"words": ["a"]} if "words" in METHOD_CONFIGS[name].model_fields else {}
+    config = {**words, **needed.get(name, {}), **changes, "method": name}
     methods = [config]
     if name in NEEDS_LATENT:
         methods.insert(0, {"method": "soft_thinking"})

@@ -496,5 +496,5 @@ def test_warm_up_runs_every_op(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, spied(name, getattr(module, name)))
     sizes: dict[str, Any] = {"vocab_size": 40, "hidden": 16, "table_dtype": torch.float32}
     module.warm_up(DEVICE, **sizes, widths=(4, 16), dense=True)
-    # On a processor there is nothing to compile.
+    # On a CPU there is nothing to compile.
     assert called == (set() if INTERPRETED else set(ops))

@@ -25,6 +25,7 @@ from tokenlens.spec import (
     ThinkRouter,
     parse_spec,
 )
+from tokenlens.spec.registry import members
 
 
 def one(value, dtype):
@@ -269,7 +270,7 @@ def test_what_does_not_compose_is_refused(case):
     ],
 )
 def test_what_composes(other):
-    for gate in ("think_router", "lead", "selar", "swi_reasoning"):
+    for gate in members("gate"):
         parse_spec({"methods": [{"method": gate}, other]})
 
 

@@ -46,7 +46,7 @@ TOLERANCE = 2e-5
 
 
 class Tables:
-    """A host that lends the product with the whole table."""
+    """An engine's vectors: the product with the whole table."""
 
     hosts = Need.DENSE_MIXTURE
     hidden_size = HIDDEN

@@ -36,7 +36,7 @@ TOLERANCE = 1e-5
 
 
 class Tables:
-    """A host that lends the product with the whole table."""
+    """An engine's vectors: the product with the whole table."""
 
     hosts = Need.DENSE_MIXTURE
     hidden_size = 2

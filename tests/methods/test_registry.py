@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
+
+import conformance_table as table
+
 import tokenlens.methods
 from tokenlens.core.method import Method
 from tokenlens.methods import METHODS
@@ -36,6 +40,14 @@ def test_a_folder_holds_a_config_and_what_carries_it_out(name):
     serving = {one for one in METHODS if one.serves(config.model_validate(required))}
     assert serving
     assert serving <= set(found)
+
+
+def test_every_method_is_in_the_table_that_every_engine_runs():
+    rows = [*table.METHODS.values(), *table.WORD_METHODS.values()]
+    rows += [one.methods or () for one in table.SCENARIOS]
+    named = {method["method"] for methods in rows for method in methods}
+    # What an engine refuses, its own tests show.
+    assert set(ORDER) - named <= frozenset.intersection(*table.REFUSED.values())
 
 
 def test_steps_are_made_once():

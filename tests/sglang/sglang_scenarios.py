@@ -1,4 +1,4 @@
-"""Jobs of the driver: what each engine of the tests is given to do."""
+"""Scenarios: what each engine of the tests is given to do."""
 
 import conformance_models as models
 from conformance_table import LONG, MARKERS, REFUSED, START, Scenario, hosted, soft
@@ -13,7 +13,7 @@ SOFT = {"methods": [soft()], "phase": {"think_start": [START], "think_end": [7]}
 
 
 def request(scenario, trace="summary", **more):
-    """A scenario as a request of the driver."""
+    """A scenario as a request of the engine's process."""
     return {
         "name": scenario.name,
         "prompt": list(scenario.prompt),

@@ -56,7 +56,7 @@ def test_what_no_front_end_of_ours_admitted_fails_alone(run):
         failed = outputs[f"stranger-{name}"]
         assert failed["finish_reason"] == "error"
         assert failed["trace"] is None or failed["trace"]["counts"]["tokens"] == 0
-    # What brings no spec is nobody's business, and neither are those beside it.
+    # What brings no spec is not looked at, and neither are those beside it.
     assert outputs["stranger-plain"]["finish_reason"] == "length"
     assert outputs["stranger-plain"]["ids"] == outputs["plain"]["ids"]
     assert outputs["right"]["trace"]["counts"]["latent_steps"] == 8

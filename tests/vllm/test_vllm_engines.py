@@ -29,7 +29,7 @@ def differing(job, expected):
 
 
 def assert_clean(job):
-    """Nobody's slot or page is left, and everybody was served."""
+    """No slot and no page is left taken, and every request was served."""
     assert job["leaks"] == {"slots": 0, "pages": 0, "live": 0}
     for run in job["runs"]:
         assert not run["errors"]

@@ -1,4 +1,4 @@
-"""Jobs of the driver: what each engine of the tests is given to do."""
+"""Scenarios: what each engine of the tests is given to do."""
 
 import json
 import shutil

@@ -67,7 +67,7 @@ def install(runtime):
 
 
 class Untouched:
-    """Rows and tokens that were compared, written to a file for the driver."""
+    """Rows and tokens that were compared, written to a file for the test."""
 
     rows = tokens = 0
 

@@ -224,10 +224,11 @@ def test_random_specs_at_the_ends_of_their_ranges(seed, more):
 
 
 def test_the_random_specs_reach_every_method():
-    random = Random(5)
     for name in METHOD_CONFIGS:
+        # Of its own, so that a method that is added changes no other one's specs.
+        random = Random(name)
         names = [name] if name not in NEEDS_LATENT else ["soft_thinking", name]
-        assert any(admitted(numeric.spec(random, names)) for _ in range(12)), name
+        assert any(admitted(numeric.spec(random, names)) for _ in range(24)), name
 
 
 NOISY = [{"method": "soft_thinking"}, {"method": "soft_grpo_noise"}]

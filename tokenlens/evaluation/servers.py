@@ -18,12 +18,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 
 from tokenlens.errors import AnswerError, NoTraceError, ServersError, TooLongError
 from tokenlens.routing import reading
+from tokenlens.routing.addresses import Address, read_address
 
 T = TypeVar("T")
 KEY_VARIABLE = "TOKENLENS_API_KEY"
@@ -98,27 +98,16 @@ def checked_urls(urls: Sequence[str]) -> list[str]:
     ValueError
         One is none, holds a key, or is there twice; names it.
     """
-    found: list[str] = []
+    found: dict[Address, str] = {}
     for url in urls:
-        try:
-            parts = urlsplit(url)
-            _ = parts.port
-        except ValueError as error:
-            raise ValueError(f"base-url: got {url!r}; allowed: an address ({error})") from None
-        if parts.username is not None or parts.password is not None:
-            raise ValueError(
-                f"base-url: got an address with a key at {parts.hostname}; allowed: http://HOST:PORT,"
-                f" with the key in the environment variable {KEY_VARIABLE}"
-            )
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-            raise ValueError(f"base-url: got {url!r}; allowed: http://HOST:PORT or https://HOST")
+        address = read_address("base-url", url)
         base = url.rstrip("/").removesuffix("/v1").rstrip("/")
-        if base in found:
+        if address in found:
             raise ValueError(f"base-url: got {base} twice; allowed: each server once")
-        found.append(base)
+        found[address] = base
     if not found:
         raise ValueError("base-url: got none; allowed: at least one address, http://HOST:PORT")
-    return found
+    return list(found.values())
 
 
 def key_of(variable: str | None) -> str | None:

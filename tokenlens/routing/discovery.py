@@ -4,12 +4,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
 from tokenlens.errors import SpecError
 from tokenlens.routing import reading
+from tokenlens.routing.addresses import read_address
 from tokenlens.routing.carried import FIELDS, SpecField
 from tokenlens.routing.completions import Api
 from tokenlens.routing.http import HTTPSettings, client
@@ -45,16 +45,8 @@ def check_urls(urls: Mapping[Role, str]) -> None:
     SpecError
         One is no address, or two are the same.
     """
-    parts: list[object] = []
-    for field, url in urls.items():
-        try:
-            split = urlsplit(url)
-            parts.append((split.scheme, split.hostname, split.port, split.path.rstrip("/")))
-        except ValueError:
-            split = urlsplit("")
-        if split.scheme not in ("http", "https") or not split.hostname:
-            raise SpecError.of(field, url, "an address such as http://127.0.0.1:8001/v1")
-    if len(set(parts)) < len(parts):
+    found = [read_address(field, url) for field, url in urls.items()]
+    if len(set(found)) < len(found):
         allowed = "another address than small's: one model cannot route"
         raise SpecError.of("large", urls["large"], allowed)
 

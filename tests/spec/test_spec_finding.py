@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 from built_tokenizers import byte_level
-from marker_table import BEGIN, PAGE, family_rows, family_table
+from marker_table import BEGIN, END, PAGE, family_rows, family_table, tables, template_rows
 from real_vocabularies import load
 
 from tokenlens import SpecError, parse_spec
@@ -31,6 +31,16 @@ def test_the_page_has_the_table():
     page = PAGE.read_text(encoding="utf-8")
     assert page.partition(BEGIN)[2].strip().startswith(family_table())
     assert all(found is not None for _, _, found in family_rows())
+
+
+def test_the_page_has_what_real_templates_give():
+    page = PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+    assert page.strip() == tables()
+    # None that thinks is missed, and none of those that do not is taken for one that does.
+    silent = {name for name, _, found in template_rows() if found is None}
+    thinks = ("qwen3", "gptoss", "gemma4", "glm4", "nemotron", "deepseek", "lfm2_2_5", "muse")
+    assert not [name for name in silent if name.startswith(thinks)]
+    assert {"llama3", "phi3", "qwen2_5", "smolvlm"} <= silent
 
 
 @pytest.mark.parametrize("name", ["llama3_1", "gemma3", "smollm2", "deepseek_v3"])

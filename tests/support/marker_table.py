@@ -1,16 +1,14 @@
 """The table of `docs/markers.md`: which markers `auto` finds, and by which way.
 
-`python tests/support/marker_table.py TRL` writes it; TRL is a folder of TRL's chat templates, as
-`pip download trl --no-deps` and `unzip` leave it (`trl/chat_templates`). Vocabularies are those of
-`real_vocabularies.py`, as far as they are there.
+`python tests/support/marker_table.py` writes it. Vocabularies and templates are those that
+`real_vocabularies.py` fetches.
 """
 
 import re
-import sys
 from pathlib import Path
 
 from built_tokenizers import byte_level
-from real_vocabularies import NAMES, load
+from real_vocabularies import NAMES, load, templates
 
 from tokenlens.spec.families import FAMILIES
 from tokenlens.spec.finding import EngineMarkers, find_markers
@@ -43,9 +41,9 @@ def family_rows():
         yield name, family, found
 
 
-def template_rows(folder):
+def template_rows():
     """For every template of TRL's: with its own vocabulary where it can be had."""
-    for file in sorted(Path(folder).glob("*.jinja")):
+    for file in sorted(templates().glob("*.jinja")):
         if file.stem.endswith("_training"):
             continue
         text = file.read_text(encoding="utf-8")
@@ -78,21 +76,28 @@ def family_table():
     return "\n".join(lines)
 
 
-def main(folder):
+def template_table():
     lines = [
         "| chat template or vocabulary | tokens | start | end | found by |",
         "|---|---|---|---|---|",
     ]
     for name in NAMES:
-        found = find_markers(load(name))
-        lines.append(row(f"{name} (its own)", "real", found))
-    for name, real, found in template_rows(folder):
+        lines.append(row(f"{name} (its own)", "real", find_markers(load(name))))
+    for name, real, found in template_rows():
         lines.append(row(name, "real" if real else "those of the template", found))
+    return "\n".join(lines)
+
+
+def tables():
+    """Both tables, as the page has them."""
+    return f"{family_table()}\n\nReal templates and vocabularies:\n\n{template_table()}"
+
+
+def main():
     page = PAGE.read_text(encoding="utf-8")
     before, _, rest = page.partition(BEGIN)
     behind = rest.partition(END)[2]
-    tables = f"{family_table()}\n\nReal templates and vocabularies:\n\n" + "\n".join(lines)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{tables}\n\n{END}{behind}", encoding="utf-8")
+    PAGE.write_text(f"{before}{BEGIN}\n\n{tables()}\n\n{END}{behind}", encoding="utf-8")
 
 
 def row(name, tokens, found):
@@ -102,4 +107,4 @@ def row(name, tokens, found):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

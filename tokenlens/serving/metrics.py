@@ -11,6 +11,8 @@ from tokenlens.trace.records import warning_of
 from tokenlens.trace.reports import RequestReport
 
 logger = logging.getLogger(__name__)
+# Also where an engine logs errors alone, as SGLang does without a server.
+logger.setLevel(logging.WARNING)
 
 _OPEN: WeakSet[RequestRecorder] = WeakSet()
 """Requests of this process that have reported and have not ended."""

@@ -75,6 +75,7 @@ METHODS: dict[str, tuple[dict[str, Any], ...]] = {
         {"method": "gumbel_noise", "temperature": 0.7},
     ),
     "soft-edt": (soft(), {"method": "edt"}),
+    "soft-forking": (soft(), {"method": "forking_temperature", "threshold": 0.4}),
     "soft-hapo": (
         soft(),
         {

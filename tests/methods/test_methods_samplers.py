@@ -1,6 +1,8 @@
 """Adaptive temperatures and truncations: every recorded number, and the steps that carry them."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +13,19 @@ from tokenlens.methods.hapo import step as hapo
 from tokenlens.methods.min_p.step import min_p_keep
 from tokenlens.methods.top_h.step import H_VARIANTS, top_h_keep
 from tokenlens.methods.top_n_sigma.step import SIGMA_VARIANTS, top_n_sigma_keep
-from tokenlens.spec import Edt, MinP, SoftThinking, SpecError, TopH, TopNSigma, parse_spec
+from tokenlens.spec import (
+    Edt,
+    ForkingTemperature,
+    MinP,
+    SoftThinking,
+    SpecError,
+    TopH,
+    TopNSigma,
+    parse_spec,
+)
+
+VECTORS_FOLDER = Path(__file__).parent.parent / "vectors"
+SEARCH = json.loads((VECTORS_FOLDER / "search_methods.json").read_text(encoding="utf-8"))
 
 # The rows that the records name. The file does not say what is in `two_plus_tail`; this row, of
 # that description, gives all eight of its numbers.
@@ -86,6 +100,37 @@ def test_edt_reaches_the_sampler(engine):
     for row, found in zip(logits, sampled_from, strict=True):
         T = 0.7 * 0.8 ** (0.5 / entropy_of(row))
         torch.testing.assert_close(found, row / T, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "line", SEARCH["forking_temperature"], ids=lambda line: str(line["t_high"])
+)
+def test_every_recorded_forking_temperature(line):
+    row = torch.full((VOCAB,), -torch.inf)
+    row[: len(line["logits"])] = torch.tensor(line["logits"])
+    config = ForkingTemperature(threshold=line["threshold"], high=line["t_high"], low=line["t_low"])
+    bench = Bench(config)
+    edited = bench.edited(row[None])[0, : len(line["logits"])]
+    assert entropy_of(row) == pytest.approx(line["entropy"], abs=1e-5)
+    torch.testing.assert_close(edited, torch.tensor(line["scaled"]), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("engine", [1.0, 0.6])
+def test_forking_temperatures_reach_the_sampler(engine):
+    """Random rows against the rule in plain Python; a row below the threshold is divided too."""
+    logits = torch.randn(40, VOCAB, generator=torch.Generator().manual_seed(2)) * 3
+    config = ForkingTemperature(threshold=1.2, high=1.5, low=0.8, engine_temperature=engine)
+    bench = Bench(config, rows=40)
+    sampled_from = bench.edited(logits.clone()) / engine
+    temperatures = [1.5 if entropy_of(row) > 1.2 else 0.8 for row in logits]
+    assert set(temperatures) == {1.5, 0.8}
+    wanted = logits / torch.tensor(temperatures)[:, None]
+    torch.testing.assert_close(sampled_from, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_one_temperature_is_the_engine_s():
+    with pytest.raises(SpecError, match="allowed: a high and a low that differ"):
+        parse_spec({"methods": [{"method": "forking_temperature", "high": 1.0}]})
 
 
 @pytest.mark.parametrize(("profile", "floor"), [("default", 0.05), ("published", 1e-6)])

@@ -28,6 +28,7 @@ ORDER = (
     # The entropy is that of the edited logits, and a truncation cuts what the temperature left.
     "edt",
     "hapo",
+    "forking_temperature",
     "top_h",
     "top_n_sigma",
     "min_p",

@@ -70,7 +70,7 @@ Trace.prototype.find = function (wanted) {
 };
 
 // What a method did to the logits at a step, in words.
-const AMOUNTS = { edt: "temperature", hapo: "temperature", min_p: "keeps", top_h: "keeps", top_n_sigma: "keeps" };
+const AMOUNTS = { edt: "temperature", hapo: "temperature", forking_temperature: "temperature", min_p: "keeps", top_h: "keeps", top_n_sigma: "keeps" };
 const BAN = -1e9; // a bias below it bans
 
 function editText(name, amount) {

@@ -1,0 +1,64 @@
+"""The temperature of forking tokens ("Beyond the 80/20 rule", arXiv 2506.01939, section 3).
+
+A token whose distribution has a high entropy opens the way for what follows. Above ``threshold``
+the logits are divided by ``high``, else by ``low``; the entropy is the full vocabulary's in nats,
+at temperature 1, after the other logit edits. At the threshold itself the rule jumps: two engines
+whose entropies differ in the last bit there sample at different temperatures.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from tokenlens.core.columns import Field, Value
+from tokenlens.core.method import Admission, Method
+from tokenlens.core.rows import Rows
+from tokenlens.methods._shared.logits import entropy, retemper
+from tokenlens.methods.forking_temperature.config import ForkingTemperature
+from tokenlens.spec.registry import AnyMethod
+
+THRESHOLD = Field("forking_temperature.threshold", "float")
+HIGH = Field("forking_temperature.high", "float", 1.0)
+LOW = Field("forking_temperature.low", "float", 1.0)
+ENGINE = Field("forking_temperature.engine_temperature", "float", 1.0)
+ALWAYS = Field("forking_temperature.always", "bool", False)
+
+
+def forking_temperature(entropy: Tensor, threshold: Tensor, high: Tensor, low: Tensor) -> Tensor:
+    """The temperature of each row, ``[num_rows]``.
+
+    Parameters
+    ----------
+    entropy, threshold, high, low
+        ``[num_rows]`` float; the first two in nats.
+    """
+    return torch.where(entropy > threshold, high, low)
+
+
+class ForkingTemperatureMethod(Method):
+    """Divides the logits by one of two temperatures."""
+
+    def __init__(self) -> None:
+        super().__init__("forking_temperature", THRESHOLD, HIGH, LOW, ENGINE, ALWAYS)
+
+    def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
+        assert isinstance(config, ForkingTemperature)
+        return {
+            THRESHOLD: config.threshold,
+            HIGH: config.high,
+            LOW: config.low,
+            ENGINE: config.engine_temperature,
+            ALWAYS: config.active == "output",
+        }
+
+    def edit(self, logits: Tensor, rows: Rows) -> Tensor:
+        due = rows[self.on] & (rows[ALWAYS] | rows.thinking)
+        nats, logsumexp, due = entropy(logits, due, rows)
+        wanted = forking_temperature(nats, rows[THRESHOLD], rows[HIGH], rows[LOW])
+        if rows.traced:
+            rows.record(self.name, torch.where(due, wanted, 0.0))
+        return retemper(logits, due, wanted, rows[ENGINE], logsumexp)
+
+
+STEPS = (ForkingTemperatureMethod(),)

@@ -156,7 +156,11 @@ def compiled(check: Check, device: str) -> None:
     names = [launches.HEADLINE] if device == "cpu" else names[: names.index(launches.HEADLINE) + 2]
     forms = Forms((lambda graph, inputs: graph) if device == "cpu" else inductor)
     core = Core(
-        methods=METHODS, max_slots=8, vocab_size=launches.VOCAB, device=device, host=launches.Host()
+        methods=METHODS,
+        max_slots=8,
+        vocab_size=launches.VOCAB,
+        device=device,
+        host=launches.Vectors(),
     )
     made = {}
     for name in names:
@@ -188,7 +192,7 @@ def captured(check: Check, device: str) -> None:
         for _ in range(2):
             core = Core(
                 methods=METHODS, max_slots=4, vocab_size=launches.VOCAB, device=device,
-                host=launches.Host(),
+                host=launches.Vectors(),
             )  # fmt: skip
             core.forms = None
             for slot in range(4):

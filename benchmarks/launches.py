@@ -84,7 +84,7 @@ class Letters:
         return "".join(self.letters[i] for i in ids)
 
 
-class Host:
+class Vectors:
     """Stands for an engine's vectors; making them is the engine's launch."""
 
     hosts = Need.OF_ENGINE
@@ -165,7 +165,7 @@ def request_of(methods: tuple[dict[str, Any], ...]) -> Any:
 def count(methods: tuple[dict[str, Any], ...], num_rows: int = 4) -> list[str]:
     """What one step of a batch launches, by name."""
     request = request_of(methods)
-    host = Host()
+    host = Vectors()
     core = Core(methods=METHODS, max_slots=num_rows, vocab_size=VOCAB, device="meta", host=host)
     for slot in range(num_rows):
         core.add(slot, request, [START])
@@ -215,7 +215,7 @@ class Lowered:
 
 def count_compiled(methods: tuple[dict[str, Any], ...], lowered: Lowered) -> list[str]:
     """What the compiled form of one step launches, by name."""
-    core = Core(methods=METHODS, max_slots=ROWS, vocab_size=VOCAB, host=Host())
+    core = Core(methods=METHODS, max_slots=ROWS, vocab_size=VOCAB, host=Vectors())
     core._host = Lent(core._host, vectors(core, ROWS))  # type: ignore[assignment]
     request = request_of(methods)
     for slot in range(ROWS):
@@ -257,7 +257,9 @@ def profiled(device: str) -> list[tuple[str, int, int]]:
             continue
         found = []
         for forms in (None, FORMS):
-            core = Core(methods=METHODS, max_slots=4, vocab_size=VOCAB, device=device, host=Host())
+            core = Core(
+                methods=METHODS, max_slots=4, vocab_size=VOCAB, device=device, host=Vectors()
+            )
             core.forms, request = forms, request_of(methods)
             if forms is not None:
                 forms.warm(core, [request], VOCAB, torch.float32)

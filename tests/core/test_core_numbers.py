@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tokenlens import DecodingSpec, SpecError
 from tokenlens.core.columns import INVALID_STEPS
-from tokenlens.core.engine_vectors import Host
+from tokenlens.core.engine_vectors import EngineVectors
 from tokenlens.core.forcing import FORCED_LOGIT
 from tokenlens.core.next_input import gaussian
 from tokenlens.spec import METHOD_CONFIGS, parse_spec
@@ -29,7 +29,7 @@ TABLE = torch.randn(VOCAB, HIDDEN, generator=torch.Generator().manual_seed(0))
 NUMBERS = dict(numeric.numbers(numeric.SCHEMA))
 
 
-class Lent(Host):
+class Lent(EngineVectors):
     """Vectors of no model: dense mixtures of a random table, hidden states at will."""
 
     hosts = Need.OF_ENGINE

@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from hf_models import Subject
+from hf_models import TinyModel
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -25,7 +25,7 @@ def subjects():
 
     def get(name):
         if name not in made:
-            made[name] = Subject(name)
+            made[name] = TinyModel(name)
         return made[name]
 
     return get

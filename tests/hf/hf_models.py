@@ -5,7 +5,7 @@ import transformers
 from hf_reference import Recipe, decode
 
 VOCAB = 96
-START = 6  # stands for <think>; the end marker is the model's own, see `Subject`
+START = 6  # stands for <think>; the end marker is the model's own, see `TinyModel`
 STEPS = 16
 
 SHAPE = {
@@ -66,7 +66,7 @@ def build(name):
     return model
 
 
-class Subject:
+class TinyModel:
     """A model, and the tokens at which its own latent trajectories end thinking or the text.
 
     ``end`` is first emitted by row 0 some steps into its thinking, ``eos`` by row 1 alone, while

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hf_models import PROMPTS, Subject, new_tokens
+from hf_models import PROMPTS, TinyModel, new_tokens
 from transformers import CompileConfig
 
 from tokenlens.hf import generate_kwargs
@@ -26,7 +26,7 @@ def graphs():
 @pytest.fixture
 def own():
     """A subject of the test's own: its model keeps what was compiled."""
-    return Subject("qwen3")
+    return TinyModel("qwen3")
 
 
 def compiled(graphs):

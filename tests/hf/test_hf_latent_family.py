@@ -3,7 +3,7 @@
 import pytest
 import torch
 from gated_loops import Published, Switching
-from hf_models import PROMPTS, START, VOCAB, Subject, batch, new_tokens
+from hf_models import PROMPTS, START, VOCAB, TinyModel, batch, new_tokens
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -19,12 +19,12 @@ TOLERANCE = 2e-4
 
 @pytest.fixture(scope="module")
 def subject():
-    return Subject("llama")
+    return TinyModel("llama")
 
 
 @pytest.fixture(scope="module")
 def tied():
-    return Subject("gemma3")
+    return TinyModel("gemma3")
 
 
 def spec_of(subject, *methods, seed=0):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hf_models import PROMPTS, START, STEPS, VOCAB, Subject, batch, new_tokens
+from hf_models import PROMPTS, START, STEPS, VOCAB, TinyModel, batch, new_tokens
 from hf_reference import Recipe
 
 from tokenlens.hf import generate_kwargs, traces
@@ -32,7 +32,7 @@ def soft_kwargs(subject, recipe=None):
 @pytest.fixture
 def padded():
     """A model that is wider than its tokenizer, with loud logits in the padding."""
-    own = Subject("qwen3")
+    own = TinyModel("qwen3")
     own.model.resize_token_embeddings(128, mean_resizing=False)
     with torch.no_grad():
         # Padding twice as loud as any token, in what is read and in what is fed.

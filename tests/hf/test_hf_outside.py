@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 import transformers
-from hf_models import PROMPTS, STEPS, Subject, batch, new_tokens
+from hf_models import PROMPTS, STEPS, TinyModel, batch, new_tokens
 from hf_reference import Recipe
 from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
@@ -294,7 +294,7 @@ def in_another_process(model, kwargs, queue):
 
 def test_kwargs_go_to_another_process():
     # transformers 5 leaves hooks that cannot be pickled on a model that gave hidden states.
-    subject = Subject("qwen3")
+    subject = TinyModel("qwen3")
     kwargs = soft_kwargs(subject)
     subject.generate(**kwargs)
     context = multiprocessing.get_context("fork")
@@ -380,7 +380,7 @@ def test_more_ends_than_a_spec_knows_are_refused_by_their_name(subject):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
 @pytest.mark.parametrize("what", ["forward", "part", "compile"])
 def test_a_model_compiled_in_one_graph_is_our_error(what):
-    own = Subject("qwen3")
+    own = TinyModel("qwen3")
     torch._dynamo.reset()
     settings = {"backend": "eager", "fullgraph": True, "dynamic": True}
     if what == "forward":

@@ -6,7 +6,7 @@ import types
 import pytest
 import torch
 import transformers
-from hf_models import PROMPTS, STEPS, Subject, batch, build, new_tokens
+from hf_models import PROMPTS, STEPS, TinyModel, batch, build, new_tokens
 from hf_reference import Recipe
 
 import tokenlens.hf.generate
@@ -33,7 +33,7 @@ def soft_kwargs(subject, recipe=None):
 
 
 def assistant(subject):
-    return {"assistant_model": Subject(subject.name).model}
+    return {"assistant_model": TinyModel(subject.name).model}
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_batch_generation_is_never_taken_for_a_run(subject, monkeypatch):
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning")
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "compiled before"])
 def test_forward_that_the_user_compiled(warm):
-    own = Subject("qwen3")
+    own = TinyModel("qwen3")
     expected = [own.reference(prompt, steps=4).tokens for prompt in PROMPTS]
     plain = new_tokens(own.generate(steps=4)).tolist()
     torch._dynamo.reset()

@@ -199,9 +199,9 @@ def test_prompts_stand_in_full_traces_alone_and_within_bounds(subject, monkeypat
 
 def changed_subject(made=[]):  # noqa: B006  # hypothesis wants no fixtures of a test's own scope
     if not made:
-        from hf_models import Subject
+        from hf_models import TinyModel
 
-        subject = Subject("qwen3")
+        subject = TinyModel("qwen3")
         with torch.random.fork_rng():
             made.append((subject, recorded(subject, "gumbel")[0]))
     return made[0]

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-from hf_models import PROMPTS, STEPS, Subject, batch, new_tokens
+from hf_models import PROMPTS, STEPS, TinyModel, batch, new_tokens
 from hf_reference import Recipe
 from transformers import LogitsProcessor, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
@@ -315,7 +315,7 @@ def test_one_model_in_two_threads(subject):
 
 
 def test_models_are_let_go(subject):
-    own = Subject("qwen3")
+    own = TinyModel("qwen3")
     kwargs = generate_kwargs(own.model, None, own.spec())
     own.model.generate(**batch(PROMPTS), **kwargs, max_new_tokens=STEPS, pad_token_id=0)
     import weakref

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hf_models import PROMPTS, Subject, batch, new_tokens
+from hf_models import PROMPTS, TinyModel, batch, new_tokens
 
 from tokenlens.hf import generate_kwargs, traces
 from tokenlens.hf.attachment import PREPARE
@@ -22,7 +22,7 @@ pytestmark = [
 @pytest.fixture
 def own():
     """A subject whose model is going to be changed."""
-    return Subject("qwen3")
+    return TinyModel("qwen3")
 
 
 @pytest.fixture(params=[["embed_tokens", "q_proj"], ["q_proj"]], ids=["embedding", "attention"])

@@ -97,7 +97,7 @@ def rescaled(hidden: Tensor, norm: Tensor) -> Tensor:
     return hidden * (norm / norms.clamp(min=1e-6))
 
 
-class Host(Protocol):
+class EngineVectors(Protocol):
     """An engine's vectors. ``hosts``: those of ``Need.OF_ENGINE`` that it can serve."""
 
     hosts: Need
@@ -116,7 +116,7 @@ class Host(Protocol):
         """
 
 
-def lent(host: Host, needs: Need, used: Collection[Field]) -> dict[str, Tensor]:
+def lent(host: EngineVectors, needs: Need, used: Collection[Field]) -> dict[str, Tensor]:
     """What is there before a step, for :class:`tokenlens.core.traced.Lent`, hidden states first.
 
     Raises
@@ -134,7 +134,7 @@ def lent(host: Host, needs: Need, used: Collection[Field]) -> dict[str, Tensor]:
     return found
 
 
-def _hidden_states(host: Host, rows: Rows) -> Tensor:
+def _hidden_states(host: EngineVectors, rows: Rows) -> Tensor:
     """``[num_rows, hidden]``: hidden states as each row is fed them."""
     hidden = host.hidden()
     if not (rows.uses(REALIGN) or rows.uses(RESCALE)):
@@ -149,7 +149,7 @@ def _hidden_states(host: Host, rows: Rows) -> Tensor:
     return torch.where(rows[RESCALE][:, None], rescaled(hidden, norm), hidden)
 
 
-def base_vectors(host: Host, logits: Tensor, rows: Rows, proposal: Proposal) -> Tensor:
+def base_vectors(host: EngineVectors, logits: Tensor, rows: Rows, proposal: Proposal) -> Tensor:
     """The engine's vector for each row of a step, ``[num_rows, hidden]`` float32, 0 if none."""
     base = torch.zeros(logits.shape[0], host.hidden_size, device=logits.device)
     if Need.DENSE_MIXTURE in rows.needs:

@@ -45,7 +45,7 @@ from tokenlens.core.columns import (
     TOP_P,
     Field,
 )
-from tokenlens.core.engine_vectors import Host
+from tokenlens.core.engine_vectors import EngineVectors
 from tokenlens.core.marker_columns import STATE
 from tokenlens.core.marker_table import MarkerTable
 from tokenlens.core.method import HOOKS, Method, overrides
@@ -120,7 +120,7 @@ class Lifecycle:
         holes: Sequence[int] = (),
         rewind_steps: int = 0,
         signals: Callable[..., tuple[Tensor, ...]] = signals_topk,
-        host: Host | None = None,
+        host: EngineVectors | None = None,
         engine: str = "this engine",
         max_markers: int | None = None,
     ) -> None:

@@ -25,9 +25,9 @@ from tokenlens.hf.attachment import EMBEDDING, FORWARD, HEAD, PREPARE, attach, d
 from tokenlens.hf.calls import Call, calls, innermost
 from tokenlens.hf.compiled import ONE_GRAPH, is_compiled, one_graph
 from tokenlens.hf.embedding import HookedEmbedding, substitute
-from tokenlens.hf.host import HFHost
 from tokenlens.hf.prompts import prompts_of
 from tokenlens.hf.streamers import follow
+from tokenlens.hf.vectors import HFVectors
 from tokenlens.hf.ways_in import takes_embeddings
 from tokenlens.methods.door import active
 from tokenlens.spec.needs import Need
@@ -100,7 +100,7 @@ class Run(LogitsProcessor):
         self._core: Core | None = None
         self._recorder: Recorder | None = None
         self._embedding: HookedEmbedding | None = None
-        self._host: HFHost | None = None
+        self._host: HFVectors | None = None
         self._noisy = False
         self._one_graph: str | None = None
         # [num_rows, hidden]: behind the logits that are decided on next
@@ -270,7 +270,7 @@ class Run(LogitsProcessor):
             self._embedding.probe()
         if needs and self._embedding is not None:
             head = self.model.get_output_embeddings()  # type: ignore[operator]
-            self._host = HFHost(self._embedding, head, self._vocab_size)
+            self._host = HFVectors(self._embedding, head, self._vocab_size)
             self._noisy = Need.EMBEDDING_NOISE in needs
             if self._head_input is not None:
                 self._host.capture(self._head_input)

@@ -11,7 +11,7 @@ from tokenlens.hf.embedding import HookedEmbedding
 from tokenlens.spec.needs import Need
 
 
-class HFHost:
+class HFVectors:
     """Vectors of one model: dense mixtures, last hidden states, noise on what is fed.
 
     Parameters

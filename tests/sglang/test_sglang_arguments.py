@@ -203,6 +203,8 @@ def test_hooks_keep_kinds_and_are_put_once(monkeypatch):
     names = ("plain", "of_class", "of_nobody")
     module.around = lambda original, *args: (original(*args), "seen")
     monkeypatch.setitem(sys.modules, f"tokenlens_test.{module.__name__}", module)
+    # Where the check looks for what is put around it.
+    monkeypatch.setitem(sys.modules, f"{hooks.PACKAGE}.{module.__name__}", module)
     ours = f"{module.__name__}.around"
     targets = {module.__name__: {f"Wrapped.{name}": ours for name in names}}
     hooks.check(targets)

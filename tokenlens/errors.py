@@ -187,12 +187,35 @@ class UnsupportedError(TokenlensError, NotImplementedError, ValueError):
 
 
 class MethodError(UnsupportedError):
-    """A method from outside that is missing or broken: its name, and the reason."""
+    """A method from outside that is missing or broken: its name, and the reason.
+
+    Attributes
+    ----------
+    method
+        Its name.
+    hook
+        In which of its hooks something went wrong while it ran; empty where it was not let in.
+    summary
+        What went wrong, without the words of the author's exception: those are for the log.
+    """
+
+    method = hook = summary = ""
 
     @classmethod
     def of_method(cls, name: str, reason: str) -> Self:
         """An error about the method of a name."""
-        return cls(f"method {shorten(name)}: {cut(reason, MAX_ALLOWED)}")
+        made = cls(f"method {shorten(name)}: {cut(reason, MAX_ALLOWED)}")
+        made.method = made.summary = name
+        return made
+
+    @classmethod
+    def of_hook(cls, name: str, hook: str, got: str, allowed: str, detail: str = "") -> Self:
+        """An error about what a hook did in a step, or for a request."""
+        more = f" ({cut(detail, MAX_ALLOWED // 2)})" if detail else ""
+        made = cls.of_method(name, f"got {got}{more} from its hook {hook}; allowed: {allowed}")
+        made.hook = hook
+        made.summary = f"the method {name} of this request gave {cut(got, 200)} in its hook {hook}"
+        return made
 
 
 class EmbeddingError(UnsupportedError):

@@ -37,7 +37,7 @@ def start_forcing(
 def continue_forcing(rows: Rows, proposal: Proposal) -> None:
     """A forced sequence wins over everything else, and is discrete unless a method says no."""
     forcing = rows[FORCE_LENGTH] > 0
-    at = rows[FORCE_AT].clamp(max=FORCE_IDS.size - 1)
+    at = rows[FORCE_AT].clamp(0, FORCE_IDS.size - 1)
     proposal.force(forcing, rows[FORCE_IDS].gather(1, at[:, None])[:, 0])
     if proposal.mixes is not None:
         forcing = forcing & ~proposal.mixes

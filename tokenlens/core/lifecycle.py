@@ -56,6 +56,7 @@ from tokenlens.core.request import Request
 from tokenlens.core.rows import IDLE, Live
 from tokenlens.core.slots import SlotTable
 from tokenlens.core.snapshots import Snapshots, SuspendedRequest, copy_of, restore
+from tokenlens.errors import MethodError
 from tokenlens.spec import SpecError, refuse_needs
 from tokenlens.spec import base as spec_base
 from tokenlens.spec.needs import Need
@@ -158,6 +159,9 @@ class Lifecycle:
         self._used: Counter[Field] = Counter()
         self._hooks: dict[str, list[Method]] = {hook: [] for hook in HOOKS}
         self._any_method = self._reweighs = self._vectors = False
+        self._outside: list[Method] = []
+        # Methods whose commit raised, by name, where whoever calls can end their requests alone
+        self.contained: dict[str, MethodError] | None = None
         # Wide columns that live methods may change
         self._changing: list[Field] = []
         self._now = IDLE
@@ -286,6 +290,11 @@ class Lifecycle:
         self._used.update(request.used)
         self._find_live()
 
+    def take_contained(self) -> dict[str, MethodError]:
+        """Methods whose commit raised since the last time, with the error; see ``contained``."""
+        found, self.contained = self.contained or {}, {}
+        return found
+
     @property
     def idle(self) -> bool:
         """No live request has a method: every step is a no-op."""
@@ -329,5 +338,7 @@ class Lifecycle:
             or Need.BLENDS in needs
             or self._vectors
             or self._signals is not signals_topk
+            or any(method.outside for method in live)
         )
+        self._outside = [method for method in live if method.outside]
         self._changing = [column for column in fields if column.size > 1 and not column.fixed]

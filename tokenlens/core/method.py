@@ -47,6 +47,8 @@ class Method:
     name: str
     counters: ClassVar[Mapping[str, Field]] = {}
     """Columns that count something, by the name that traces and metrics give it."""
+    outside: ClassVar[bool] = False
+    """From outside the package: what it leaves behind is looked at before anybody uses it."""
 
     def __init__(self, name: str, *fields: Field) -> None:
         self.name = name

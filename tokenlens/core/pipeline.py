@@ -6,7 +6,8 @@ the tokens that were really sampled and moves exactly those requests on. Neither
 value on the host.
 """
 
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 
 import torch
 from torch import Tensor
@@ -36,6 +37,7 @@ from tokenlens.core.proposal import Proposal, SignalRequest
 from tokenlens.core.report import StepReport
 from tokenlens.core.rows import Rows
 from tokenlens.core.signals import observe
+from tokenlens.errors import MethodError
 from tokenlens.spec.needs import Need
 
 
@@ -156,6 +158,9 @@ class Core(Lifecycle):
             rows.choose(LOG_PROBABILITY, ~(asked.active & valid), 0.0)
         if Need.FORCING in rows.needs:
             continue_forcing(rows, proposal)
+        if self._outside:
+            theirs = reduce(or_, (rows[method.on] for method in self._outside))
+            valid = valid & soundness.keep_known(rows, proposal, theirs)
         intent = Intent(
             *(proposal.latent, proposal.forced, proposal.recorded),
             *(valid, found.entropy, found.max_probability),
@@ -232,7 +237,13 @@ class Core(Lifecycle):
             advance_forcing(rows, as_recorded)
         rows.latent, rows.forced = intent.latent, intent.forced
         for method in self._hooks["commit"]:
-            method.commit(rows, before, sampled)
+            try:
+                method.commit(rows, before, sampled)
+            except MethodError as error:
+                # Of a method from outside, which left the rows as they were
+                if self.contained is None:
+                    raise
+                self.contained[method.name] = error
         inside = rows.thinking
         if Need.AFTER_THINKING in rows.needs:
             inside = inside | rows[ANYWHERE]

@@ -1,6 +1,6 @@
 """One step's copy of the state: a row for each row of the batch. Knows no slots and no engine."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,6 +20,16 @@ class Live(NamedTuple):
 
 
 IDLE = Live(Need.NOTHING, frozenset())
+
+
+class Mark(NamedTuple):
+    """What rows held when a hook began; columns that nobody had looked at are not in it."""
+
+    values: dict[Field, Tensor]
+    written: dict[Field, None]
+    added: dict[Field, Tensor]
+    records: dict[str, Tensor]
+    intended: dict[str, Tensor]
 
 
 class Rows:
@@ -168,6 +178,36 @@ class Rows:
         """What is still to be added, by column; it is the caller's to add from now on."""
         added, self._added = self._added, {}
         return added
+
+    def mark(self) -> Mark:
+        """What the rows hold now, to go back to."""
+        kept = vars(self)
+        return Mark(
+            dict(self._values),
+            dict(self.written),
+            dict(self._added),
+            dict(self.records),
+            {name: kept[name] for name in ("latent", "forced") if name in kept},
+        )
+
+    def restore(self, mark: Mark) -> None:
+        """Go back to a mark. What was changed in place stays changed."""
+        self._values, self.written = dict(mark.values), dict(mark.written)
+        self._added, self.records = dict(mark.added), dict(mark.records)
+        self._thinking = None
+        vars(self).update(mark.intended)
+
+    def changed(self, mark: Mark) -> Iterator[tuple[Field, Tensor, Tensor]]:
+        """Columns that were assigned or added to since a mark, with their values now and then."""
+        added = [c for c, amount in self._added.items() if amount is not mark.added.get(c)]
+        for column in added:
+            self[column]
+        for column in self.written:
+            now, then = self._values.get(column), mark.values.get(column)
+            if now is None or now is then:
+                continue
+            then = self._read(column) if then is None else then
+            yield column, now, then + mark.added[column] if column in mark.added else then
 
     def settle(self) -> None:
         """Add what is still to be added."""

@@ -18,6 +18,9 @@ EDITS = Field("count.edits", "bool", False, fixed=True)
 """The request has a method that edits logits without asking for signals: its unusable rows count
 as invalid steps, though no method looked at a signal."""
 
+MOST_WEIGHT = 64.0
+"""Of one entry of a concept token: weights sum to 1, and there are at most 64."""
+
 
 def usable(logits: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
     """Which rows have something finite and neither NaN nor +inf, and the largest of each row.
@@ -66,3 +69,43 @@ def keep_sound(rows: Rows, proposal: Proposal, active: Tensor, base: Tensor | No
     if proposal.scores is not None:
         proposal.scores = torch.where(sound[:, None], proposal.scores, 0.0)
     return fine
+
+
+def keep_known(rows: Rows, proposal: Proposal, theirs: Tensor) -> Tensor:
+    """Make the rows discrete whose tokens the model does not have; which rows are fine.
+
+    For rows of methods that this package did not write: an id beyond the table would end the
+    engine, and a weight beyond every mixture what is computed with it.
+
+    Parameters
+    ----------
+    proposal
+        Changed in place.
+    theirs
+        ``[num_rows]`` bool: rows of such methods; others are fine.
+
+    Returns
+    -------
+    Tensor
+        ``[num_rows]`` bool.
+    """
+    known = _is_token(rows, proposal.recorded)
+    mixed = _is_token(rows, proposal.ids).all(dim=1)
+    # A NaN is not at most anything.
+    mixed = mixed & (proposal.weights.abs() <= MOST_WEIGHT).all(dim=1)
+    fine = (known | ~proposal.forced) & (mixed | ~proposal.latent) | ~theirs
+    proposal.latent, proposal.forced = proposal.latent & fine, proposal.forced & fine
+    bad = theirs & ~known
+    proposal.recorded = torch.where(bad, 0, proposal.recorded)
+    bad = (theirs & ~mixed)[:, None]
+    proposal.ids = torch.where(bad, 0, proposal.ids)
+    proposal.weights = torch.where(bad, 0.0, proposal.weights)
+    return fine
+
+
+def _is_token(rows: Rows, ids: Tensor) -> Tensor:
+    found = (ids >= 0) & (ids < rows.vocab_size)
+    if rows.holes is not None:
+        place = torch.searchsorted(rows.holes, ids).clamp(max=len(rows.holes) - 1)
+        found = found & (rows.holes[place] != ids)
+    return found

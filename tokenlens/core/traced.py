@@ -119,7 +119,7 @@ def stand_in(
     made = replaced(core, new)
     made.table.__class__ = _Table
     made.table.asked = asked
-    made.forms = None
+    made.forms = made.contained = None
     if lent:
         made._host = Lent(core._host, lent)
     return made

@@ -6,16 +6,14 @@ the engine, an argument or the environment variable ``TOKENLENS_METHODS`` gives.
 with one ends the start, with its name and the reason; no request goes without its method.
 """
 
-import inspect
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from tokenlens.errors import MethodError
 from tokenlens.spec.base import MethodBase
-from tokenlens.spec.outside import faults
 from tokenlens.spec.registry import METHOD_CONFIGS, forget, register
 
 if TYPE_CHECKING:
@@ -82,19 +80,43 @@ def allow(methods: Iterable["str | type[Method]"]) -> tuple[str, ...]:
     """
     names = []
     with _LOCK:
-        for one in methods:
-            if isinstance(one, str):
-                name = one
-                kind = _LOADED[name].kind if name in _LOADED else _found(name)
-            else:
-                declared = getattr(one, MARK, None)
-                info = getattr(getattr(declared, "config", None), "model_fields", {}).get("method")
-                name, kind = str(getattr(info, "default", getattr(one, "__name__", one))), one
-            _let_in(name, kind)
-            names.append(name)
-        if names:
-            active()
+        before = set(_LOADED)
+        try:
+            for one in methods:
+                name, kind = _named(one)
+                _let_in(name, kind)
+                names.append(name)
+            if set(_LOADED) != before:
+                _check_together()
+        except BaseException:
+            # A start that failed leaves nothing behind.
+            for name in set(_LOADED) - before:
+                del _LOADED[name]
+                forget(name)
+            raise
     return tuple(names)
+
+
+def _named(one: Any) -> tuple[str, Any]:
+    """The name, and the class, of what is to be let in."""
+    if isinstance(one, str):
+        return one, _LOADED[one].kind if one in _LOADED else _found(one)
+    declared = getattr(one, MARK, None)
+    info = getattr(getattr(declared, "config", None), "model_fields", {}).get("method")
+    return str(getattr(info, "default", getattr(one, "__name__", one))), one
+
+
+def _check_together() -> None:
+    """Every method at its place, no two of which count or keep a thing by one name."""
+    from tokenlens.core.lifecycle import totals_of
+
+    try:
+        totals_of(active())
+    except ValueError as error:
+        if isinstance(error, MethodError):
+            raise
+        name = str(error).partition(".")[0]
+        raise MethodError.of_method(name, str(error)) from None
 
 
 def from_environment() -> tuple[str, ...]:
@@ -134,8 +156,7 @@ def active() -> tuple["Method", ...]:
         placed = [name for name in reversed(waiting) if _LOADED[name].after in here]
         if not placed:
             name = waiting[0]
-            after = _LOADED.pop(name).after
-            forget(name)
+            after = _LOADED[name].after
             allowed = ", ".join(one.name for one in steps()[:-1])
             raise MethodError.of_method(name, f"got after={after!r}; allowed: {allowed}")
         for name in placed:
@@ -181,76 +202,38 @@ def _package(entry: Any) -> str:
 
 
 def _let_in(name: str, kind: Any) -> None:
+    from tokenlens.methods import checks
+    from tokenlens.methods.guard import guarded
+    from tokenlens.methods.registry import steps
+
     known = _LOADED.get(name)
     if known is not None and known.kind is kind:
         return
-    reason = next(_reasons(name, kind), None)
-    if reason is not None:
-        raise MethodError.of_method(name, reason)
-    declared: Declared = getattr(kind, MARK)
     try:
-        made = kind()
-    except Exception as error:  # somebody else's constructor
+        if known is not None:
+            text = f"got a second class of that name, {kind!r}; allowed: one in a process"
+            raise MethodError.of_method(name, text)
+        declared: Any = vars(kind).get(MARK) if isinstance(kind, type) else None
+        _refuse(name, checks.wrong_class(name, kind, declared))
+        made: Any = guarded(kind, name, "latent" in declared.config.family)
+        made = made()
+        others = (*steps(), *(one.method for one in _LOADED.values()))
+        _refuse(name, checks.wrong_parts(name, made, others))
+    except MethodError:
+        raise
+    except (Exception, SystemExit) as error:  # somebody else's class
+        text = f"got {type(error).__name__} ({error}) from {kind!r}; allowed: a class that can be"
         raise MethodError.of_method(
-            name,
-            f"got {type(error).__name__} ({error}) from {kind.__name__}(); allowed: an instance",
+            name, f"{text} looked at, and made without arguments"
         ) from error
-    reason = _wrong_columns(name, made)
-    if reason is not None:
-        raise MethodError.of_method(name, reason)
+    # Known from here on: what cannot be registered is taken out again.
+    _LOADED[name] = LetIn(kind, made, declared.after)
     try:
         register(declared.config)
-    except ValueError as error:
-        raise MethodError.of_method(name, str(error)) from None
-    _LOADED[name] = LetIn(kind, made, declared.after)
+    except Exception as error:
+        raise MethodError.of_method(name, str(error)) from error
 
 
-def _reasons(name: str, kind: Any) -> Iterator[str]:
-    from tokenlens.core.method import HOOKS, Method
-
-    if name in _LOADED:
-        yield f"got a second class of that name, {kind!r}; allowed: one in a process"
-        return
-    if not (isinstance(kind, type) and issubclass(kind, Method)):
-        yield f"got {kind!r}; allowed: a subclass of tokenlens.methods.Method"
-        return
-    declared = kind.__dict__.get(MARK)
-    if declared is None:
-        yield f"got {kind.__name__} without a config; allowed: @method(CONFIG, after=...) above it"
-        return
-    yield from faults(declared.config, name)
-    for hook in HOOKS:
-        ours = list(inspect.signature(getattr(Method, hook)).parameters)
-        theirs = inspect.signature(getattr(kind, hook)).parameters
-        kinds = {parameter.kind for parameter in theirs.values()}
-        if len(theirs) != len(ours) and inspect.Parameter.VAR_POSITIONAL not in kinds:
-            yield f"got {hook}({', '.join(theirs)}); allowed: {hook}({', '.join(ours)})"
-
-
-def _wrong_columns(name: str, made: "Method") -> str | None:
-    from tokenlens.core.columns import Field
-    from tokenlens.core.lifecycle import COMMON_FIELDS
-    from tokenlens.methods.registry import steps
-
-    if getattr(made, "name", None) != name:
-        return f"got an instance of the name {getattr(made, 'name', None)!r}; allowed: {name!r}"
-    others: Sequence[Any] = (*steps(), *(one.method for one in _LOADED.values()))
-    taken = {column.name for one in others for column in one.fields}
-    taken |= {column.name for column in COMMON_FIELDS}
-    counters = {counter for one in others for counter in one.counters}
-    for column in made.fields:
-        if not isinstance(column, Field):
-            return f"got the column {column!r}; allowed: tokenlens.methods.Column"
-        if column.name in taken:
-            return f"got the column {column.name} a second time; allowed: names of its own"
-        if not column.name.startswith(f"{name}.") or not 1 <= column.size <= 4096:
-            return (
-                f"got the column {column.name} of {column.size}; allowed: a name that begins with"
-                f" {name!r} and a dot, a size of 1 to 4096"
-            )
-        taken.add(column.name)
-    if clash := counters.intersection(made.counters):
-        return f"got the counters {sorted(clash)}; allowed: names of their own"
-    if foreign := set(made.records) - {name}:
-        return f"got the records {sorted(foreign)}; allowed: {name!r}, or none"
-    return None
+def _refuse(name: str, reasons: Iterator[str]) -> None:
+    for reason in reasons:
+        raise MethodError.of_method(name, reason)

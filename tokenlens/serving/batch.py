@@ -5,6 +5,7 @@ everything here is arithmetic on counts. Knows neither of the two model runners:
 requests come, go and are in this step's rows, and in which order.
 """
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -19,14 +20,15 @@ from tokenlens.core import Core, Request
 from tokenlens.core.columns import PHASE
 from tokenlens.core.report import StepReport
 from tokenlens.core.snapshots import SuspendedRequest
+from tokenlens.errors import MethodError
 from tokenlens.serving.embedding import Calls, InputEmbedding
 from tokenlens.serving.faults import (
-    BROKEN,
     BROKEN_STEP,
     FORGOTTEN,
     TAKEN_BACK,
     decide_apart,
     logger,
+    reason_of,
 )
 from tokenlens.serving.store import MISSED, NO_PAGE, PAGE, PLAIN, ConceptStore
 from tokenlens.spec.needs import Need
@@ -70,6 +72,7 @@ class Batch:
 
     def __init__(self, core: Core, store: ConceptStore, embedding: InputEmbedding | None) -> None:
         self.core, self.store, self.embedding = core, store, embedding
+        core.contained = {}
         self.live: dict[str, LiveRequest] = {}
         # Requests that cannot go on, which the engine ends, and why
         self.failed: dict[str, str] = {}
@@ -196,11 +199,24 @@ class Batch:
                 self._release_slot(live)
                 self.core.remove(live.slot)
 
-    def fail(self, req_id: str, reason: str = BROKEN) -> None:
-        """End one request after an exception of ours that is being handled; the engine goes on."""
-        logger.exception("request %s: %s", req_id, reason)
+    def fail(self, req_id: str, reason: str = "", error: BaseException | None = None) -> None:
+        """End one request after an exception, the one that is being handled; the engine goes on."""
+        error = error or sys.exception()
+        reason = reason or reason_of(error)
+        logger.error("request %s: %s", req_id, reason, exc_info=error)
         self.finish([req_id])
         self.failed[req_id] = reason
+
+    def fail_method(self, error: MethodError) -> int:
+        """End the requests of this step that name a method from outside; returns how many."""
+        ended = 0
+        for req_id in self._rows:
+            live = self.live.get(req_id)
+            if live is not None and error.method in live.request.methods:
+                self.fail(req_id, error=error)
+                ended += 1
+        self.leave_rows()
+        return ended
 
     def take_failed(self) -> dict[str, str]:
         """Requests that cannot go on, with the reason; they are the caller's to end from now on."""
@@ -395,6 +411,8 @@ class Batch:
             self.fail_rows()
             self._last = None
             return None
+        for error in self.core.take_contained().values():
+            self.fail_method(error)
         self._generated[self._slots] += self._advance
         self._last = None
         if self.embedding is not None and self.core.may_be_latent:

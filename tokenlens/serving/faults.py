@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from tokenlens.errors import MethodError
+
 if TYPE_CHECKING:
     from tokenlens.core.snapshots import SuspendedRequest
     from tokenlens.serving.batch import Batch
@@ -25,6 +27,13 @@ BROKEN_STEP = (
     " in its step"
 )
 """Why a request cannot go on."""
+
+
+def reason_of(error: BaseException | None) -> str:
+    """Why a request ends after an exception; the name of the method from outside, if it was one."""
+    if isinstance(error, MethodError) and error.summary:
+        return f"{error.summary}, which ended it and no other method's; the engine's log shows more"
+    return BROKEN
 
 
 @contextmanager
@@ -56,12 +65,18 @@ def decide_apart(batch: "Batch", logits: Tensor) -> Tensor:
         with _blamed(batch, req_id):
             batch.core.resume(batch.live[req_id].slot, suspended)
     batch.leave_rows()
-    try:
-        return batch.core.step(logits, batch.slots)
-    except Exception:
-        logger.exception("a step fails with several requests, and with none alone")
-        batch.fail_rows()
-        return logits
+    while True:
+        try:
+            return batch.core.step(logits, batch.slots)
+        except MethodError as error:
+            # Raises with several requests, and with none alone: all that name the method end.
+            if not batch.fail_method(error):
+                break
+        except Exception:
+            logger.exception("a step fails with several requests, and with none alone")
+            break
+    batch.fail_rows()
+    return logits
 
 
 @contextmanager

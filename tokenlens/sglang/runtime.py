@@ -16,7 +16,6 @@ from torch import Tensor
 from tokenlens.core.forcing import FORCED_LOGIT
 from tokenlens.errors import SpecError
 from tokenlens.serving.batch import Ints
-from tokenlens.serving.faults import BROKEN
 from tokenlens.serving.refusals import is_latent
 from tokenlens.serving.runtime import EngineRuntime, RunnerFacts
 from tokenlens.serving.settings import Settings
@@ -132,8 +131,9 @@ class RequestFollower:
         except Exception:
             self.batch.fail(req.rid)
             # Ended here: nobody else has to.
+            reason = self.batch.failed[req.rid]
             self.batch.finish([req.rid])
-            abort(req, f"tokenlens: {BROKEN}.")
+            abort(req, f"tokenlens: {reason}.")
             return
         self._known[req.rid] = Known(weakref.ref(req), req.retraction_count)
 

@@ -6,12 +6,14 @@ them that float32 arithmetic does not hold.
 
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from pydantic import ValidationError
+from pydantic.json_schema import PydanticJsonSchemaWarning
 
-from tokenlens.spec.base import MethodBase, StrictModel
+from tokenlens.spec.base import Excludes, MethodBase, Recipe, Requires, StrictModel
 from tokenlens.spec.registry import METHOD_CONFIGS, models_of
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -48,8 +50,12 @@ def faults(config: Any, name: str) -> Iterator[str]:
             if model.model_config.get(key) != wanted:
                 got = model.model_config.get(key)
                 yield f"got {model.__name__} with {key} = {got!r}; allowed: {wanted!r}"
+    yield from _wrong_declarations(config)
     try:
-        schema = config.model_json_schema()
+        with warnings.catch_warnings():
+            # A default that JSON does not have is left out with a warning.
+            warnings.simplefilter("error", PydanticJsonSchemaWarning)
+            schema = config.model_json_schema()
     except Exception as error:  # the author's own types
         yield f"got no JSON Schema ({error}); allowed: numbers, texts, lists and models of them"
         return
@@ -99,19 +105,71 @@ def _unbounded(schema: Mapping[str, Any], node: Any, place: str = "") -> Iterato
         yield f"{place}: got a field of any value; allowed: a number, a text, a list, a model"
 
 
+def _wrong_declarations(config: type[MethodBase]) -> Iterator[str]:
+    """What the class says of how it goes with others, in a form that nobody could read."""
+    kinds = {"family": str, "requires": Requires, "excludes": Excludes}
+    for name, kind in kinds.items():
+        found = getattr(config, name)
+        if not (isinstance(found, tuple) and all(isinstance(one, kind) for one in found)):
+            yield f"{name}: got {found!r:.80}; allowed: a tuple of {kind.__name__}"
+    for name, one in (("published", object), ("recipes", Recipe)):
+        found = getattr(config, name)
+        if not (isinstance(found, Mapping) and all(isinstance(v, one) for v in found.values())):
+            yield f"{name}: got {found!r:.80}; allowed: a mapping"
+
+
 def _wrong_defaults(config: type[MethodBase]) -> Iterator[str]:
     """Defaults, of the config and of its published profile, that its own fields refuse."""
-    given = {
-        key: info.get_default(call_default_factory=True)
-        for key, info in config.model_fields.items()
-        if not info.is_required() and key != "quirks"
-    }
+    try:
+        given = {
+            key: info.get_default(call_default_factory=True)
+            for key, info in config.model_fields.items()
+            if not info.is_required() and key != "quirks"
+        }
+    except Exception as error:  # the author's factory
+        yield f"got {type(error).__name__} ({error}) from a default; allowed: a value"
+        return
     required = {key for key, info in config.model_fields.items() if info.is_required()}
     for values in (given, {**given, **config.published, "profile": "published"}):
         try:
-            config.model_validate(values)
+            made = config.model_validate(values)
         except ValidationError as error:
             for line in error.errors(include_url=False):
                 if line["loc"] and line["loc"][0] not in required:
                     where = ".".join(map(str, line["loc"]))
                     yield f"{where}: got a default of {line['input']!r:.80}; allowed: {line['msg']}"
+        except Exception as error:  # the author's validator
+            yield f"got {type(error).__name__} ({error}) from a validator; allowed: a ValueError"
+        else:
+            yield from _wrong_answers(made)
+
+
+def _wrong_answers(config: MethodBase) -> Iterator[str]:
+    """What a config of defaults says of itself, where the author has overridden that."""
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "is_latent": bool,
+        "is_budget": bool,
+        "families": frozenset,
+        "uses_seed": bool,
+        "from_first_token": bool,
+        "forced_end_part": str,
+        "forced_text": (str, type(None)),
+        "entries": tuple,
+        "needs": Mapping,
+    }
+    for name, kind in kinds.items():
+        try:
+            found = getattr(config, name)
+            found = found() if name in ("entries", "needs") else found
+        except Exception as error:  # the author's
+            yield f"{name}: got {type(error).__name__} ({error}); allowed: an answer"
+            continue
+        if not isinstance(found, kind):
+            yield f"{name}: got {found!r:.80}; allowed: as in tokenlens.spec.MethodBase"
+    try:
+        same = type(config).model_validate_json(config.model_dump_json()) == config
+    except Exception as error:  # the author's types, again
+        yield f"got {type(error).__name__} ({error!s:.200}) from its own JSON; allowed: itself"
+        return
+    if not same:
+        yield "got another config from its own JSON; allowed: itself"

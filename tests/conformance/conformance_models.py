@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from conformance_table import (
     EOS,
+    EVERY,
     MARKERS,
     METHODS,
+    OUTSIDE,
     QUESTION,
     REASONER,
-    SCENARIOS,
     WORD_METHODS,
     Scenario,
     hosted,
@@ -113,7 +114,7 @@ def nearby(path: str, amount: float) -> Iterator[Any]:
 
 
 def references(
-    path: str, tokenizer: Any = None, markers: dict[str, Any] = MARKERS, scenarios: Any = SCENARIOS
+    path: str, tokenizer: Any = None, markers: dict[str, Any] = MARKERS, scenarios: Any = EVERY
 ) -> dict[str, list[int]]:
     """Ids of all greedy scenarios, if models that are a little different agree on them.
 
@@ -134,7 +135,7 @@ def references(
 
 
 def requests(
-    markers: dict[str, Any] = MARKERS, trace: str = "summary", scenarios: Any = SCENARIOS
+    markers: dict[str, Any] = MARKERS, trace: str = "summary", scenarios: Any = EVERY
 ) -> list[dict[str, Any]]:
     """The table as requests of an engine's process."""
     return [
@@ -158,7 +159,7 @@ QUESTIONS = ("make 24 using 3,5,7,2", "make 6 using 4,11,9", "make 14 using 12,5
 def reasoner_scenarios(tokenizer: Any, engine: str = "vllm") -> tuple[Scenario, ...]:
     """The table's requests of a model that thinks: markers and phases come from its tokenizer."""
     rows = [(name, row, methods) for row in range(3) for name, methods in REASONER.items()]
-    more = {**METHODS, **WORD_METHODS}
+    more = {**METHODS, **WORD_METHODS, **OUTSIDE}
     rows += [
         (name, QUESTION.get(name, index % 3), methods)
         for index, (name, methods) in enumerate(more.items())

@@ -125,6 +125,12 @@ WORD_METHODS: dict[str, tuple[dict[str, Any], ...]] = {
 }
 """The same for the reasoner only: methods that need words, and what has another row above."""
 
+OUTSIDE: dict[str, tuple[dict[str, Any], ...]] = {
+    "pulse-gate": ({"method": "pulse_gate", "latent": 4, "discrete": 2, "temperature": 1.0},),
+    "soft-no-echo": (soft(), {"method": "no_echo", "penalty": 4.0}),
+}
+"""The same with the methods of `examples/my_method`, which every engine of the tests lets in."""
+
 REASONER: dict[str, tuple[dict[str, Any], ...] | None] = {
     "soft": (soft(),),
     "cold": (soft(cold_stop={"entropy_threshold": 0.2, "patience": 12}),),
@@ -199,7 +205,17 @@ SCENARIOS: tuple[Scenario, ...] = (
 )
 
 
-def hosted(engine: str, scenarios: tuple[Scenario, ...] = SCENARIOS) -> tuple[Scenario, ...]:
+EVERY: tuple[Scenario, ...] = (
+    *SCENARIOS,
+    *(
+        Scenario(name, thinking_prompt(name), methods, arrive=index)
+        for index, (name, methods) in enumerate(OUTSIDE.items())
+    ),
+)
+"""With those of methods from outside."""
+
+
+def hosted(engine: str, scenarios: tuple[Scenario, ...] = EVERY) -> tuple[Scenario, ...]:
     """The rows that an engine has to carry out."""
     return tuple(
         one

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from conformance_models import ROUNDING, generated, nearby
-from conformance_table import MARKERS, SCENARIOS
+from conformance_table import EVERY, MARKERS
 
 TOLERANCE = 1e-4
 """Of entropies, probabilities and weights, float32; everything else is equal."""
@@ -33,7 +33,7 @@ class Reference(NamedTuple):
 
 
 def reference_traces(
-    path: str, tokenizer: Any = None, markers: Any = MARKERS, scenarios: Any = SCENARIOS
+    path: str, tokenizer: Any = None, markers: Any = MARKERS, scenarios: Any = EVERY
 ) -> dict[str, Reference]:
     """What Hugging Face records of each greedy scenario that has a spec: every step.
 

@@ -1,67 +1,12 @@
-"""A method whose hooks raise where the environment says so, and classes that are no methods."""
+"""Classes that are no methods, each wrong in one way."""
 
-import os
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from tokenlens.methods import Column, Method, method
 from tokenlens.spec import MethodBase
-
-
-class Broken(MethodBase):
-    """Raises in one hook."""
-
-    family = ("latent",)
-
-    method: Literal["broken"] = "broken"
-    hook: Literal[
-        "admit", "control", "edit", "request_signals", "reweigh", "propose", "gate", "commit", ""
-    ] = Field("", description="that raises")
-
-
-def raising(hook):
-    def run(self, *args):
-        if hook in HOOKS:
-            raise RuntimeError(f"the author's mistake in {hook}")
-        return args[0] if hook == "edit" else {} if hook == "admit" else None
-
-    return run
-
-
-HOOKS = set(filter(None, os.environ.get("BROKEN_HOOKS", "").split(",")))
-
-
-@method(Broken, after="soft_thinking")
-class BrokenMethod(Method):
-    """Every hook is there."""
-
-    def __init__(self):
-        super().__init__("broken")
-
-    def admit(self, config, admission):
-        return raising("admit")(self, config)
-
-    def control(self, rows):
-        raising("control")(self, rows)
-
-    def edit(self, logits, rows):
-        return raising("edit")(self, logits)
-
-    def request_signals(self, rows, request):
-        raising("request_signals")(self, rows)
-
-    def reweigh(self, rows, signals, proposal):
-        raising("reweigh")(self, rows)
-
-    def propose(self, rows, signals, proposal):
-        raising("propose")(self, rows)
-
-    def gate(self, rows, signals, proposal):
-        raising("gate")(self, rows)
-
-    def commit(self, rows, before, sampled):
-        raising("commit")(self, rows)
+from tokenlens.spec.base import Recipe
 
 
 class Unbounded(MethodBase):
@@ -128,3 +73,83 @@ Undeclared = type("Undeclared", (Method,), {})
 NoMethod = type("NoMethod", (), {})
 Raises = of(Plain, __new__=lambda cls: 1 / 0)
 NoConfig = method(dict, after="min_p")(type("NoConfig", (Method,), {}))
+
+
+def config(name="plain", annotations=(), **members):
+    """A config of a name, with more in it."""
+    values = {"method": name, **members}
+    values["__annotations__"] = {"method": Literal[name], **dict(annotations)}
+    return type(
+        "Config", (MethodBase,), {"__doc__": "Of a test.", "__module__": __name__, **values}
+    )
+
+
+def fails(kind, text):
+    """Something that raises, whatever it is given."""
+
+    def run(*_):
+        raise kind(text)
+
+    return run
+
+
+class Late(MethodBase):
+    """A default that raises."""
+
+    method: Literal["plain"] = "plain"
+    scale: float = Field(default_factory=lambda: 1 / 0, ge=0, le=1)
+
+
+class Checked(MethodBase):
+    """A validator that raises what no validator may."""
+
+    method: Literal["plain"] = "plain"
+
+    @model_validator(mode="after")
+    def check(self):
+        """Raises."""
+        raise RuntimeError("no check")
+
+
+class NoName(Method):
+    """Never given a name."""
+
+    def __init__(self):
+        Method.__init__(self, "plain")
+        del self.name
+
+
+X = Column("plain.x", "int")
+NoName = method(Plain, after="min_p")(NoName)
+NoJson = of(config(annotations={"x": Any}, x=object()), "plain")
+LateDefault = of(Late)
+Validator = of(Checked)
+Entries = of(config(entries=fails(KeyError, "max")), "plain")
+Needs = of(config(needs=lambda self: None), "plain")
+WORD = ClassVar[Any]
+OneWord = of(config(annotations={"family": WORD}, family="latent"), "plain")
+Texts = of(config(annotations={"requires": WORD}, requires=("soft_thinking",)), "plain")
+Recipes = of(config(annotations={"recipes": WORD}, recipes={"x": None}), "plain")
+SOFT = {"soft": Recipe("ours", ({"method": "plain"},))}
+OurRecipe = of(config(annotations={"recipes": WORD}, recipes=SOFT), "plain")
+NoPlace = of(Plain, after=None)
+Columns = of(Plain, fields=property(fails(RuntimeError, "no columns"), lambda *_: None))
+TextColumn = of(Plain, columns=[Column("plain.x", "text")])
+FloatDefault = of(Plain, columns=[Column("plain.x", "int", 0.5)])
+LargeDefault = of(Plain, columns=[Column("plain.x", "int", 2**64)])
+NanDefault = of(Plain, columns=[Column("plain.x", "float", float("nan"))])
+HugeColumn = of(Plain, columns=[Column("plain.x", "int", size=1_000_000)])
+Foreign = of(Plain, columns=[Column("other.x", "int")])
+NoSwitch = of(Plain, fields=property(lambda self: (X,), lambda *_: None))
+NoCounters = of(Plain, counters=None)
+Uncounted = of(Plain, counters={"x": X})
+OurCounter = of(Plain, columns=[X], counters={"tokens": X})
+LoudCounter = of(Plain, columns=[X], counters={"A B": X})
+RaisingCounters = of(Plain, counters=property(fails(RuntimeError, "no counters")))
+RaisingRecords = of(Plain, records=property(fails(RuntimeError, "no records")))
+ForeignRecords = of(Plain, records=("min_p",))
+Serves = of(Plain, serves=lambda self, config: True)
+Admits = of(Plain, admit=lambda self, config: {})
+Exits = of(Plain, __new__=fails(SystemExit, "3"))
+HiddenMethod = of(config("hidden_feedback"), "hidden_feedback")
+GateNamed = of(config("gate"), "gate")

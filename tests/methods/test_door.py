@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import faulty_method as faulty
 import outside
 import pytest
 
@@ -121,6 +122,36 @@ WRONG = {
     "a hook's arguments": ("broken_methods:Signature", "allowed: edit(self, logits, rows)"),
     "a constructor": ("broken_methods:Raises", "ZeroDivisionError"),
     "a name that differs": ("broken_methods:TextMethod", "method: Literal['plain']"),
+    "no name": ("broken_methods:NoName", "got an instance of the name None"),
+    "a default that is no JSON": ("broken_methods:NoJson", "is not JSON serializable"),
+    "a default that raises": ("broken_methods:LateDefault", "got ZeroDivisionError"),
+    "a validator that raises": ("broken_methods:Validator", "got RuntimeError"),
+    "entries that raise": ("broken_methods:Entries", "entries: got KeyError"),
+    "needs that are none": ("broken_methods:Needs", "needs: got None"),
+    "a family of one word": ("broken_methods:OneWord", "family: got 'latent'"),
+    "rules of texts": ("broken_methods:Texts", "requires: got ('soft_thinking',)"),
+    "recipes of none": ("broken_methods:Recipes", "recipes: got"),
+    "a recipe of ours": ("broken_methods:OurRecipe", "got the recipes ['soft'] again"),
+    "no place": ("broken_methods:NoPlace", "got after=None"),
+    "columns that raise": ("broken_methods:Columns", "got RuntimeError (no columns)"),
+    "a column of text": ("broken_methods:TextColumn", "the column plain.x of 1 text"),
+    "a default of another kind": ("broken_methods:FloatDefault", "of 1 int, 0.5"),
+    "a default beyond int64": ("broken_methods:LargeDefault", "of 1 int, "),
+    "a NaN as default": ("broken_methods:NanDefault", "of 1 float, nan"),
+    "a huge column": ("broken_methods:HugeColumn", "of 1000000 int"),
+    "another's column": ("broken_methods:Foreign", "a name that begins with 'plain'"),
+    "no switch": ("broken_methods:NoSwitch", "got fields without self.on"),
+    "counters of none": ("broken_methods:NoCounters", "got counters = None"),
+    "a counter of nothing": ("broken_methods:Uncounted", "one of its int columns"),
+    "a counter of ours": ("broken_methods:OurCounter", "counters: got 'tokens'"),
+    "a counter's name": ("broken_methods:LoudCounter", "the counter 'A B'"),
+    "counters that raise": ("broken_methods:RaisingCounters", "got RuntimeError (no counters)"),
+    "records that raise": ("broken_methods:RaisingRecords", "got RuntimeError (no records)"),
+    "another's record": ("broken_methods:ForeignRecords", "got the records ['min_p']"),
+    "serves": ("broken_methods:Serves", "got serves(); allowed: none"),
+    "admit's arguments": ("broken_methods:Admits", "allowed: admit(self, config, admission)"),
+    "a class that ends the process": ("broken_methods:Exits", "got SystemExit"),
+    "a module that ends it": ("broken_exits:X", "got SystemExit"),
 }
 
 
@@ -130,6 +161,8 @@ BOUNDS = {
     "wrong_default": ("broken_methods:WrongDefaultMethod", "scale: got a default of 7.0"),
     "loose": ("broken_methods:LooseMethod", "extra = 'allow'; allowed: 'forbid'"),
     "min_p": ("broken_methods:MinMethod", "a method that tokenlens has"),
+    "hidden_feedback": ("broken_methods:HiddenMethod", "a part of tokenlens"),
+    "gate": ("broken_methods:GateNamed", "a part of tokenlens"),
 }
 """Configs that are not held to the bounds of ours, and a name of ours."""
 
@@ -155,6 +188,7 @@ def refusals(tmp_path_factory):
     """What the start says of each broken method; all in one process, which none of them changes."""
     modules = tmp_path_factory.mktemp("modules")
     (modules / "broken_methods.py").write_text(MODULE)
+    (modules / "broken_exits.py").write_text("raise SystemExit(3)")
     cases = {case: ("plain", value) for case, (value, _) in WRONG.items()}
     cases |= {name: (name, value) for name, (value, _) in BOUNDS.items()}
     work = {}
@@ -228,24 +262,55 @@ def test_hugging_face_runs_both_and_the_rows_beside_them_as_before(installed, mo
     assert all(one != other for one, other in itertools.pairwise(ids))
 
 
-BROKEN_HF = HF.replace("    ids = model.generate(", "    try:\n     ids = model.generate(").replace(
-    "pad_token_id=0, **kwargs)",
-    "pad_token_id=0, **kwargs)\n    except Exception as error:\n"
-    "     found[name] = [type(error).__name__, str(error)]; continue",
-)
+FAULTS = """
+import json, sys
+import torch, transformers
+import faulty_method as faulty
+from tokenlens.hf import generate_kwargs
+prompt, markers = json.loads(sys.argv[1])
+model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[2], dtype=torch.float32).eval()
+soft = {"methods": [{"method": "soft_thinking"}], "phase": markers, "seed": 0}
+found = {}
+for fault in ("", *faulty.FAULTS):
+    spec = {**soft, "methods": [{"method": "faulty", "fault": fault}]}
+    try:
+        kwargs = generate_kwargs(model, None, [soft, spec], methods=["faulty"])
+        ids = model.generate(torch.tensor([prompt, prompt]), do_sample=False, max_new_tokens=6,
+                             pad_token_id=0, **kwargs)
+        found[fault] = ids[:, len(prompt):].tolist()
+    except Exception as error:
+        found[fault] = [type(error).__name__, str(error), repr(error.__cause__)]
+print(json.dumps(found))
+"""
 
 
-@pytest.mark.parametrize(
-    "hook", ["control", "edit", "request_signals", "reweigh", "propose", "gate", "commit"]
-)
-def test_an_error_in_a_hook_is_seen_by_whoever_called_generate(hook, model, tmp_path):
-    entries = [("broken", "broken_methods:BrokenMethod")]
-    folder = outside.distribution(tmp_path, "broken", entries, {"broken_methods.py": MODULE})
-    specs = {"plain": outside.SPECS["soft"], "broken": [{"method": "broken"}]}
-    work = json.dumps([specs, outside.PROMPT, outside.MARKERS, 4])
-    found = run([folder], BROKEN_HF, work, model, '["broken"]', BROKEN_HOOKS=hook)
-    assert len(found["plain"][0]) == 4
-    assert found["broken"] == ["RuntimeError", f"the author's mistake in {hook}"]
+@pytest.fixture(scope="module")
+def faults(model):
+    """What a caller of ``generate()`` sees of each fault; beside it stands a row without one."""
+    work = json.dumps([outside.PROMPT, outside.MARKERS])
+    return run(outside.installed(), FAULTS, work, model)
+
+
+@pytest.mark.parametrize("fault", [*faulty.RAISES, *faulty.WRONG])
+def test_an_error_in_a_hook_is_seen_by_whoever_called_generate(fault, faults):
+    kind, text, cause = faults[fault]
+    if fault == "admit a NaN":
+        assert kind == "SpecError"
+        assert "faulty: got nan" in text
+        return
+    hook = (faulty.RAISES | faulty.WRONG)[fault]
+    assert kind == "MethodError"
+    assert text.startswith("method 'faulty': got ")
+    assert f"from its hook {hook}; allowed: " in text
+    # Whoever called has the author's exception as well.
+    mistake = f"the author's mistake in {hook}"
+    assert (mistake in text) == (mistake in cause) == (fault in faulty.RAISES)
+
+
+@pytest.mark.parametrize("fault", [*faulty.INVALID, *faulty.GREEDY])
+def test_what_cannot_be_used_changes_no_other_row(fault, faults):
+    assert faults[fault][0] == faults[""][0]
+    assert len(faults[fault][1]) == 6
 
 
 @pytest.mark.parametrize(

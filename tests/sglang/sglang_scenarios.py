@@ -1,6 +1,8 @@
 """Scenarios: what each engine of the tests is given to do."""
 
 import conformance_models as models
+import faulty_method as faulty
+import outside
 from conformance_table import LONG, MARKERS, REFUSED, START, Scenario, hosted, soft
 
 # SGLang's repetition penalty leaves the prompt out, that of the reference does not.
@@ -163,6 +165,27 @@ def faults():
     return [{"requests": others}, {"requests": [*rows, *others]}]
 
 
+def going_wrong():
+    """A method from outside goes wrong in every way, beside others, and the others alone."""
+
+    def row(name, *methods):
+        spec = {**SOFT, "methods": list(methods)} if methods else None
+        sampling = {"max_tokens": 6}
+        return {"name": name, "prompt": [1, START, 11, 12], "spec": spec, "sampling": sampling}
+
+    others = [
+        row("soft", soft()),
+        row("pulse", {"method": "pulse_gate"}, {"method": "min_p", "min_p": 0.1}),
+        row("ends", {"method": "answer_now", "after": 3}),
+        row("plain"),
+    ]
+    rows = [row(fault, {"method": "faulty", "fault": fault}) for fault in faulty.FAULTS]
+    beside = [
+        {**one, "name": f"{one['name']}/{i}", "arrive": 8 * i} for i in range(5) for one in others
+    ]
+    return [{"requests": others}, {"requests": [*rows, *beside]}]
+
+
 def staggered():
     """24 requests of the table's, most of them latent, coming one by one."""
     rows = [s for s in SCENARIOS if s.greedy]
@@ -223,6 +246,7 @@ def work(paths, reasoner=(), off=()):
     retract = {"SGLANG_TEST_RETRACT": "true"}
     without = [{**row, "switches": ["no_replay"]} for row in staggered()]
     once = {"runs": []}
+    refused = {"method": "no_ech", "broken": "unmade"}
     return {
         "overlap": {
             "model": qwen3,
@@ -235,8 +259,10 @@ def work(paths, reasoner=(), off=()):
                 *plain_runs(),
                 wrong(),
                 *seeds(),
+                *going_wrong(),
                 *faults(),
             ],
+            "settings": {"methods": [*outside.NAMES, "faulty"]},
         },
         "no-overlap": {
             "model": llama,
@@ -246,12 +272,14 @@ def work(paths, reasoner=(), off=()):
                 "enable_custom_logit_processor": True,
             },
             "runs": [table(), budget()],
+            "settings": ALLOWING,
         },
         "two-ranks": {
             "model": gemma,
             "engine": {**chunked, "tp_size": 2},
             "environment": {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"},
             "runs": [table()],
+            "settings": ALLOWING,
         },
         "retracted": {
             "model": qwen3,
@@ -274,6 +302,7 @@ def work(paths, reasoner=(), off=()):
                     "reasoning_parser": "qwen3" if suffix == "-no-overlap" else None,
                 },
                 "environment": retract if suffix == "-retracted" else {},
+                "settings": ALLOWING,
                 "runs": [
                     {"requests": models.requests({}, "full", reasoner)},
                     *([silent(off), *crowded()] if suffix == "-no-overlap" else []),
@@ -299,6 +328,10 @@ def work(paths, reasoner=(), off=()):
         **{
             f"refused-{name}": {"model": qwen3, "engine": given, **once}
             for name, given in UNHOSTED.items()
+        },
+        **{
+            f"refused-{name}": {"model": qwen3, "settings": {"methods": [method]}, **once}
+            for name, method in refused.items()
         },
     }
 
@@ -344,6 +377,9 @@ def plain_runs():
         for row, extra in enumerate([{}, {"frequency_penalty": 0.4}, {}])
     ]
 
+
+ALLOWING = {"methods": list(outside.NAMES)}
+"""Methods from outside."""
 
 UNLOADED = {"TOKENLENS_TEST_UNLOADED": "1"}
 """The scheduler's process cannot import our package."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import outside
 import pytest
 
 from tokenlens import versions
@@ -21,7 +22,11 @@ needs_sglang = pytest.mark.skipif(
 
 def environment(**extra):
     """The environment of a process that runs SGLang on a CPU."""
-    path = [str(HERE / "fakes"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = [
+        str(HERE / "fakes"),
+        *outside.installed(),
+        *filter(None, [os.environ.get("PYTHONPATH")]),
+    ]
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path),

@@ -1,6 +1,8 @@
 """Real engines on a CPU against Hugging Face: ids, retractions, the radix cache, features."""
 
+import faulty_method as faulty
 import pytest
+from conformance_table import OUTSIDE
 from sglang_scenarios import REASONERS
 from sglang_support import needs_sglang
 
@@ -245,6 +247,48 @@ def test_an_engine_that_cannot_host_specs_does_not_start(engines, name, words):
     message = engines[f"refused-{name}"]["error"]
     assert message.startswith("UnsupportedError")
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("method", ["method 'no_ech'", "got no entry point", "no_echo, pulse_gate"]),
+        ("broken", ["method 'unmade'", "OSError", "no such file"]),
+    ],
+)
+def test_a_method_that_is_missing_or_broken_ends_the_start(engines, name, words):
+    message = engines[f"refused-{name}"]["error"]
+    assert message.startswith("MethodError")
+    assert all(word in message for word in words), message
+
+
+def test_whatever_goes_wrong_in_a_method_from_outside_harms_no_other_request(engines):
+    alone, together = runs_of(engines, "overlap")[-4:-2]
+    for name in ("soft", "pulse", "ends", "plain"):
+        for i in range(5):
+            assert together[f"{name}/{i}"]["ids"] == alone[name]["ids"], (name, i)
+    for fault in faulty.REFUSED:
+        assert "faulty" in together[fault]["error"], together[fault]
+    for fault in faulty.ENDED:
+        failed = together[fault]
+        reason = str(failed.get("error") or failed["finish"])
+        hook = (faulty.RAISES | faulty.WRONG)[fault]
+        assert "the method faulty of this request" in reason, (fault, reason)
+        assert f"in its hook {hook}" in reason
+        assert "/a/path" not in reason
+    for fault in (*faulty.INVALID, *faulty.GREEDY):
+        counts = together[fault]["trace"]["counts"]
+        assert counts["others"]["faulty_steps"] == counts["tokens"] > 0, fault
+
+
+def test_the_examples_methods_run(engines, reference):
+    run = runs_of(engines, "overlap")[0]
+    for name in OUTSIDE:
+        assert run[name]["ids"] == reference["qwen3"][name]
+        counts = run[name]["trace"]["counts"]
+        assert 0 < counts["latent_steps"] <= counts["tokens"]
+    pulse = run["pulse-gate"]["trace"]["counts"]
+    assert pulse["latent_steps"] < pulse["thinking_tokens"]
 
 
 def test_a_scheduler_without_tokenlens_ends_the_start_and_only_that(engines):

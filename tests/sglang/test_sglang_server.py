@@ -34,6 +34,8 @@ def server(tmp_path_factory):
         *("sh", str(ROOT / "examples" / "sglang_serve.sh"), str(MODEL)),
         *("--served-model-name", "tiny", "--port", str(port)),
         *("--tokenlens-max-trace-steps", "20"),
+        # no_echo is installed too, and not allowed.
+        *("--tokenlens-methods", "pulse_gate", "faulty"),
         *("--device", "cpu", "--dtype", "float32", "--attention-backend", "torch_native"),
         *("--mem-fraction-static", "0.2", "--max-total-tokens", "16384"),
         *("--max-running-requests", "32", "--disable-cuda-graph", "--skip-server-warmup"),
@@ -143,6 +145,50 @@ def test_all_doors_give_hugging_faces_tokens(client, server):
         )
         assert completion.choices[0].text == found["text"]
         assert trace_of(completion)["counts"] == found["meta_info"]["tokenlens"]["counts"]
+
+
+def test_a_method_from_outside_is_served(server):
+    import conformance_models as models
+    import transformers
+    from conformance_table import Scenario
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL)
+    model = transformers.AutoModelForCausalLM.from_pretrained(MODEL, dtype="float32").eval()
+    methods = [{"method": "pulse_gate", "latent": 4, "discrete": 2}]
+    scenario = Scenario("pulse", tuple(tokenizer.encode(OPENED)), tuple(methods), tokens=40)
+    expected = models.reference_ids(model, tokenizer, scenario, {})
+    found = generate(server, {"tokenlens": {"methods": methods, "seed": 0}}).json()
+    assert found["output_ids"] == expected
+    counts = found["meta_info"]["tokenlens"]["counts"]
+    assert 0 < counts["latent_steps"] < counts["thinking_tokens"] <= len(expected)
+    # What it counts is a metric.
+    before = metrics(server).get("tokenlens_counted_total", 0)
+    found = generate(server, {"tokenlens": {"methods": [{"method": "faulty"}]}}).json()
+    counted = found["meta_info"]["tokenlens"]["counts"]["others"]
+    assert counted == {"faulty_steps": len(found["output_ids"])}
+    assert metrics(server)["tokenlens_counted_total"] == before + counted["faulty_steps"]
+
+
+def test_a_method_that_is_not_let_in_is_a_400_that_says_how_to(server):
+    for params in ({"tokenlens_no_echo.penalty": 1.0}, {"tokenlens": {"methods": ["no_echo"]}}):
+        answer = generate(server, params)
+        assert answer.status_code == 400
+        assert "no_echo of my-method 0.1.0" in answer.text
+        assert "--tokenlens-methods no_echo" in answer.text
+
+
+def test_what_goes_wrong_in_a_method_from_outside_is_told_to_its_client(server):
+    plain = generate(server, None).json()["output_ids"]
+    faults = ("commit raises", "edit one row", "admit")
+    with ThreadPoolExecutor(2) as pool:
+        beside = pool.submit(generate, server, None)
+        for fault in faults:
+            answer = generate(server, {"tokenlens_faulty.fault": fault})
+            assert answer.status_code >= 400, answer.text
+            assert f"its hook {fault.split()[0]}" in answer.text
+            assert "faulty" in answer.text
+        assert beside.result().json()["output_ids"] == plain
+    assert generate(server, SOFT).status_code == 200
 
 
 def test_full_traces_are_bounded_by_the_owner(server):

@@ -49,8 +49,13 @@ def run(*command, **extra):
             {},
             ["max_entries", "without --enable-tokenlens"],
         ),
+        (
+            ["--enable-tokenlens", "--tokenlens-methods", "unmade"],
+            {},
+            ["method 'unmade'", "OSError", "no such file"],
+        ),
     ],
-    ids=["hook", "version", "flag"],
+    ids=["hook", "version", "flag", "method"],
 )
 def test_a_server_does_not_start(flags, extra, words):
     more = ["--device", "cpu", "--attention-backend", "torch_native", "--disable-cuda-graph"]

@@ -1,7 +1,12 @@
 """Packages of methods from outside, made in a folder as an installer would leave them."""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -45,3 +50,40 @@ def environment(*folders, **more):
     """This process's environment, with folders in front of its path."""
     path = [*map(str, folders), str(ROOT), str(ROOT / "kernels"), *sys.path[1:]]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), **more}
+
+
+FAULTY = Path(__file__).parent / "faulty_method.py"
+
+
+@cache
+def installed():
+    """Folders with the example's package and the faulty one, for the life of this process."""
+    folder = Path(tempfile.mkdtemp(prefix="outside-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    entries = [("faulty", "faulty_method:FaultyMethod"), ("unmade", "faulty_method:UnmadeMethod")]
+    faulty = distribution(folder / "faulty", "faulty", entries, {FAULTY.name: FAULTY.read_text()})
+    return [*example(folder / "example"), faulty]
+
+
+def allow_here(*names):
+    """Let methods of these packages in, in this process: a reference needs them as engines do."""
+    from tokenlens.methods import allow
+
+    sys.path[:0] = [folder for folder in installed() if folder not in sys.path]
+    return allow(names)
+
+
+@contextmanager
+def let_in(*methods):
+    """The same for a while, with names or classes: other tests look at all methods that are."""
+    from tokenlens.methods import allow, door
+    from tokenlens.spec import registry
+
+    before = set(door.outside())
+    sys.path[:0] = [folder for folder in installed() if folder not in sys.path]
+    try:
+        yield allow(methods)
+    finally:
+        for name in set(door.outside()) - before:
+            del door._LOADED[name]
+            registry.forget(name)

@@ -8,8 +8,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
 
 import conformance_models as models  # after the path
+import outside
 import vllm_scenarios as scenarios
 from vllm_support import run_scenarios
+
+# As the engines of these tests do, so that there is a reference.
+outside.allow_here(*outside.NAMES)
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +77,7 @@ def first_runner(checkpoints, tmp_path_factory):
         "adapters": scenarios.adapters_scenario(qwen3, folder),
         "other-version": scenarios.other_version_scenario(qwen3),
         "faults": scenarios.faults_scenario(qwen3),
+        "faulty": scenarios.faulty_scenario(qwen3),
         **scenarios.refused_scenarios(qwen3, folder),
     }
     return run_scenarios(work, folder)
@@ -96,6 +101,7 @@ def second_runner(checkpoints, tmp_path_factory):
         "no-replay": scenarios.table_scenario(qwen3, {"no_replay": True}, **scenarios.SMALL_CACHE),
         "shared": scenarios.shared_scenario(qwen3),
         "faults": scenarios.faults_scenario(qwen3),
+        "faulty": scenarios.faulty_scenario(qwen3),
         "seeds": scenarios.seeds_scenario(qwen3),
     }
     return run_scenarios(work, tmp_path_factory.mktemp("second"), second_runner=True)

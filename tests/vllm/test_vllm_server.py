@@ -28,6 +28,12 @@ OPENED = "<|im_start|>user\nmake 24 using 3,5,7,2<|im_end|>\n<|im_start|>assista
 SOFT = {"tokenlens_preset": "tiny-soft"}
 
 
+BOUNDS = {"max_entries": 32, "max_trace_steps": 20, "history_mib": 256}
+ALLOWED = ["soft_thinking", "gumbel_noise", "no_thinking", "pulse_gate", "faulty"]
+CONFIG = {"tokenlens": {"methods": ["pulse_gate", "faulty"], "allow": ALLOWED, **BOUNDS}}
+"""The example's, with methods from outside; no_echo is installed too, and not allowed."""
+
+
 def surroundings():
     """The environment of processes that find ``python`` by its name."""
     folder = str(Path(sys.executable).parent)
@@ -45,6 +51,7 @@ def server(tmp_path_factory):
         *("--enforce-eager", "--dtype", "float32", "--max-model-len", "512"),
         *("--kv-cache-memory-bytes", str(32 << 20), "--max-num-seqs", "32"),
         *("--generation-config", "vllm"),
+        *("--additional-config", json.dumps(CONFIG)),
         # Tools that become grammars, and requests in tokens.
         *("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--enable-scale-out"),
     ]
@@ -431,6 +438,60 @@ def test_32_at_once_with_an_abort_and_nothing_is_left(client, server):
         == found["tokenlens_latent_total"] + found["tokenlens_discrete_total"]
     )
     assert found["tokenlens_forced_total"] > 0
+
+
+def test_a_method_from_outside_is_served(client, server):
+    import conformance_models as models
+    import transformers
+    from conformance_table import Scenario
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL)
+    model = transformers.AutoModelForCausalLM.from_pretrained(MODEL, dtype="float32").eval()
+    methods = [{"method": "pulse_gate", "latent": 4, "discrete": 2}]
+    scenario = Scenario("pulse", tuple(tokenizer.encode(OPENED)), tuple(methods), tokens=40)
+    expected = models.reference_ids(model, tokenizer, scenario, {})
+    before = metrics(server).get("tokenlens_counted_total", 0)
+    spec = json.dumps({"methods": methods, "seed": 0})
+    ways = ({"tokenlens": spec}, {"tokenlens_pulse_gate.latent": 4, "tokenlens_seed": 0})
+    for xargs in ways:
+        answer = client.completions.create(
+            model="tiny", prompt=OPENED, max_tokens=40, temperature=0,
+            extra_body={"vllm_xargs": xargs},
+        )  # fmt: skip
+        assert answer.choices[0].text == tokenizer.decode(expected, skip_special_tokens=True)
+        counts = trace_of(answer)["counts"]
+        assert 0 < counts["latent_steps"] < counts["thinking_tokens"] <= len(expected)
+    # What it counts is a metric.
+    counted = trace_of(chat(client, {"tokenlens_faulty.fault": ""}))["counts"]["others"]
+    assert counted == {"faulty_steps": 40}
+    assert metrics(server)["tokenlens_counted_total"] == before + 40
+
+
+def test_a_method_that_is_not_let_in_is_a_400_that_says_how_to(client):
+    import openai
+
+    for xargs in ({"tokenlens_no_echo.penalty": 1.0}, {"tokenlens": '{"methods": ["no_echo"]}'}):
+        with pytest.raises(openai.BadRequestError, match=r"no_echo of my-method 0\.1\.0") as caught:
+            chat(client, xargs)
+        assert "additional_config={'tokenlens': {'methods': ['no_echo']}}" in str(caught.value)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_goes_wrong_in_a_method_from_outside_is_told_to_its_client(client, stream):
+    import openai
+
+    plain = chat(client, None).choices[0].message.content
+    with ThreadPoolExecutor(2) as pool:
+        beside = pool.submit(chat, client, None)
+        with pytest.raises(openai.APIError, match="the method faulty of this request") as caught:
+            list(chat(client, {"tokenlens_faulty.fault": "commit raises"}, stream=stream))
+        assert "RuntimeError in its hook commit" in str(caught.value)
+        assert "/a/path" not in str(caught.value)
+        assert beside.result().choices[0].message.content == plain
+    with pytest.raises(openai.APIStatusError, match="faulty") as caught:
+        chat(client, {"tokenlens_faulty.fault": "admit"})
+    assert "from its hook admit" in str(caught.value)
+    assert chat(client, SOFT, max_tokens=3).usage.completion_tokens == 3
 
 
 def test_a_router_hands_specs_on(server, client):

@@ -130,6 +130,7 @@ def result(output):
             {
                 "ids": list(one.token_ids),
                 "finish_reason": one.finish_reason,
+                "stop_reason": one.stop_reason,
                 "logprobs": [
                     {str(token): value.logprob for token, value in place.items()}
                     for place in one.logprobs or ()

@@ -4,6 +4,8 @@ import json
 import shutil
 
 import conformance_models as models
+import faulty_method as faulty
+import outside
 import torch
 from conformance_table import LONG, MARKERS, START, Scenario, hosted, soft
 from safetensors.torch import load_file, save_file
@@ -13,6 +15,11 @@ SMALL_CACHE = {"num_gpu_blocks_override": 6, "block_size": 32, "max_model_len": 
 
 
 TWO_RANKS = {"tensor_parallel_size": 2, "distributed_executor_backend": "mp"}
+
+
+def allowing(*methods, **settings):
+    """An engine's additional configuration that lets methods from outside in."""
+    return {"tokenlens": {"methods": list(methods), **settings}}
 
 
 def preempted_scenario(path, switches=None):
@@ -26,7 +33,12 @@ def table_scenario(path, switches=None, trace="summary", **engine):
     rows = models.requests(trace=trace, scenarios=hosted("vllm"))
     return {
         "model": path,
-        "engine": {"skip_tokenizer_init": True, "max_num_batched_tokens": 32, **engine},
+        "engine": {
+            "skip_tokenizer_init": True,
+            "max_num_batched_tokens": 32,
+            "additional_config": allowing(*outside.NAMES),
+            **engine,
+        },
         "switches": switches or {},
         "runs": [{"requests": rows}],
     }
@@ -36,7 +48,11 @@ def reasoner_scenario(scenarios):
     """The tiny reasoner, whose tokenizer finds the markers; every step of it."""
     return {
         "model": str(models.REASONER_PATH),
-        "engine": {"max_num_batched_tokens": 32, "max_num_seqs": 8},
+        "engine": {
+            "max_num_batched_tokens": 32,
+            "max_num_seqs": 8,
+            "additional_config": allowing(*outside.NAMES),
+        },
         "runs": [{"requests": models.requests({}, "full", scenarios)}],
     }
 
@@ -114,7 +130,8 @@ def small_history_scenario(path):
     """A history that is too small for all: some requests cannot be replayed."""
     job = table_scenario(path, **SMALL_CACHE)
     # Three pages of 64 tokens.
-    job["engine"]["additional_config"] = {"tokenlens": {"history_mib": 3 * 64 * 64 * 12 / 2**20}}
+    mib = 3 * 64 * 64 * 12 / 2**20
+    job["engine"]["additional_config"] = allowing(*outside.NAMES, history_mib=mib)
     return job
 
 
@@ -214,6 +231,7 @@ def admission_scenario(path):
             "spec": {**latent(max_entries=16), "phase": {"think_start": [6], "think_end": [4096]}}
         },
         "no-tokenizer": {"spec": {**latent(max_entries=16), "phase": {}}},
+        "outside": {"spec": {**latent(), "methods": [{"method": "no_echo"}]}},
         "value": {"sampling": {"extra_args": {"tokenlens_soft_thinking.top_k": -1}}},
         "field": {"sampling": {"extra_args": {"tokenlens_soft_thinking.topk": 5}}},
         "unknown": {"sampling": {"extra_args": {"tokenlens_sofd_thinking.top_k": 5}}},
@@ -321,6 +339,35 @@ def faults_scenario(path):
     }
 
 
+def faulty_scenario(path):
+    """A method from outside goes wrong in every way, beside others; and the others alone."""
+    phase = {"think_start": [6], "think_end": [7]}
+
+    def row(name, *methods, prompt=(1, 6, 11, 12)):
+        spec = {"methods": list(methods), "phase": phase} if methods else None
+        return {"name": name, "prompt": list(prompt), "spec": spec, "sampling": {"max_tokens": 6}}
+
+    others = [
+        row("soft", soft()),
+        row("pulse", {"method": "pulse_gate"}, {"method": "min_p", "min_p": 0.1}),
+        row("ends", {"method": "answer_now", "after": 3}),
+        row("plain"),
+    ]
+    rows = [row(fault, {"method": "faulty", "fault": fault}) for fault in faulty.FAULTS]
+    # A good one in every step in which one goes wrong.
+    beside = [
+        {**one, "name": f"{one['name']}/{i}", "arrive": 3 * i} for i in range(5) for one in others
+    ]
+    return {
+        "model": path,
+        "engine": {
+            "skip_tokenizer_init": True,
+            "additional_config": allowing("pulse_gate", "faulty"),
+        },
+        "runs": [{"requests": others}, {"requests": [*rows, *beside]}],
+    }
+
+
 def other_version_scenario(path):
     """A version that was not tested, by the decision of the owner."""
     rows = [row for row in models.requests() if row["name"] in ("soft", "plain")]
@@ -420,6 +467,8 @@ def refused_scenarios(path, folder):
         "speculative": {"speculative_config": draft},
         "embeds": {"enable_prompt_embeds": True},
         "setting": {"additional_config": {"tokenlens": {"allow": ["sofd"]}}},
+        "method": {"additional_config": allowing("no_ech")},
+        "broken": {"additional_config": allowing("unmade")},
         "version": {},
         "pooling": {"runner": "pooling"},
         "pipeline": {"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"},

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import outside
 import pytest
 from servers import VLLM_ENVIRONMENT
 
@@ -22,18 +23,17 @@ needs_vllm = pytest.mark.skipif(
 
 def environment(second_runner=False):
     """The environment of a process that runs vLLM on a CPU."""
+    path = [*outside.installed(), *filter(None, [os.environ.get("PYTHONPATH")])]
+    if second_runner:
+        path.insert(0, str(HERE / "interpreter"))
     values = {
         **os.environ,
         **VLLM_ENVIRONMENT,
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONWARNINGS": "ignore",
+        "PYTHONPATH": os.pathsep.join(path),
     }
-    if second_runner:
-        values["TRITON_INTERPRET"] = "1"
-        values["PYTHONPATH"] = os.pathsep.join(
-            [str(HERE / "interpreter"), *filter(None, [os.environ.get("PYTHONPATH")])]
-        )
-    return values
+    return {**values, "TRITON_INTERPRET": "1"} if second_runner else values
 
 
 def run_scenarios(work, folder, second_runner=False):

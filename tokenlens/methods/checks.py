@@ -12,7 +12,8 @@ from tokenlens.core.lifecycle import COMMON_FIELDS
 from tokenlens.core.method import HOOKS, Method
 from tokenlens.core.slots import fits
 from tokenlens.methods.registry import steps
-from tokenlens.spec.outside import NAME, faults
+from tokenlens.spec.installed import NAME
+from tokenlens.spec.outside import faults
 
 
 def wrong_class(name: str, kind: Any, declared: Any) -> Iterator[str]:

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from tokenlens.errors import MethodError
 from tokenlens.spec.base import MethodBase
+from tokenlens.spec.installed import GROUP, VARIABLE
 from tokenlens.spec.registry import METHOD_CONFIGS, forget, register
 
 if TYPE_CHECKING:
     from tokenlens.core.method import Method
 
-GROUP = "tokenlens.methods"
-VARIABLE = "TOKENLENS_METHODS"
 MARK = "__tokenlens_method__"
 
 Class = TypeVar("Class", bound=type)

@@ -21,6 +21,7 @@ from tokenlens.errors import SpecError
 from tokenlens.spec import METHOD_CONFIGS, DecodingSpec, PhaseConfig, parse_spec
 from tokenlens.spec.bounded import Bounded
 from tokenlens.spec.errors import shorten
+from tokenlens.spec.installed import how_to_allow
 from tokenlens.spec.load import check_size
 from tokenlens.spec.seeds import find_seed, is_open, with_seed
 
@@ -199,6 +200,7 @@ def _place(
             key,
             value,
             f"{PREFIX} and one of {known}; methods: {', '.join(METHOD_CONFIGS)}",
+            "" if head in METHOD_CONFIGS else how_to_allow(head),
         )
     if head in GROUPS:
         values[head] = dict(values.get(head) or {})

@@ -15,6 +15,7 @@ from tokenlens.methods import door
 from tokenlens.spec import METHOD_CONFIGS, DecodingSpec
 from tokenlens.spec.base import MAX_ENTRIES, StrictModel
 from tokenlens.spec.errors import translated
+from tokenlens.spec.installed import how_to_allow
 
 SETTINGS_KEY = "tokenlens"
 
@@ -97,7 +98,8 @@ class Settings(StrictModel):
             if config.method in door.outside() and config.method not in self.methods:
                 # Another engine of this process has let it in.
                 allowed = f"{', '.join(self.methods) or 'none'}, of those from outside"
-                raise SpecError.of(f"methods[{index}].method", config.method, allowed)
+                hint = how_to_allow(config.method)
+                raise SpecError.of(f"methods[{index}].method", config.method, allowed, hint)
             if self.allow is not None and config.method not in self.allow:
                 allowed = ", ".join(self.allow) or "none"
                 raise SpecError.of(

@@ -112,7 +112,8 @@ def _translate(schema: Mapping[str, Any], line: Mapping[str, Any]) -> SpecProble
     value = line["input"]
     if _METHOD.fullmatch(field) and isinstance(value, str):
         hint = method_hint(value, _methods(schema))
-        hint = f"{hint.replace('{', '[{', 1)}]" if field == "methods" and hint else hint
+        if field == "methods" and hint.startswith("say {"):
+            hint = f"{hint.replace('{', '[{', 1)}]"
     elif field == "methods" and isinstance(value, Mapping):
         hint = "a mapping has its place inside of the list: [{method: ...}]"
     elif field == "trace" and isinstance(value, (bool, str)) and value in _LEVELS:

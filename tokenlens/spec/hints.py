@@ -4,6 +4,8 @@ import math
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 
+from tokenlens.spec.installed import how_to_allow
+
 _COLD = "cold_stop of soft_thinking"
 _ENGINE = "the engine's own sampling parameters, which it uses outside of thinking"
 FLAGS = {
@@ -121,6 +123,8 @@ def method_hint(name: object, methods: Collection[str]) -> str:
     """What to write for an unknown method, or for a method that is only named."""
     if not isinstance(name, str) or len(name) > 64:
         return ""
+    if name not in methods and (way := how_to_allow(name)):
+        return way
     near = get_close_matches(normal(name), methods, n=1)
     found = METHODS.get(normal(name)) or (near[0] if near else "")
     return f"say {{method: {found}}}" if found else ""

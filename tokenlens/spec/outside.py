@@ -5,7 +5,6 @@ them that float32 arithmetic does not hold.
 """
 
 import math
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
@@ -14,9 +13,9 @@ from pydantic import ValidationError
 from pydantic.json_schema import PydanticJsonSchemaWarning
 
 from tokenlens.spec.base import Excludes, MethodBase, Recipe, Requires, StrictModel
+from tokenlens.spec.installed import NAME
 from tokenlens.spec.registry import METHOD_CONFIGS, models_of
 
-NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 RESERVED = frozenset({"preset", "seed", "phase", "trace", "methods", "method", "gate"})
 """Names that mean something else in a request's flat arguments, or in the core."""
 

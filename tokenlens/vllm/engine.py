@@ -90,6 +90,12 @@ def update_from_output(
         # The scheduler ends these as errors, and the engine goes on.
         self.grammar_compile_error_reqs.update(r for r in failed if r in self.requests)
     outputs = original(self, scheduler_output, model_runner_output, *args, **kwargs)
+    if failed:
+        for of_client in outputs.values():
+            for one in of_client.outputs:
+                if one.request_id in failed and str(one.finish_reason) == "error":
+                    # Offline it is read there; a server says it in its response.
+                    one.stop_reason = f"tokenlens: {failed[one.request_id]}"
     reports = getattr(model_runner_output, ATTRIBUTE, None)
     if reports:
         for of_client in outputs.values():

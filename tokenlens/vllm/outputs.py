@@ -14,6 +14,13 @@ from tokenlens.vllm.traces import ENGINE, FIELD
 RECORDER = "_tokenlens"
 """Attribute of the states of requests with a spec."""
 
+OURS = "tokenlens: "
+"""How a ``stop_reason`` of ours begins: why a request ended as an error."""
+
+MAX_REASONS = 256
+_REASONS: dict[str, str] = {}
+"""The same for those of which a server has yet to tell its client, by request."""
+
 MARKERS = "_tokenlens_markers"
 """Attribute of the states of requests with markers of several tokens: which."""
 
@@ -96,10 +103,32 @@ def new_completion_output(
     """Put the trace on a completion that is finished."""
     output = original(self, token_ids, finish_reason, *args, **kwargs)
     recorder = vars(self).get(RECORDER)
+    if recorder is not None and str(finish_reason) == "error":
+        reason = str(getattr(output, "stop_reason", None) or "")
+        if reason.startswith(OURS):
+            whole = getattr(self, "parent_req", None) or self
+            _REASONS[whole.external_req_id] = reason
+            while len(_REASONS) > MAX_REASONS:
+                del _REASONS[next(iter(_REASONS))]
     if recorder is not None and finish_reason is not None:
         with contained("a trace is lost"):
             setattr(output, FIELD, recorder.trace())
     return output
+
+
+def raise_if_error(
+    original: Any, self: Any, finish_reason: Any, request_id: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """Say in the HTTP response why a request of ours ended; vLLM would say that it did."""
+    if finish_reason == "error":
+        # A completion's prompts have numbers behind the request's name.
+        known = [k for k in _REASONS if k == request_id or k.startswith(f"{request_id}-")]
+        reasons = [_REASONS.pop(key) for key in known]
+        if reasons:
+            from vllm.exceptions import GenerationError
+
+            raise GenerationError(reasons[0])
+    return original(self, finish_reason, request_id, *args, **kwargs)
 
 
 def new_request_output(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -73,7 +73,7 @@ def _mark(output: Any, report: PendingReport | None, failed: dict[str, str]) -> 
     if report is not None:
         setattr(output, ATTRIBUTE, report.result(failed))
     if failed:
-        setattr(output, FAILED, sorted(failed))
+        setattr(output, FAILED, failed)
     return output
 
 

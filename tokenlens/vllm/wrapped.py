@@ -95,6 +95,9 @@ ENDPOINTS: Targets = {
         "ServingTokens.serve_tokens": "frontend.create",
         "ServingTokens.serve_tokens_stream_generator": "streams.stream_generator",
     },
+    "vllm.entrypoints.generate.base.serving": {
+        "GenerateBaseServing._raise_if_error": "outputs.raise_if_error",
+    },
     "vllm.entrypoints.anthropic.serving": {
         "AnthropicServingMessages.create_messages": "doors.create_messages",
         "AnthropicServingMessages.message_stream_converter": "streams.message_stream",

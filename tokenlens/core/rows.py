@@ -22,7 +22,7 @@ class Live(NamedTuple):
 IDLE = Live(Need.NOTHING, frozenset())
 
 
-class Mark(NamedTuple):
+class RowState(NamedTuple):
     """What rows held when a hook began; columns that nobody had looked at are not in it."""
 
     values: dict[Field, Tensor]
@@ -179,10 +179,10 @@ class Rows:
         added, self._added = self._added, {}
         return added
 
-    def mark(self) -> Mark:
+    def mark(self) -> RowState:
         """What the rows hold now, to go back to."""
         kept = vars(self)
-        return Mark(
+        return RowState(
             dict(self._values),
             dict(self.written),
             dict(self._added),
@@ -190,14 +190,14 @@ class Rows:
             {name: kept[name] for name in ("latent", "forced") if name in kept},
         )
 
-    def restore(self, mark: Mark) -> None:
+    def restore(self, mark: RowState) -> None:
         """Go back to a mark. What was changed in place stays changed."""
         self._values, self.written = dict(mark.values), dict(mark.written)
         self._added, self.records = dict(mark.added), dict(mark.records)
         self._thinking = None
         vars(self).update(mark.intended)
 
-    def changed(self, mark: Mark) -> Iterator[tuple[Field, Tensor, Tensor]]:
+    def changed(self, mark: RowState) -> Iterator[tuple[Field, Tensor, Tensor]]:
         """Columns that were assigned or added to since a mark, with their values now and then."""
         added = [c for c, amount in self._added.items() if amount is not mark.added.get(c)]
         for column in added:

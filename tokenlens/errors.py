@@ -197,9 +197,12 @@ class MethodError(UnsupportedError):
         In which of its hooks something went wrong while it ran; empty where it was not let in.
     summary
         What went wrong, without the words of the author's exception: those are for the log.
+    rows
+        Of a step, whose it is; empty where that is not known.
     """
 
     method = hook = summary = ""
+    rows: tuple[int, ...] = ()
 
     @classmethod
     def of_method(cls, name: str, reason: str) -> Self:

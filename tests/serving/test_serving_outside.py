@@ -40,8 +40,8 @@ def bound(methods, trace="summary"):
 
 def make():
     device = torch.device("cpu")
-    made = core.Core(methods=active(), max_slots=8, vocab_size=VOCAB, rewind_steps=REWIND_STEPS)
-    store = ConceptStore(8, VOCAB, 64 * PAGE * entry_bytes(VOCAB), 400, device)
+    made = core.Core(methods=active(), max_slots=12, vocab_size=VOCAB, rewind_steps=REWIND_STEPS)
+    store = ConceptStore(12, VOCAB, 64 * PAGE * entry_bytes(VOCAB), 400, device)
     return Batch(made, store, account.Pointers(4096))
 
 
@@ -145,14 +145,18 @@ def test_several_that_go_wrong_in_one_step_each_end_alone(neighbours):
     batch = make()
     for name, methods in WORDS.items():
         batch.admit(name, bound(methods), [1, 1], 2)
-    guilty = ["propose raises", "edit one row", "ids as floats"]
-    for fault in guilty:
+    guilty = ["propose raises", "edit one row", "ids as floats", "commit raises"]
+    fine = ["edit a NaN", "", "answer for all"]
+    for fault in (*guilty, *fine):
         batch.admit(fault, bound([{"method": "faulty", "fault": fault}]), [1, 1], 2)
-    found = decode(batch, [*NAMES, "x", *guilty])
+    found = decode(batch, [*NAMES, "x", *guilty, *fine])
     assert {name: found[name] for name in NAMES} == {
         name: neighbours["summary"][name] for name in NAMES
     }
+    # Others with the same method go on, all of their state with them.
     assert set(batch.take_failed()) == set(guilty)
+    slots = [batch.live[fault].slot for fault in fine]
+    assert batch.core.table.column(faulty.COUNT)[slots].tolist() == [6, 6, 6]
 
 
 def test_without_the_guard_neighbours_are_harmed(monkeypatch, neighbours):

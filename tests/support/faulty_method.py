@@ -47,6 +47,8 @@ WRONG = {
     "a float in an int column": "commit",
     "a column of one row": "commit",
     "another's record": "edit",
+    "an end of its own": "control",
+    "a position of its own": "commit",
 }
 """Faults that give something of the wrong form, and in which hook."""
 
@@ -62,12 +64,11 @@ INVALID = (
     "edit a NaN", "edit to nothing", "weights of NaN", "huge weights", "an entry nowhere",
     "an entry below", "a token nowhere", "a token below", "a text nowhere", "a place below",
 )  # fmt: skip
-"""Values that cannot be used: the row's steps are invalid, or its own affair."""
+"""Values that cannot be used: the row's steps are invalid."""
 
 GREEDY = (
     "edit all", "edit all in place", "signals of all", "weights of all", "force all",
-    "latent for all", "answer for all", "forced text for all", "end of all", "discrete for all",
-    "position of all",
+    "latent for all", "answer for all", "forced text for all", "discrete for all",
 )  # fmt: skip
 """What is done to every row, whoever asked."""
 
@@ -100,6 +101,10 @@ class FaultyMethod(Method):
         """Whether one of these faults is a row's of this step."""
         numbers = torch.tensor([FAULTS.index(fault) for fault in faults])
         return bool((rows[self.on] & torch.isin(rows[FAULT], numbers)).any())
+
+    def whose(self, rows, fault):
+        """``[num_rows, 1]``: the rows with this fault."""
+        return (rows[self.on] & (rows[FAULT] == FAULTS.index(fault)))[:, None]
 
     def trip(self, rows, hook):
         """Raise where that is the fault."""
@@ -141,17 +146,18 @@ class FaultyMethod(Method):
         everywhere = rows.constant(True)
         text = torch.full((len(everywhere), columns.FORCE_IDS.size), NOWHERE)
         if self.due(rows, "a text nowhere"):
-            start_forcing(rows, rows[self.on], text, rows.constant(2))
+            mine = self.whose(rows, "a text nowhere")[:, 0]
+            start_forcing(rows, mine, text, rows.constant(2))
         if self.due(rows, "a place below"):
-            start_forcing(rows, rows[self.on], text * 0, rows.constant(2), at=-5)
+            mine = self.whose(rows, "a place below")[:, 0]
+            start_forcing(rows, mine, text * 0, rows.constant(2), at=-5)
         if self.due(rows, "forced text for all"):
             start_forcing(rows, everywhere, text * 0 + 9, rows.constant(2))
-        if self.due(rows, "end of all"):
+        if self.due(rows, "an end of its own"):
             rows[columns.ALIVE] = rows.constant(False)
 
     def edit(self, logits, rows):
         self.trip(rows, "edit")
-        mine = rows[self.on][:, None]
         if self.due(rows, "another's record"):
             rows.needs |= Need.FULL_TRACE
             rows.record("min_p", rows.constant(1.0))
@@ -162,9 +168,9 @@ class FaultyMethod(Method):
         if self.due(rows, "edit in half"):
             return logits.half()
         if self.due(rows, "edit a NaN"):
-            return torch.where(mine, torch.nan, logits)
+            logits = torch.where(self.whose(rows, "edit a NaN"), torch.nan, logits)
         if self.due(rows, "edit to nothing"):
-            return torch.where(mine, -torch.inf, logits)
+            logits = torch.where(self.whose(rows, "edit to nothing"), -torch.inf, logits)
         if self.due(rows, "edit all"):
             return logits.flip(1)
         if self.due(rows, "edit all in place"):
@@ -192,27 +198,20 @@ class FaultyMethod(Method):
         latent = rows[self.on] & rows.thinking & signals.valid
         proposal.latent = proposal.latent | latent
         proposal.force(latent, proposal.ids[:, 0])
-        weights, ids = proposal.weights, proposal.ids
         everywhere = rows.constant(True)
-        mine = rows[self.on]
         if self.due(rows, "weights in double"):
-            proposal.weights = weights.double()
+            proposal.weights = proposal.weights.double()
         if self.due(rows, "ids as floats"):
-            proposal.ids = ids.float()
-        if self.due(rows, "weights of NaN"):
-            proposal.weights = torch.where(mine[:, None], torch.nan, weights)
-        if self.due(rows, "huge weights"):
-            change = torch.zeros_like(weights)
-            change[:, 0], change[:, 1] = 1e30, -1e30
-            proposal.weights = torch.where(mine[:, None], weights + change, weights)
-        if self.due(rows, "an entry nowhere"):
-            proposal.ids = torch.where(mine[:, None], NOWHERE, ids)
-        if self.due(rows, "an entry below"):
-            proposal.ids = torch.where(mine[:, None], -1, ids)
-        if self.due(rows, "a token nowhere"):
-            proposal.force(mine, rows.constant(NOWHERE))
-        if self.due(rows, "a token below"):
-            proposal.force(mine, rows.constant(-1))
+            proposal.ids = proposal.ids.float()
+        huge = torch.zeros_like(proposal.weights)
+        huge[:, 0], huge[:, 1] = 1e30, -1e30
+        for fault, weights in (("weights of NaN", torch.nan), ("huge weights", huge)):
+            mine = self.whose(rows, fault)
+            proposal.weights = torch.where(mine, weights, proposal.weights)
+        for fault, token in (("an entry nowhere", NOWHERE), ("an entry below", -1)):
+            proposal.ids = torch.where(self.whose(rows, fault), token, proposal.ids)
+        for fault, token in (("a token nowhere", NOWHERE), ("a token below", -1)):
+            proposal.force(self.whose(rows, fault)[:, 0], rows.constant(token))
         if self.due(rows, "force all"):
             proposal.force(everywhere, rows.constant(8))
         if self.due(rows, "latent for all"):
@@ -235,8 +234,7 @@ class FaultyMethod(Method):
         if self.due(rows, "answer for all"):
             rows[columns.PHASE] = rows.constant(int(Phase.ANSWER))
             rows.latent = rows.constant(False)
-        if self.due(rows, "position of all"):
-            rows[columns.POSITION] = rows.constant(0)
+        if self.due(rows, "a position of its own"):
             rows.add(columns.GENERATED, rows.constant(7))
 
 

@@ -197,6 +197,12 @@ class Rows:
         self._thinking = None
         vars(self).update(mark.intended)
 
+    def pretend(self, column: Field, values: Tensor) -> Tensor:
+        """Have a fixed column read as something else; returns what it was."""
+        before = self[column]
+        self._fixed[column] = values
+        return before
+
     def changed(self, mark: RowState) -> Iterator[tuple[Field, Tensor, Tensor]]:
         """Columns that were assigned or added to since a mark, with their values now and then."""
         added = [c for c, amount in self._added.items() if amount is not mark.added.get(c)]

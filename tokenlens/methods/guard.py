@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from tokenlens.core import columns
 from tokenlens.core.columns import Field
 from tokenlens.core.lifecycle import COMMON_FIELDS
 from tokenlens.core.method import HOOKS, Method
@@ -72,7 +73,7 @@ class _Guard:
         values = self.call(method, config, admission)
         if not isinstance(values, Mapping):
             self.fail(_kind(values), "a dict of columns and values")
-        known = {*method.fields, *COMMON_FIELDS}
+        known = {*method.fields, *COMMON_FIELDS} - KEPT
         for column, value in values.items():
             if not isinstance(column, Field) or column not in known:
                 got = cut(str(getattr(column, "name", column)))
@@ -120,8 +121,10 @@ class _Guard:
         try:
             self.call(method, rows, *given)
             self.keep(method, rows, mark)
-        except MethodError:
+        except MethodError as error:
             rows.restore(mark)
+            if self._hook == "commit":
+                self.apart(method, rows, error, *given)
             raise
         own = rows[method.on]
         for part, then in before.items():
@@ -137,10 +140,32 @@ class _Guard:
                 now = now & then
             setattr(answer, part, torch.where(own if now.dim() == 1 else own[:, None], now, then))
 
+    def apart(self, method: Method, rows: Rows, error: MethodError, *given: Any) -> None:
+        """Commit each row alone, as a step can be tried again and a commit cannot.
+
+        Slow, and only ever done after an exception: the error says whose rows it is.
+        """
+        own, guilty = rows[method.on], []
+        for row in own.nonzero()[:, 0].tolist():
+            alone, mark = torch.zeros_like(own), rows.mark()
+            alone[row] = True
+            rows.pretend(method.on, alone)
+            try:
+                self.call(method, rows, *given)
+                self.keep(method, rows, mark)
+            except MethodError:
+                rows.restore(mark)
+                guilty.append(row)
+            finally:
+                rows.pretend(method.on, own)
+        error.rows = tuple(guilty)
+
     def keep(self, method: Method, rows: Rows, mark: Any) -> None:
         """Hold what was assigned to its kind, and keep what other rows have in shared columns."""
         own, mine = rows[method.on], set(method.fields)
         for column, now, then in list(rows.changed(mark)):
+            if column in KEPT:
+                self.fail(f"a change of {column.name}", "none: the core keeps it itself")
             self.same(column.name, now, then, FITTING[column.kind])
             if column not in mine:
                 rows[column] = torch.where(own if column.size == 1 else own[:, None], now, then)
@@ -181,6 +206,16 @@ AT_ADMISSION: Mapping[str, Callable[..., Any]] = {
 }
 ANSWERED = ("request_signals", "reweigh", "propose", "gate")
 NUMBERS = (bool, int, float)
+
+
+KEPT = frozenset(
+    {
+        *(columns.POSITION, columns.GENERATED, columns.ALIVE, columns.THINKING_TOKENS),
+        *(columns.LATENT_STEPS, columns.FORCED_STEPS, columns.INVALID_STEPS),
+        *(columns.PROMPT_THINKING, columns.EARLIER_THINKING),
+    }
+)
+"""What engines rely on: how far a request is."""
 
 
 def _is_real(dtype: torch.dtype) -> bool:

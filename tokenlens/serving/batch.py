@@ -208,9 +208,12 @@ class Batch:
         self.failed[req_id] = reason
 
     def fail_method(self, error: MethodError) -> int:
-        """End the requests of this step that name a method from outside; returns how many."""
+        """End the requests of this step whose method from outside went wrong; returns how many.
+
+        Those of the error's rows, or all that name the method where it knows none.
+        """
         ended = 0
-        for req_id in self._rows:
+        for req_id in [self._rows[row] for row in error.rows] or self._rows:
             live = self.live.get(req_id)
             if live is not None and error.method in live.request.methods:
                 self.fail(req_id, error=error)

@@ -231,6 +231,6 @@ def test_forward_that_the_user_compiled(warm):
 
 def test_embedding_that_is_not_asked(subject, monkeypatch):
     # As after a compiler has swallowed the hook: the module's forward runs, its hooks do not.
-    monkeypatch.setattr("tokenlens.hf.attachment.Attachment.hook", lambda self, module: None)
+    monkeypatch.setattr("tokenlens.hf.attachment.Attachment.hook", lambda self, *modules: None)
     with pytest.raises(ProtocolError, match=r"the mixtures were not fed.*static"):
         subject.generate(**soft_kwargs(subject))

@@ -6,7 +6,7 @@ from sglang.srt.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from torch import nn
 
 from tokenlens.errors import EmbeddingError
-from tokenlens.serving.embedding import find_input_embedding
+from tokenlens.serving.embedding import find_input_embedding, per_layer_embeddings
 from tokenlens.sglang.embedding import layout
 
 
@@ -15,10 +15,10 @@ def table():
     return VocabParallelEmbedding(200, 64, enable_tp=False)
 
 
-def refused(model, words):
+def refused(model, words, find=find_input_embedding):
     """The model is refused with a reason and a way out."""
     with pytest.raises(EmbeddingError, match=words) as caught:
-        find_input_embedding(model, layout())
+        find(model, layout())
     assert "--tokenlens-allow" in str(caught.value)
 
 
@@ -35,6 +35,11 @@ def main():
     model.embed_tokens.weight = nn.Parameter(packed, requires_grad=False)
     refused(model, r"torch\.uint8.*not quantised")
     model.embed_tokens.weight = weight
+    second = model.embed_tokens_per_layer = table()
+    assert find_input_embedding(model, layout())[0] == "embed_tokens"
+    assert per_layer_embeddings(model, layout()) == [second]
+    second.quant_method = quantised
+    refused(model, "embed_tokens_per_layer: got .*GGUFEmbeddingMethod", per_layer_embeddings)
     model.word_embeddings = table()
     refused(model, r"got 2 input embeddings \(embed_tokens, word_embeddings\)")
     # As SGLang puts an adapter around it; its own class needs an accelerator.

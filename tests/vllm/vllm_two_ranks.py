@@ -62,9 +62,14 @@ def main(rank, port, instructions):
         model = nn.Module()
         model.embed_tokens = VocabParallelEmbedding(200, 64)
         model.embed_tokens.weight_loader(model.embed_tokens.weight, table)
-        ids = torch.randint(0, 200, (12,), generator=generator)
+        # Per-layer embeddings, of fewer tokens than the vocabulary has.
+        second = torch.randn(160, 48, generator=generator)
+        model.embed_tokens_per_layer = VocabParallelEmbedding(160, 48)
+        model.embed_tokens_per_layer.weight_loader(model.embed_tokens_per_layer.weight, second)
+        ids = torch.randint(0, 160, (12,), generator=generator)
         stock = model.embed_tokens(ids)
         assert torch.equal(stock, table[ids]), "vLLM's own lookup"
+        stock_second = model.embed_tokens_per_layer(ids)
         store = ConceptStore(4, 8, PAGE * entry_bytes(8), 100, torch.device("cpu"))
         sums = model.embed_tokens.__dict__.pop("reduce_results")
         with pytest.raises(EmbeddingError, match="tensor_parallel_size 2"):
@@ -88,6 +93,11 @@ def main(rank, port, instructions):
         expected = (weights[:, :, None].double() * table[entries].double()).sum(dim=1)
         assert torch.allclose(out[places].double(), expected, atol=1e-6), "mixtures"
         assert torch.equal(out[places[2]], table[entries[2, 0]]), "a single token of weight 1"
+        out = model.embed_tokens_per_layer(ids)
+        assert torch.equal(out[plain], stock_second[plain]), "rows without a mixture changed"
+        known = torch.cat([second, torch.zeros(40, 48)])
+        expected = (weights[:, :, None].double() * known[entries].double()).sum(dim=1)
+        assert torch.allclose(out[places].double(), expected, atol=1e-6), "mixtures per layer"
         refuse_quantised(model)
     print("fine")
 

@@ -6,6 +6,10 @@ from torch import Tensor
 
 from tokenlens.core.columns import MAX_ANCHORS
 
+PER_LAYER = "embed_tokens_per_layer"
+"""The table of per-layer embeddings (Gemma 3n, Gemma 4), as every engine names it. It is looked up
+by the token beside the input embedding, and mixed as that is."""
+
 
 class NextInputs:
     """Concept tokens by slot, in tables that stay where they are for the life of a core.

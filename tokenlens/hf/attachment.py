@@ -65,18 +65,19 @@ class Attachment:
                 self.model.__dict__[name] = types.MethodType(wrapper, self.model)
             self._needed[name].add(id(run))
 
-    def hook(self, module: nn.Module) -> None:
-        """Hook the input embedding, until the calling thread's run needs it no more."""
+    def hook(self, *modules: nn.Module) -> None:
+        """Hook the input embedding, and tables beside it, until the thread's run needs them not."""
         with _LOCK:
             if EMBEDDING not in self._hooks:
-                self._hooks[EMBEDDING] = module.register_forward_hook(_hook(self))
+                hook = _hook(self)
+                self._hooks[EMBEDDING] = [one.register_forward_hook(hook) for one in modules]
             self._needed[EMBEDDING].add(id(self.current()))
 
     def watch_head(self, run: Runner, module: nn.Module) -> None:
         """Show a run the output embedding's input, until it needs it no more."""
         with _LOCK:
             if HEAD not in self._hooks:
-                self._hooks[HEAD] = module.register_forward_pre_hook(_head_hook(self))
+                self._hooks[HEAD] = [module.register_forward_pre_hook(_head_hook(self))]
             self._needed[HEAD].add(id(run))
 
     def drop(self, key: int, *names: str) -> None:
@@ -90,7 +91,8 @@ class Attachment:
 
     def _take_off(self, name: str) -> None:
         if name in self._hooks:
-            self._hooks.pop(name).remove()
+            for handle in self._hooks.pop(name):
+                handle.remove()
         elif name in self._before:
             before = self._before.pop(name)
             if before is None:

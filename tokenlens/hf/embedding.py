@@ -1,5 +1,6 @@
 """The model's input embedding: mixtures of what it looks up, and their way into the forward."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from tokenlens_kernels import concept_mixture
 from torch import Tensor, nn
 
 from tokenlens.core import NextInputs
+from tokenlens.core.next_input import PER_LAYER
 
 PROBED_IDS = 3
 """Rows of the table that are looked up to learn what the module does to them."""
@@ -18,17 +20,32 @@ class HookedEmbedding:
     A mixture is ``sum_k w_k * module(id_k)``. Where the module turns out to be a table times a
     constant (Gemma scales inside the module), the table is read directly; otherwise (LoRA, norms,
     offloaded or quantised weights) the module itself is called.
+
+    Parameters
+    ----------
+    beside
+        Tables that are looked up by the same tokens: per-layer embeddings.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, beside: Sequence[nn.Module] = ()) -> None:
         self.module = module
+        self.beside = [PerLayerEmbedding(one) for one in beside]
         self._armed: tuple[Tensor, Tensor] | None = None
         self._inside = False
         self._scale: float | None = None
 
+    @classmethod
+    def of(cls, model: Any) -> "HookedEmbedding":
+        """A model's, with the tables beside it."""
+        main = model.get_input_embeddings()
+        found = {name: one for name, one in model.named_modules() if name.endswith(PER_LAYER)}
+        return cls(main, [one for one in found.values() if one is not main])
+
     @torch.no_grad()
     def probe(self) -> None:
         """Find out whether the module is ``c * weight[id]``; reads the device, once a call."""
+        for one in self.beside:
+            one.probe()
         weight = getattr(self.module, "weight", None)
         self._scale = None
         if not isinstance(weight, Tensor) or weight.is_meta or weight.ndim != 2:
@@ -107,6 +124,14 @@ class HookedEmbedding:
         """Put mixtures into the latent rows of the next ``[rows, 1]`` lookup."""
         self._armed = (latent, mixture)
 
+    def arm_beside(self, feed: NextInputs, num_rows: int) -> None:
+        """The same for the tables beside, where a row is fed tokens and no vector of ours."""
+        latent = feed.latent[:num_rows]
+        if feed.base_weight is not None:
+            latent = latent & (feed.base_weight[:num_rows] == 0)
+        for one in self.beside:
+            one.arm(latent, one.mixture(feed, num_rows))
+
     @property
     def is_armed(self) -> bool:
         """The mixtures given to :meth:`arm` have not been fed yet."""
@@ -114,10 +139,14 @@ class HookedEmbedding:
 
     def disarm(self) -> None:
         """Forget the mixtures that were not fed."""
-        self._armed = None
+        for one in (self, *self.beside):
+            one._armed = None
 
     def hook(self, module: nn.Module, output: Any) -> Any:
         """After a lookup: the armed rows' embeddings, all other rows bit for bit as they were."""
+        for one in self.beside:
+            if module is one.module:
+                return one.hook(module, output)
         if self._armed is None or self._inside or module is not self.module:
             return None
         latent, mixture = self._armed
@@ -126,6 +155,15 @@ class HookedEmbedding:
             return None
         self._armed = None
         return substitute(output, latent, mixture)
+
+
+class PerLayerEmbedding(HookedEmbedding):
+    """A table of per-layer embeddings, which need not know every token of the vocabulary."""
+
+    def mix(self, ids: Tensor, weights: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Mixtures of the tokens that the table has."""
+        has = ids < int(self.module.num_embeddings)  # type: ignore[arg-type]
+        return super().mix(ids.where(has, 0), weights.where(has, 0), dtype)
 
 
 def substitute(embeddings: Tensor, latent: Tensor, mixture: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class Replay:
             eos_ids=eos,
             turn_ends=turns,
         ).sample(trace.sample)
-        self._embedding = HookedEmbedding(model.get_input_embeddings())
+        self._embedding = HookedEmbedding.of(model)
         self._embedding.probe()
 
     @torch.no_grad()
@@ -127,33 +127,36 @@ class Replay:
 
     @contextmanager
     def _feeding(self, mixed: Mapping[int, Entries], length: int) -> Iterator[None]:
-        """Put mixtures into the next look-up of all tokens."""
-        rows = self._mixtures(mixed)
-        fed = False
+        """Put mixtures into the next look-up of all tokens, in every table that they reach."""
+        tables = [self._embedding, *self._embedding.beside]
+        rows = {one.module: self._mixtures(mixed, one) for one in tables}
+        fed = set()
 
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            nonlocal fed
             # Other calls ask for a placeholder's row.
-            if fed or not isinstance(output, Tensor) or output.shape[:2] != (1, length):
+            whole = isinstance(output, Tensor) and output.shape[:2] == (1, length)
+            if module in fed or not whole:
                 return None
-            fed = True
-            if rows is None:
+            fed.add(module)
+            mixtures = rows[module]
+            if mixtures is None:
                 return None
             place = torch.tensor(list(mixed), device=output.device)
-            return output.index_copy(1, place, rows.to(output.device, output.dtype)[None])
+            return output.index_copy(1, place, mixtures.to(output.device, output.dtype)[None])
 
-        handle = self._embedding.module.register_forward_hook(hook)
+        handles = [one.module.register_forward_hook(hook) for one in tables]
         try:
             yield
         finally:
-            handle.remove()
-        if not fed:
+            for handle in handles:
+                handle.remove()
+        if self._embedding.module not in fed:
             raise ProtocolError(
                 "the forward pass did not look its tokens up in the model's input embedding, so"
                 " that nothing could be fed to it. Give the model as transformers loads it."
             )
 
-    def _mixtures(self, mixed: Mapping[int, Entries]) -> Tensor | None:
+    def _mixtures(self, mixed: Mapping[int, Entries], table: HookedEmbedding) -> Tensor | None:
         """``[mixtures, hidden]``."""
         if not mixed:
             return None
@@ -165,4 +168,4 @@ class Replay:
             ids[row, : len(entries)] = torch.tensor([token for token, _ in entries])
             weights[row, : len(entries)] = torch.tensor([weight for _, weight in entries])
         # As `core.next_input` writes them.
-        return self._embedding.mix(ids, weights / weights.sum(dim=1, keepdim=True))
+        return table.mix(ids, weights / weights.sum(dim=1, keepdim=True))

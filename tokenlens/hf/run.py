@@ -151,7 +151,7 @@ class Run(LogitsProcessor):
 
     def embedded(self, module: nn.Module, output: Any) -> Any:
         """Forward hook of the input embedding."""
-        if self._embedding is None or not self._embedding.is_armed or not self.is_innermost():
+        if self._embedding is None or not self.is_innermost():
             return None
         return self._embedding.hook(module, output)
 
@@ -266,7 +266,7 @@ class Run(LogitsProcessor):
         latent = any(Need.LATENT in request.needs for request in requests)
         needs = reduce(or_, (request.needs for request in requests), Need.NOTHING) & Need.OF_ENGINE
         if latent:
-            self._embedding = HookedEmbedding(self.model.get_input_embeddings())  # type: ignore[operator]
+            self._embedding = HookedEmbedding.of(self.model)
             self._embedding.probe()
         if needs and self._embedding is not None:
             head = self.model.get_output_embeddings()  # type: ignore[operator]
@@ -316,8 +316,10 @@ class Run(LogitsProcessor):
             if self._one_graph:
                 raise ProtocolError(ONE_GRAPH.format(self._one_graph))
             self._follow_forward()
-            self._attachment.hook(self._embedding.module)
+            modules = [one.module for one in (self._embedding, *self._embedding.beside)]
+            self._attachment.hook(*modules)
             self._embedding.arm(latent, mixture)
+            self._embedding.arm_beside(core.feed, self._num_rows)
             return inputs
         if not takes_embeddings(self.model, self._embedding, ids.device):
             model_type = self.model.config.get_text_config().model_type  # type: ignore[operator, union-attr]

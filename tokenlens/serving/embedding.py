@@ -14,6 +14,7 @@ import torch
 from tokenlens_kernels import concept_embedding, concept_mixture
 from torch import Tensor, nn
 
+from tokenlens.core.next_input import PER_LAYER
 from tokenlens.errors import EmbeddingError
 from tokenlens.serving.store import ConceptStore
 
@@ -181,6 +182,29 @@ def find_input_embedding(model: nn.Module, layout: EmbeddingLayout) -> tuple[str
             f" allowed: exactly one table of token embeddings. {cannot(layout.instead)}"
         )
     name, module = found[0]
+    _check(name, module, layout)
+    return name, module
+
+
+def per_layer_embeddings(model: nn.Module, layout: EmbeddingLayout) -> list[nn.Module]:
+    """Tables that the model looks its tokens up in beside the input embedding: none, or one.
+
+    Raises
+    ------
+    EmbeddingError
+        One that cannot be mixed.
+    """
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, layout.table) and name.removesuffix(".base_layer").endswith(PER_LAYER)
+    ]
+    for name, module in found:
+        _check(name, module, layout)
+    return [module for _, module in found]
+
+
+def _check(name: str, module: nn.Module, layout: EmbeddingLayout) -> None:
     method = type(getattr(module, "quant_method", None)).__name__
     weight = getattr(module, "weight", None)
     if method != "UnquantizedEmbeddingMethod" or weight is None or weight.dtype not in TABLE_DTYPES:
@@ -191,11 +215,10 @@ def find_input_embedding(model: nn.Module, layout: EmbeddingLayout) -> tuple[str
             f" {cannot(layout.instead)}"
         )
     layout.check(name, module)
-    return name, module
 
 
 class InputEmbedding:
-    """A model's input embedding with our op behind it.
+    """A model's input embedding with our op behind it, and behind per-layer embeddings.
 
     Parameters
     ----------
@@ -212,13 +235,15 @@ class InputEmbedding:
         self, model: nn.Module, layout: EmbeddingLayout, store: ConceptStore, max_tokens: int
     ) -> None:
         self.name, module = find_input_embedding(model, layout)
-        layout.prepare(module)
         # [max_tokens] int64, read by captured graphs: never replaced
         self.pointers = torch.full((max_tokens,), -1, dtype=torch.int64, device=store.ids.device)
         buffers = {"pointers": self.pointers, "weights": store.weights, "ids": store.ids}
-        for buffer, tensor in buffers.items():
-            module.register_buffer(f"tokenlens_{buffer}", tensor, persistent=False)
-        base = type(module)
-        made = layout.mixed(base)
-        made.__name__ = made.__qualname__ = base.__name__
-        module.__class__ = made
+        # Found before any class is changed: an error leaves the model as it was.
+        for table in (module, *per_layer_embeddings(model, layout)):
+            layout.prepare(table)
+            for buffer, tensor in buffers.items():
+                table.register_buffer(f"tokenlens_{buffer}", tensor, persistent=False)
+            base = type(table)
+            made = layout.mixed(base)
+            made.__name__ = made.__qualname__ = base.__name__
+            table.__class__ = made

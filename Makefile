@@ -102,7 +102,7 @@ test-hf4: machine $(VENV_HF4)/.ready ## the Hugging Face tests on the oldest sup
 	$(VENV_HF4)/bin/python -m pytest tests/hf
 
 test-vllm: machine $(VENV_VLLM)/.ready ## the vLLM tests: both model runners, the server
-	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest tests/vllm
+	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest tests/vllm tests/families/test_families_vllm.py
 
 test-routing: $(VENV)/.ready $(VENV_VLLM)/.ready ## the router in front of two real vLLM servers, with faults
 	$(PY) -m pytest tests/routing/test_routing_vllm.py

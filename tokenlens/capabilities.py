@@ -127,14 +127,16 @@ CAPABILITIES = (
     Capability(
         "multimodal models, with images and without",
         "yes",
-        "latent methods: vLLM: Qwen2.5-VL, Qwen3-VL; others with `TOKENLENS_ANY_MODEL=1`",
+        "latent methods on vLLM: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5, Gemma 3 and 4, Mistral 3,"
+        " InternVL, Llama 4, GLM-V; others with `TOKENLENS_ANY_MODEL=1`",
         vllm="yes",
         sglang="refused",
     ),
     Capability(
         "models that look the token up in a second table or route by it",
         "yes",
-        "Gemma 3n and 4, Qwen4-Exp, DeepSeek-V4: that path sees the visible token",
+        "Gemma 3n and 4: its rows are mixed as well; Qwen4-Exp, DeepSeek-V4: that path sees the"
+        " visible token",
         vllm="yes",
     ),
     Capability(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import family_checks
+import sight_table
 from family_models import GROUPS, TEXT, build
 
 RESULTS = Path(__file__).parent / "results.json"
@@ -30,15 +31,18 @@ TAIL = """
 compiled one could be fed mixtures only in place of them; the dynamic cache works. *stock fails*:
 `generate()` without tokenlens cannot use a static cache there either.
 
-## Second ways in
+{sight}## Second ways in
 
-Some architectures hand the token to more than the input embedding. A mixture is of the input
-embedding; what else looks at the token sees the *visible* one, in every engine alike, as in the
-published code of the methods, which replaces the input embedding's output and nothing else.
+Some architectures hand the token to more than the input embedding. A second table that is looked up
+by the token alone is mixed with the same weights, in every engine (a token that the table does not
+have adds nothing); it stays the visible token's where what is fed is no mixture of tokens (hidden
+states, mixtures of the whole vocabulary). Whatever else looks at the token sees the *visible* one.
+The published code of the methods replaces the input embedding's output and nothing else, so there,
+and with no `profile` here, a second table would see the visible token as well.
 
 | architecture | what also looks at the token | what it sees at a latent step |
 |---|---|---|
-| Gemma 3n, Gemma 4 (E2B, E4B) | a table of per-layer embeddings | the visible token's rows |
+| Gemma 3n, Gemma 4 (E2B, E4B) | a table of per-layer embeddings | the mixture of its rows |
 | Qwen4-Exp | hashes of the last tokens (n-grams) | the visible tokens |
 | DeepSeek-V4 | routing of the first layers by hash of the token | the visible token's experts |
 """
@@ -78,7 +82,7 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
             cells = (f"`{name}`", f"{row['traced']:.1e}", f"{row['tokens']:.2g}", row["static"])
             lines.append(f"| {' | '.join(cells)} |\n")
         lines.append("\n")
-    return "".join(lines).rstrip() + "\n" + TAIL
+    return "".join(lines).rstrip() + "\n" + TAIL.format(sight=sight_table.section())
 
 
 def main(names: list[str]) -> None:

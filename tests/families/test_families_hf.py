@@ -8,9 +8,12 @@ import os
 import family_checks
 import family_table
 import pytest
+import sight_table
 from family_models import TEXT, build
+from family_sight import CLASSES
 
 from tokenlens.hf.verify import TOLERANCE
+from tokenlens.vllm.refusals import MULTIMODAL
 
 SELECTION = (
     *("smollm3", "olmo2", "granite", "gemma2", "gemma3n_text", "gpt_oss", "glm4_moe"),
@@ -43,3 +46,9 @@ def test_the_table_is_what_the_suite_found():
     for name, row in rows.items():
         assert row["traced"] <= TOLERANCE < row["tokens"], name
         assert row["static"] != "WRONG", name
+
+
+def test_vllms_list_is_of_classes_that_were_right_on_both_runners():
+    rows = sight_table.stored()["rows"]
+    assert set(rows) == {sight.model for sight in CLASSES.values()}
+    assert sight_table.right(rows) == MULTIMODAL

@@ -14,11 +14,20 @@ from tokenlens.spec import DecodingSpec, refuse_needs
 
 MULTIMODAL = frozenset(
     {
+        "Gemma3ForConditionalGeneration",
+        "Gemma4ForConditionalGeneration",
+        "Glm4vForConditionalGeneration",
+        "InternVLForConditionalGeneration",
+        "Llama4ForConditionalGeneration",
+        "Mistral3ForConditionalGeneration",
+        "Qwen2VLForConditionalGeneration",
         "Qwen2_5_VLForConditionalGeneration",
         "Qwen3VLForConditionalGeneration",
+        "Qwen3_5ForConditionalGeneration",
     }
 )
-"""Multimodal classes that tests/families has seen think in mixtures, with images and without."""
+"""Multimodal classes that tests/families has seen think in mixtures, with images and without, on
+both model runners: docs/families.md."""
 
 LOST: list[str] = []
 """What of this vLLM the plugin could not wrap in this process, and why."""

@@ -1,0 +1,134 @@
+"""What the suite found on classes that see images, and its part of docs/families.md.
+
+``python tests/families/sight_table.py FIRST.json SECOND.json`` stores what ``family_vllm.py`` wrote
+of vLLM's two model runners.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from family_sight import CLASSES
+
+from tokenlens.hf.verify import TOLERANCE
+
+RESULTS = Path(__file__).parent / "sight.json"
+TOLERANCES = {"float32": TOLERANCE, "bfloat16": 0.03}
+STEPS = 24
+
+HEAD = """## Models that see, on vLLM
+
+One tiny random checkpoint a class, built here with a tokenizer and a processor of its own, on
+both model runners of vLLM {version} on a CPU. Ten requests in one batch, five of them with an
+image: soft thinking, Gumbel noise, LEAD with its visual anchor (the mean of the tokens around an
+image and its own), a spec without methods, and no spec. Prompts come in chunks, one of which ends
+in the middle of an image, and a second time from the prefix cache. Judged as above, through
+transformers. Requests without a spec have the tokens and the log-probabilities that they have
+without tokenlens, bit for bit. A class stands on vLLM's list once it has stood here on both
+runners; others are refused for latent methods, and `TOKENLENS_ANY_MODEL=1` tries them.
+
+| class | runner | off, text | off, image | off, fed the visible tokens | steps with LEAD's anchor |
+|---|---|---|---|---|---|
+"""
+
+TAIL = """
+{notes}
+
+Not tried: video and audio inputs, pruned video tokens, classes that vLLM loads with code from a
+checkpoint's repository (`InternVLChatModel`), Gemma 3n with images (its image tower needs timm).
+
+"""
+
+
+def verdict(name: str, found: Any) -> str | None:
+    """What is wrong with what one runner gave, ``None`` if nothing is."""
+    if not isinstance(found, list):
+        return str(found)
+    dtype = CLASSES[name].dtype
+    for one in found:
+        if "as stock" in one:
+            if not one["as stock"]:
+                return f"another answer than without tokenlens: {one}"
+        elif one["traced"] > TOLERANCES[dtype]:
+            return f"not what its trace says: {one}"
+        elif one["tokens"] is not None and one["tokens"] < 5 * one["traced"]:
+            return f"visible tokens would have been as near: {one}"
+        elif (one["mixtures"] > 0) != (one["row"] != "plain"):
+            return f"mixtures: {one}"
+        elif dtype == "float32" and one["parted"]:
+            return f"another decision than a replay's: {one}"
+        elif dtype == "float32" and one["row"] == "plain" and one["same"] < STEPS:
+            return f"another decision than transformers': {one}"
+        elif one["same"] == STEPS and one["anchored"] != one["anchored there"]:
+            return f"another anchor than in transformers: {one}"
+    cached = [one["cached"] for one in found if one["request"].endswith("image, round 2")]
+    if dtype == "float32" and max(cached) < 32:
+        return "no image came from the prefix cache"
+    return None
+
+
+def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """One line of the table."""
+    judged = [one for one in found if "as stock" not in one]
+    image = [one["traced"] for one in judged if "image" in one["request"]]
+    return {
+        "text": max(one["traced"] for one in judged if "image" not in one["request"]),
+        "image": max(image),
+        "tokens": min(one["tokens"] for one in judged if one["tokens"] is not None),
+        "anchored": sum(one["anchored"] for one in judged),
+    }
+
+
+def stored() -> dict[str, Any]:
+    """What the suite found last."""
+    found: dict[str, Any] = json.loads(RESULTS.read_text())
+    return found
+
+
+def store(runner: str, found: dict[str, Any]) -> None:
+    """Keep what one runner gave."""
+    from tokenlens import versions
+
+    whole = stored() if RESULTS.exists() else {"rows": {}}
+    whole["vllm"] = versions.installed("vllm")
+    for name, one in found.items():
+        if name in CLASSES:
+            wrong = verdict(name, one)
+            row = {"wrong": wrong} if wrong else summary(one)
+            whole["rows"].setdefault(CLASSES[name].model, {})[runner] = row
+    whole["rows"] = dict(sorted(whole["rows"].items()))
+    RESULTS.write_text(json.dumps(whole, indent=1) + "\n")
+
+
+def right(rows: dict[str, dict[str, Any]]) -> set[str]:
+    """Classes with which both runners were right."""
+    return {
+        name
+        for name, runners in rows.items()
+        if set(runners) == {"1", "2"} and not any("wrong" in one for one in runners.values())
+    }
+
+
+def section() -> str:
+    """The part of the page."""
+    found = stored()
+    lines = [HEAD.format(version=found["vllm"])]
+    for name, runners in found["rows"].items():
+        for runner, row in sorted(runners.items()):
+            cells = [f"`{name}`", {"1": "first", "2": "second"}[runner]]
+            if "wrong" in row:
+                cells += ["wrong", "", "", ""]
+            else:
+                cells += [f"{row['text']:.1e}", f"{row['image']:.1e}", f"{row['tokens']:.2g}"]
+                cells.append(str(row["anchored"]))
+            lines.append(f"| {' | '.join(cells)} |\n")
+    notes = "\n".join(
+        f"* `{sight.model}`: {sight.note}" for sight in CLASSES.values() if sight.note
+    )
+    return "".join(lines) + TAIL.format(notes=notes)
+
+
+if __name__ == "__main__":
+    for number, file in enumerate(sys.argv[1:], 1):
+        store(str(number), json.loads(Path(file).read_text()))

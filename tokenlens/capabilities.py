@@ -127,7 +127,7 @@ CAPABILITIES = (
     Capability(
         "multimodal models, with images and without",
         "yes",
-        "latent methods on vLLM: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5, Gemma 3 and 4, Mistral 3,"
+        "latent methods on vLLM: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Gemma 3 and 4, Mistral 3,"
         " InternVL, Llama 4, GLM-V; others with `TOKENLENS_ANY_MODEL=1`",
         vllm="yes",
         sglang="refused",

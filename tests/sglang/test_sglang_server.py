@@ -179,7 +179,7 @@ def test_a_method_that_is_not_let_in_is_a_400_that_says_how_to(server):
 
 def test_what_goes_wrong_in_a_method_from_outside_is_told_to_its_client(server):
     plain = generate(server, None).json()["output_ids"]
-    faults = ("commit raises", "edit one row", "admit")
+    faults = ("commit raises", "edit in half", "admit")
     with ThreadPoolExecutor(2) as pool:
         beside = pool.submit(generate, server, None)
         for fault in faults:

@@ -23,7 +23,6 @@ MULTIMODAL = frozenset(
         "Qwen2VLForConditionalGeneration",
         "Qwen2_5_VLForConditionalGeneration",
         "Qwen3VLForConditionalGeneration",
-        "Qwen3_5ForConditionalGeneration",
     }
 )
 """Multimodal classes that tests/families has seen think in mixtures, with images and without, on

@@ -104,6 +104,28 @@ def test_spec_schema_errors_and_traces_know_them(installed):
         assert part in error
 
 
+BUILT = """
+import json, sys, warnings
+from tokenlens.trace.records import Trace
+if sys.argv[1] == "built":
+    from tokenlens.spec import DecodingSpec
+    DecodingSpec(methods=[])
+from tokenlens.methods import allow
+allow(["pulse_gate"])
+from tokenlens.spec import parse_spec
+spec = parse_spec({"methods": [{"method": "pulse_gate"}]})
+trace = Trace.model_construct(spec=spec)
+warnings.simplefilter("error")
+print(json.dumps(trace.model_dump(include={"spec"})["spec"]["methods"][0]["method"]))
+"""
+
+
+@pytest.mark.parametrize("spec", ["built", "not built"])
+def test_a_trace_knows_a_method_that_came_after_it(installed, spec):
+    """A trace has a copy of a spec's schema, whether a spec was made before or not."""
+    assert run(installed, BUILT, spec) == "pulse_gate"
+
+
 # What stands in the entry point, and a part of what the start says.
 WRONG = {
     "missing module": ("nowhere_at_all:X", "ModuleNotFoundError"),

@@ -125,14 +125,13 @@ def _models_below(model: type[StrictModel]) -> Iterator[type[StrictModel]]:
 def _rebuild() -> None:
     """Let specs, and the models that hold one, know a method that came after them."""
     forget_schemas()
-    if not DecodingSpec.__pydantic_complete__:
-        return
-    DecodingSpec.model_rebuild(force=True)
     held = {model: list(registry.models_of(model)) for model in _models_below(StrictModel)}
     holders = [model for model in held if DecodingSpec in held[model]]
-    # What another one holds is built before it.
-    for model in sorted(holders, key=lambda one: len(held[one])):
-        model.model_rebuild(force=True)
+    # What another one holds is built before it. One that is not built yet builds itself when it is
+    # used; a holder may be built although the spec, whose schema it has a copy of, is not.
+    for model in (DecodingSpec, *sorted(holders, key=lambda one: len(held[one]))):
+        if model.__pydantic_complete__:
+            model.model_rebuild(force=True)
 
 
 registry.on_change(_rebuild)

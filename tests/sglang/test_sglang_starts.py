@@ -42,7 +42,7 @@ def run(*command, **extra):
         (
             ["--enable-tokenlens"],
             {"TOKENLENS_TEST_VERSION": "0.4.6.post1"},
-            ["0.4.6.post1", "allowed: 0.5.23", "TOKENLENS_ANY_SGLANG"],
+            ["0.4.6.post1", "allowed: SGLang 0.5.23", "TOKENLENS_ANY_SGLANG"],
         ),
         (
             ["--tokenlens-max-entries", "32"],

@@ -8,6 +8,7 @@ import torch
 from conformance_table import (
     EOS,
     EVERY,
+    LATER,
     MARKERS,
     METHODS,
     OUTSIDE,
@@ -160,10 +161,8 @@ def reasoner_scenarios(tokenizer: Any, engine: str = "vllm") -> tuple[Scenario, 
     """The table's requests of a model that thinks: markers and phases come from its tokenizer."""
     rows = [(name, row, methods) for row in range(3) for name, methods in REASONER.items()]
     more = {**METHODS, **WORD_METHODS, **OUTSIDE}
-    rows += [
-        (name, QUESTION.get(name, index % 3), methods)
-        for index, (name, methods) in enumerate(more.items())
-    ]
+    turns = {name: index % 3 for index, name in enumerate(one for one in more if one not in LATER)}
+    rows += [(name, {**turns, **QUESTION}[name], methods) for name, methods in more.items()]
     found = []
     for name, row, methods in rows:
         text = tokenizer.apply_chat_template(

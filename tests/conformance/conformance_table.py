@@ -54,8 +54,18 @@ def soft(**settings: Any) -> dict[str, Any]:
 LAST = {"selar": 18, "soft-hapo": 15}
 """Last tokens of prompts with which a row's ids do not hang on rounding, where others' do."""
 
-QUESTION = {"soft-hapo": 1, "latent-sft": 1}
+QUESTION = {
+    "soft-hapo": 1,
+    "latent-sft": 1,
+    "soft-forking": 0,
+    "pulse-gate": 0,
+    "soft-no-echo": 1,
+}
 """The same for the reasoner: which question is asked."""
+
+LATER = ("soft-forking", "pulse-gate", "soft-no-echo")
+"""Rows that came later: the others' questions go round without them. Their ids are compared on
+every engine, their traces are not."""
 
 
 def thinking_prompt(name: str) -> tuple[int, ...]:

@@ -129,7 +129,11 @@ def _rebuild() -> None:
     holders = [model for model in held if DecodingSpec in held[model]]
     # What another one holds is built before it. One that is not built yet builds itself when it is
     # used; a holder may be built although the spec, whose schema it has a copy of, is not.
-    for model in (DecodingSpec, *sorted(holders, key=lambda one: len(held[one]))):
+    models: list[type[StrictModel]] = [
+        DecodingSpec,
+        *sorted(holders, key=lambda one: len(held[one])),
+    ]
+    for model in models:
         if model.__pydantic_complete__:
             model.model_rebuild(force=True)
 

@@ -1,7 +1,6 @@
 """Scenarios: what each engine of the tests is given to do."""
 
 import conformance_models as models
-import faulty_method as faulty
 import outside
 from conformance_table import LONG, MARKERS, REFUSED, START, Scenario, hosted, soft
 
@@ -173,17 +172,7 @@ def going_wrong():
         sampling = {"max_tokens": 6}
         return {"name": name, "prompt": [1, START, 11, 12], "spec": spec, "sampling": sampling}
 
-    others = [
-        row("soft", soft()),
-        row("pulse", {"method": "pulse_gate"}, {"method": "min_p", "min_p": 0.1}),
-        row("ends", {"method": "answer_now", "after": 3}),
-        row("plain"),
-    ]
-    rows = [row(fault, {"method": "faulty", "fault": fault}) for fault in faulty.FAULTS]
-    beside = [
-        {**one, "name": f"{one['name']}/{i}", "arrive": 8 * i} for i in range(5) for one in others
-    ]
-    return [{"requests": others}, {"requests": [*rows, *beside]}]
+    return outside.going_wrong(row, apart=8)
 
 
 def staggered():

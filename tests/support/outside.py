@@ -87,3 +87,30 @@ def let_in(*methods):
         for name in set(door.outside()) - before:
             del door._LOADED[name]
             registry.forget(name)
+
+
+def going_wrong(row, apart):
+    """Runs of an engine: good requests alone, and one request for each fault beside them.
+
+    Parameters
+    ----------
+    row
+        A request of a name and methods; without methods, one without a spec.
+    apart
+        Steps between the good ones, so that there is one in every step in which one goes wrong.
+    """
+    import faulty_method
+
+    others = [
+        row("soft", {"method": "soft_thinking"}),
+        row("pulse", {"method": "pulse_gate"}, {"method": "min_p", "min_p": 0.1}),
+        row("ends", {"method": "answer_now", "after": 3}),
+        row("plain"),
+    ]
+    rows = [row(fault, {"method": "faulty", "fault": fault}) for fault in faulty_method.FAULTS]
+    beside = [
+        {**one, "name": f"{one['name']}/{i}", "arrive": apart * i}
+        for i in range(5)
+        for one in others
+    ]
+    return [{"requests": others}, {"requests": [*rows, *beside]}]

@@ -4,7 +4,6 @@ import json
 import shutil
 
 import conformance_models as models
-import faulty_method as faulty
 import outside
 import torch
 from conformance_table import LONG, MARKERS, START, Scenario, hosted, soft
@@ -347,24 +346,13 @@ def faulty_scenario(path):
         spec = {"methods": list(methods), "phase": phase} if methods else None
         return {"name": name, "prompt": list(prompt), "spec": spec, "sampling": {"max_tokens": 6}}
 
-    others = [
-        row("soft", soft()),
-        row("pulse", {"method": "pulse_gate"}, {"method": "min_p", "min_p": 0.1}),
-        row("ends", {"method": "answer_now", "after": 3}),
-        row("plain"),
-    ]
-    rows = [row(fault, {"method": "faulty", "fault": fault}) for fault in faulty.FAULTS]
-    # A good one in every step in which one goes wrong.
-    beside = [
-        {**one, "name": f"{one['name']}/{i}", "arrive": 3 * i} for i in range(5) for one in others
-    ]
     return {
         "model": path,
         "engine": {
             "skip_tokenizer_init": True,
             "additional_config": allowing("pulse_gate", "faulty"),
         },
-        "runs": [{"requests": others}, {"requests": [*rows, *beside]}],
+        "runs": outside.going_wrong(row, apart=3),
     }
 
 

@@ -11,6 +11,7 @@ from tokenlens.core.columns import Field
 from tokenlens.core.lifecycle import COMMON_FIELDS
 from tokenlens.core.method import HOOKS, Method
 from tokenlens.core.slots import fits
+from tokenlens.methods.guard import AT_ADMISSION
 from tokenlens.methods.registry import steps
 from tokenlens.spec.installed import NAME
 from tokenlens.spec.outside import faults
@@ -31,7 +32,7 @@ def wrong_class(name: str, kind: Any, declared: Any) -> Iterator[str]:
     yield from faults(declared.config, name)
     if kind.serves is not Method.serves:
         yield "got serves(); allowed: none, it carries its own config out and no other"
-    for hook in ("admit", "needs", "edits", *HOOKS):
+    for hook in (*AT_ADMISSION, *HOOKS):
         ours = list(inspect.signature(getattr(Method, hook)).parameters)
         theirs = inspect.signature(getattr(kind, hook)).parameters
         kinds = {parameter.kind for parameter in theirs.values()}

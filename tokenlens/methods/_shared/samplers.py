@@ -15,13 +15,11 @@ class SamplerMethod(MethodBase):
     )
 
 
-class AdaptiveTemperature(SamplerMethod):
+class EntropyTemperature(SamplerMethod):
     """A temperature for each step. The logits are divided by it before the engine divides."""
 
     family: ClassVar[tuple[str, ...]] = ("temperature",)
 
-    temperature: float = Field(1.0, ge=LEAST, le=100, description="T0, around which it adapts")
-    floor: float = Field(0.05, ge=LEAST, le=100, description="never below this")
     engine_temperature: float = Field(
         1.0,
         ge=LEAST,
@@ -29,3 +27,10 @@ class AdaptiveTemperature(SamplerMethod):
         description="what the engine divides by afterwards: it is multiplied back in; 1 = pin the"
         " engine's temperature to 1",
     )
+
+
+class AdaptiveTemperature(EntropyTemperature):
+    """One that adapts around a temperature, down to a floor."""
+
+    temperature: float = Field(1.0, ge=LEAST, le=100, description="T0, around which it adapts")
+    floor: float = Field(0.05, ge=LEAST, le=100, description="never below this")

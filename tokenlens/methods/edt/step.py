@@ -7,13 +7,12 @@ profile, the value of a third party's adapter (the authors' code has none and di
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from tokenlens.core.columns import Field, Value
-from tokenlens.core.method import Admission, Method
+from tokenlens.core.method import Admission
 from tokenlens.core.rows import Rows
-from tokenlens.methods._shared.logits import entropy, retemper
+from tokenlens.methods._shared.temperature import TemperatureMethod
 from tokenlens.methods.edt.config import Edt
 from tokenlens.spec.registry import AnyMethod
 
@@ -21,8 +20,6 @@ TEMPERATURE = Field("edt.temperature", "float", 1.0)
 BASE = Field("edt.base", "float", 1.0)
 THETA = Field("edt.theta", "float")
 FLOOR = Field("edt.floor", "float", 1.0)
-ENGINE = Field("edt.engine_temperature", "float", 1.0)
-ALWAYS = Field("edt.always", "bool", False)
 
 
 def edt_temperature(entropy: Tensor, temperature: Tensor, base: Tensor, theta: Tensor) -> Tensor:
@@ -36,31 +33,25 @@ def edt_temperature(entropy: Tensor, temperature: Tensor, base: Tensor, theta: T
     return temperature * base.double() ** (theta.double() / entropy.double())
 
 
-class EdtMethod(Method):
+class EdtMethod(TemperatureMethod):
     """Divides the logits by a temperature that falls with the entropy."""
 
     def __init__(self) -> None:
-        super().__init__("edt", TEMPERATURE, BASE, THETA, FLOOR, ENGINE, ALWAYS)
+        super().__init__("edt", TEMPERATURE, BASE, THETA, FLOOR)
 
     def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
         assert isinstance(config, Edt)
         return {
+            **super().admit(config, admission),
             TEMPERATURE: config.temperature,
             BASE: config.base,
             THETA: config.theta,
             FLOOR: config.floor,
-            ENGINE: config.engine_temperature,
-            ALWAYS: config.active == "output",
         }
 
-    def edit(self, logits: Tensor, rows: Rows) -> Tensor:
-        due = rows[self.on] & (rows[ALWAYS] | rows.thinking)
-        nats, logsumexp, due = entropy(logits, due, rows)
-        wanted = edt_temperature(nats, rows[TEMPERATURE], rows[BASE], rows[THETA])
-        wanted = wanted.nan_to_num(0.0).maximum(rows[FLOOR])
-        if rows.traced:
-            rows.record(self.name, torch.where(due, wanted, 0.0))
-        return retemper(logits, due, wanted, rows[ENGINE], logsumexp)
+    def wanted(self, entropy: Tensor, rows: Rows) -> Tensor:
+        wanted = edt_temperature(entropy, rows[TEMPERATURE], rows[BASE], rows[THETA])
+        return wanted.nan_to_num(0.0).maximum(rows[FLOOR])
 
 
 STEPS = (EdtMethod(),)

@@ -1,18 +1,16 @@
 """What the temperature of forking tokens can be asked for (arXiv 2506.01939)."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from tokenlens.methods._shared.samplers import SamplerMethod
+from tokenlens.methods._shared.samplers import EntropyTemperature
 from tokenlens.spec.base import LEAST
 
 
-class ForkingTemperature(SamplerMethod):
+class ForkingTemperature(EntropyTemperature):
     """One temperature where the entropy is high, another where it is not (arXiv 2506.01939)."""
-
-    family: ClassVar[tuple[str, ...]] = ("temperature",)
 
     method: Literal["forking_temperature"] = "forking_temperature"
     threshold: float = Field(
@@ -26,13 +24,6 @@ class ForkingTemperature(SamplerMethod):
         1.2, ge=LEAST, le=100, description="temperature of forking tokens (the default is ours)"
     )
     low: float = Field(1.0, ge=LEAST, le=100, description="temperature of all others")
-    engine_temperature: float = Field(
-        1.0,
-        ge=LEAST,
-        le=100,
-        description="what the engine divides by afterwards: it is multiplied back in; 1 = pin the"
-        " engine's temperature to 1",
-    )
 
     @model_validator(mode="after")
     def _two_temperatures(self) -> "ForkingTemperature":

@@ -12,17 +12,15 @@ import torch
 from torch import Tensor
 
 from tokenlens.core.columns import Field, Value
-from tokenlens.core.method import Admission, Method
+from tokenlens.core.method import Admission
 from tokenlens.core.rows import Rows
-from tokenlens.methods._shared.logits import entropy, retemper
+from tokenlens.methods._shared.temperature import TemperatureMethod
 from tokenlens.methods.forking_temperature.config import ForkingTemperature
 from tokenlens.spec.registry import AnyMethod
 
 THRESHOLD = Field("forking_temperature.threshold", "float")
 HIGH = Field("forking_temperature.high", "float", 1.0)
 LOW = Field("forking_temperature.low", "float", 1.0)
-ENGINE = Field("forking_temperature.engine_temperature", "float", 1.0)
-ALWAYS = Field("forking_temperature.always", "bool", False)
 
 
 def forking_temperature(entropy: Tensor, threshold: Tensor, high: Tensor, low: Tensor) -> Tensor:
@@ -36,29 +34,23 @@ def forking_temperature(entropy: Tensor, threshold: Tensor, high: Tensor, low: T
     return torch.where(entropy > threshold, high, low)
 
 
-class ForkingTemperatureMethod(Method):
+class ForkingTemperatureMethod(TemperatureMethod):
     """Divides the logits by one of two temperatures."""
 
     def __init__(self) -> None:
-        super().__init__("forking_temperature", THRESHOLD, HIGH, LOW, ENGINE, ALWAYS)
+        super().__init__("forking_temperature", THRESHOLD, HIGH, LOW)
 
     def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
         assert isinstance(config, ForkingTemperature)
         return {
+            **super().admit(config, admission),
             THRESHOLD: config.threshold,
             HIGH: config.high,
             LOW: config.low,
-            ENGINE: config.engine_temperature,
-            ALWAYS: config.active == "output",
         }
 
-    def edit(self, logits: Tensor, rows: Rows) -> Tensor:
-        due = rows[self.on] & (rows[ALWAYS] | rows.thinking)
-        nats, logsumexp, due = entropy(logits, due, rows)
-        wanted = forking_temperature(nats, rows[THRESHOLD], rows[HIGH], rows[LOW])
-        if rows.traced:
-            rows.record(self.name, torch.where(due, wanted, 0.0))
-        return retemper(logits, due, wanted, rows[ENGINE], logsumexp)
+    def wanted(self, entropy: Tensor, rows: Rows) -> Tensor:
+        return forking_temperature(entropy, rows[THRESHOLD], rows[HIGH], rows[LOW])
 
 
 STEPS = (ForkingTemperatureMethod(),)

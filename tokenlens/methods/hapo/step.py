@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from tokenlens.core.columns import Field, Value
-from tokenlens.core.method import Admission, Method
+from tokenlens.core.method import Admission
 from tokenlens.core.rows import Rows
-from tokenlens.methods._shared.logits import entropy, retemper
+from tokenlens.methods._shared.temperature import TemperatureMethod
 from tokenlens.methods.hapo.config import Hapo
 from tokenlens.spec.registry import AnyMethod
 
@@ -31,8 +31,6 @@ SCALE_NEG = Field("hapo.scale_neg", "float")
 STRENGTH = Field("hapo.strength", "float")
 TEMPERATURE = Field("hapo.temperature", "float", 1.0)
 FLOOR = Field("hapo.floor", "float", 1.0)
-ENGINE = Field("hapo.engine_temperature", "float", 1.0)
-ALWAYS = Field("hapo.always", "bool", False)
 
 
 class Statistics(NamedTuple):
@@ -82,19 +80,20 @@ def hapo_temperature(
     return temperature * (1 + strength * scaled)
 
 
-class HapoMethod(Method):
+class HapoMethod(TemperatureMethod):
     """Divides the logits by a temperature that follows the entropy within a few per cent."""
 
     def __init__(self) -> None:
         super().__init__(
             "hapo",
-            *(MEDIAN, STD, SCALE_POS, SCALE_NEG, STRENGTH, TEMPERATURE, FLOOR, ENGINE, ALWAYS),
+            *(MEDIAN, STD, SCALE_POS, SCALE_NEG, STRENGTH, TEMPERATURE, FLOOR),
         )
 
     def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
         assert isinstance(config, Hapo)
         scale_neg = abs(config.scale_neg) if config.rules.sign == "paper" else config.scale_neg
         return {
+            **super().admit(config, admission),
             MEDIAN: config.median,
             STD: config.std,
             SCALE_POS: config.scale_pos,
@@ -102,19 +101,12 @@ class HapoMethod(Method):
             STRENGTH: config.strength,
             TEMPERATURE: config.temperature,
             FLOOR: config.floor,
-            ENGINE: config.engine_temperature,
-            ALWAYS: config.active == "output",
         }
 
-    def edit(self, logits: Tensor, rows: Rows) -> Tensor:
-        due = rows[self.on] & (rows[ALWAYS] | rows.thinking)
-        nats, logsumexp, due = entropy(logits, due, rows)
+    def wanted(self, entropy: Tensor, rows: Rows) -> Tensor:
         columns = (MEDIAN, STD, SCALE_POS, SCALE_NEG, STRENGTH, TEMPERATURE)
-        wanted = hapo_temperature(nats, *(rows[column] for column in columns))
-        wanted = wanted.maximum(rows[FLOOR])
-        if rows.traced:
-            rows.record(self.name, torch.where(due, wanted, 0.0))
-        return retemper(logits, due, wanted, rows[ENGINE], logsumexp)
+        wanted = hapo_temperature(entropy, *(rows[column] for column in columns))
+        return wanted.maximum(rows[FLOOR])
 
 
 STEPS = (HapoMethod(),)

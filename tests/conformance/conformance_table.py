@@ -64,8 +64,7 @@ QUESTION = {
 """The same for the reasoner: which question is asked."""
 
 LATER = ("soft-forking", "pulse-gate", "soft-no-echo")
-"""Rows that came later: the others' questions go round without them. Their ids are compared on
-every engine, their traces are not."""
+"""Rows that came later: the others' questions go round without them."""
 
 
 def thinking_prompt(name: str) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from conformance_models import ROUNDING, generated, nearby
-from conformance_table import EVERY, LATER, MARKERS
+from conformance_table import EVERY, MARKERS
 
 TOLERANCE = 1e-4
 """Of entropies, probabilities and weights, float32; everything else is equal."""
@@ -32,11 +32,6 @@ class Reference(NamedTuple):
     tolerance: float
 
 
-def compared(name: str) -> bool:
-    """Whether a row's traces are compared: ``name`` may end in the number of its question."""
-    return not name.startswith(LATER)
-
-
 def reference_traces(
     path: str, tokenizer: Any = None, markers: Any = MARKERS, scenarios: Any = EVERY
 ) -> dict[str, Reference]:
@@ -46,9 +41,7 @@ def reference_traces(
     """
     from tokenlens.hf import traces
 
-    traced = [
-        one for one in scenarios if one.greedy and one.methods is not None and compared(one.name)
-    ]
+    traced = [one for one in scenarios if one.greedy and one.methods is not None]
     found = []
     for model in nearby(path, CHANGE):
         holders = [generated(model, tokenizer, one, markers, "full")[1] for one in traced]

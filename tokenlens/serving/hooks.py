@@ -100,11 +100,13 @@ def _kind(function: Any) -> str:
     return _STREAM if inspect.isasyncgenfunction(function) else _PLAIN
 
 
-def problem(module: ModuleType, name: str, around: Around) -> str | None:
-    """Why one target cannot be wrapped, beginning with its name; ``None`` if it can."""
+def looked_up(
+    module: ModuleType, name: str, around: Around
+) -> tuple[tuple[Any, str] | None, str | None]:
+    """What :func:`find` finds, and why ours cannot be there, with its name; ``None`` if it can."""
     found = find(module, name)
     why = "missing" if found is None else misfit(*found, around)
-    return None if why is None else f"{module.__name__}.{name} ({why})"
+    return found, None if why is None else f"{module.__name__}.{name} ({why})"
 
 
 def install(targets: Targets, package: str, missing: Callable[[str], None] | None = None) -> None:
@@ -132,9 +134,8 @@ def _install(
 ) -> None:
     for name, ours in names.items():
         around = resolve(ours, package)
-        why = problem(module, name, around)
-        found = find(module, name)
-        if why is None and found is not None:
+        found, why = looked_up(module, name, around)
+        if found is not None and why is None:
             wrap(*found, around)
         elif missing is not None and why is not None:
             missing(why)

@@ -8,7 +8,7 @@ for engines without tokenlens.
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 
-from tokenlens.serving.hooks import find, problem, resolve
+from tokenlens.serving.hooks import find, looked_up, resolve
 
 PACKAGE = "tokenlens.sglang"
 
@@ -36,7 +36,7 @@ def missing(*groups: Mapping[str, Iterable[str]]) -> list[str]:
             continue
         for name in names:
             if isinstance(names, Mapping):
-                why = problem(module, name, resolve(names[name], PACKAGE))
+                _, why = looked_up(module, name, resolve(names[name], PACKAGE))
                 lost += [] if why is None else [why]
             elif find(module, name) is None:
                 lost.append(f"{module_name}.{name} (missing)")

@@ -4,9 +4,11 @@ Two lines of defence: bounds on every number, and a look at what each step made.
 without the other.
 """
 
+import math
 from random import Random
 
 import numeric_specs as numeric
+import numpy as np
 import pytest
 import torch
 from built_in import Core, bind
@@ -153,6 +155,28 @@ def test_every_number_of_every_spec_has_both_bounds():
         assert "maximum" in node or "exclusiveMaximum" in node, path
         for end in numeric.ends(node):
             assert abs(end) <= (2**63 - 1 if node["type"] == "integer" else 1e7), path
+
+
+def within(value, node):
+    """Whether a number is between a node's bounds, as a column keeps it: in float32."""
+    bounds = (("minimum", "__ge__"), ("maximum", "__le__"),
+              ("exclusiveMinimum", "__gt__"), ("exclusiveMaximum", "__lt__"))  # fmt: skip
+    kept = np.float32(value)
+    return all(getattr(kept, test)(np.float32(node[b])) for b, test in bounds if b in node)
+
+
+def test_no_number_leaves_its_bounds_by_being_kept_as_float32():
+    found = [node for node in NUMBERS.values() if node["type"] == "number"]
+    assert len(found) > 50
+    for path, node in NUMBERS.items():
+        if node["type"] == "number":
+            low, high = numeric.ends(node)
+            assert within(low, node), path
+            assert within(high, node), path
+            # Of these, some devices make 0.
+            assert not 0 < low < 2.0**-126, path
+    assert not within(5e-324, {"exclusiveMinimum": 0})
+    assert not within(math.nextafter(1, 0), {"exclusiveMaximum": 1})
 
 
 def build(name, changes):

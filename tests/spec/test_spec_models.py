@@ -109,7 +109,7 @@ def test_the_json_schema_names_bounds_and_methods():
     json.dumps(schema)
     soft = schema["$defs"]["SoftThinking"]["properties"]
     assert (soft["top_k"]["minimum"], soft["top_k"]["maximum"]) == (0, 64)
-    assert (soft["top_p"]["exclusiveMinimum"], soft["top_p"]["maximum"]) == (0, 1)
+    assert (soft["top_p"]["minimum"], soft["top_p"]["maximum"]) == (2.0**-126, 1)
     assert schema["properties"]["seed"]["minimum"] == 0
     assert schema["$defs"]["SoftThinking"]["additionalProperties"] is False
     mapping = schema["properties"]["methods"]["items"]["discriminator"]["mapping"]

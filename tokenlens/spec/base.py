@@ -28,6 +28,12 @@ Numbers of a spec are kept as float32. From here up a reciprocal, and what a ste
 divides with it, is far from both ends of float32; below it they turn into 0, infinity or NaN.
 """
 
+SMALLEST = 2.0**-126
+"""The smallest number above 0 that every device keeps in float32: a bound above 0 is no smaller."""
+
+BELOW_ONE = 1 - 2.0**-24
+"""The largest number beneath 1 in float32."""
+
 MAX_NOISE = 20.0
 """The largest scale of a noise with a log-probability, which is its exponential: Gumbel draws begin
 at -3.1, and e to 62 fits float32."""

@@ -190,13 +190,19 @@ def _allowed(schema: Mapping[str, Any], node: Mapping[str, Any]) -> str:
     return f"{text} ({description})" if description and "properties" not in node else text
 
 
+def _number(value: float) -> str:
+    if isinstance(value, float):
+        return f"{value:,.7g}"
+    return f"{value:,}" if abs(value) >= 10_000 else str(value)
+
+
 def _bounds(node: Mapping[str, Any]) -> str:
     kind = {
         "integer": "an integer", "number": "a finite number", "string": "a text", "null": "null",
         "array": "a list", "object": "a mapping", "boolean": "true or false",
     }.get(node.get("type", ""), "a value of the documented type")  # fmt: skip
     parts = [
-        f"{words} {node[key]:,}" if abs(node[key]) >= 10_000 else f"{words} {node[key]}"
+        f"{words} {_number(node[key])}"
         for key, words in (
             ("minimum", "at least"),
             ("exclusiveMinimum", "above"),

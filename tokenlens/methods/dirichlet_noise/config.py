@@ -6,14 +6,14 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from tokenlens.methods._shared.noise import ConceptNoise
-from tokenlens.spec.base import LEAST, QUIRKS, Excludes, Recipe, StrictModel
+from tokenlens.spec.base import BELOW_ONE, LEAST, QUIRKS, Excludes, Recipe, StrictModel
 
 
 class DirichletQuirks(StrictModel):
     """What the code of randomised Soft Thinking does, and its paper does not say."""
 
     probability_floor: float = Field(
-        0.0, ge=0, lt=1, description="entries at or below it stay out, but for the largest"
+        0.0, ge=0, le=BELOW_ONE, description="entries at or below it stay out, but for the largest"
     )
 
 

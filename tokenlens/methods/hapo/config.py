@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from tokenlens.methods._shared.samplers import AdaptiveTemperature
-from tokenlens.spec.base import QUIRKS, StrictModel
+from tokenlens.spec.base import BELOW_ONE, QUIRKS, StrictModel
 
 
 class HapoQuirks(StrictModel):
@@ -31,7 +31,7 @@ class Hapo(AdaptiveTemperature):
     scale_neg: float = Field(
         ..., ge=-1e6, le=1e6, description="multiplies (ln(entropy) - median) / std where negative"
     )
-    strength: float = Field(0.05, ge=0, lt=1, description="the largest change, as a share")
+    strength: float = Field(0.05, ge=0, le=BELOW_ONE, description="the largest change, as a share")
     quirks: HapoQuirks | None = QUIRKS
 
 

@@ -11,6 +11,7 @@ from tokenlens.spec.base import (
     MAX_ENTRIES,
     MAX_NOISE,
     QUIRKS,
+    SMALLEST,
     Excludes,
     MethodBase,
     StrictModel,
@@ -49,7 +50,9 @@ class LatentGrpo(MethodBase):
     noise_scale: float = Field(
         1.0, ge=LEAST, le=MAX_NOISE, description="of the noise on the logits"
     )
-    top_p: float = Field(0.95, gt=0, le=1, description="of the candidates that noise may lift")
+    top_p: float = Field(
+        0.95, ge=SMALLEST, le=1, description="of the candidates that noise may lift"
+    )
     clamp_low: float = Field(-1.5, ge=-100, le=0, description="noise below it is raised to it")
     clamp_high: float = Field(3.0, ge=0, le=100, description="noise above it is lowered to it")
     quirks: LatentGrpoQuirks | None = QUIRKS

@@ -5,8 +5,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from tokenlens.methods._shared.filters import Entries, MinP, TopK, TopP
 from tokenlens.methods._shared.gate.fields import Gate
-from tokenlens.spec.base import LEAST, MAX_ENTRIES, QUIRKS, MethodBase, StrictModel
+from tokenlens.spec.base import LEAST, QUIRKS, MethodBase, StrictModel
 
 
 class SelarQuirks(StrictModel):
@@ -32,15 +33,10 @@ class Selar(MethodBase):
         description="latent where the top tokens disagree",
     )
     temperature: float = Field(0.6, ge=LEAST, le=100, description="of the concept weights")
-    top_k: int = Field(20, ge=0, le=MAX_ENTRIES, description="0 = off")
-    top_p: float = Field(
-        0.95,
-        gt=0,
-        le=1,
-        description="nucleus: the most probable tokens that together reach this probability",
-    )
-    min_p: float = Field(0.0, ge=0, lt=1, description="relative to the largest probability")
-    max_entries: int = Field(3, ge=1, le=MAX_ENTRIES, description="entries of a concept token")
+    top_k: TopK = 20
+    top_p: TopP = 0.95
+    min_p: MinP = 0.0
+    max_entries: Entries = 3
     push: float = Field(
         1.0, ge=0, le=100, description="lambda: away from the top token, times the entropy"
     )

@@ -5,7 +5,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tokenlens.spec.base import MAX_ENTRIES, QUIRKS, MethodBase, Recipe, StrictModel
+from tokenlens.methods._shared.filters import Entries, MinP, TopK, TopP
+from tokenlens.spec.base import QUIRKS, MethodBase, Recipe, StrictModel
 
 
 class ColdStop(StrictModel):
@@ -54,15 +55,10 @@ class ConceptTokens(MethodBase):
     temperature: float = Field(
         0.6, ge=0, le=100, description="of the concept weights; 0 = the arg-max alone"
     )
-    top_k: int = Field(30, ge=0, le=MAX_ENTRIES, description="0 = off")
-    top_p: float = Field(
-        0.95,
-        gt=0,
-        le=1,
-        description="nucleus: the most probable tokens that together reach this probability",
-    )
-    min_p: float = Field(0.0, ge=0, lt=1, description="relative to the largest probability")
-    max_entries: int = Field(15, ge=1, le=MAX_ENTRIES, description="entries of a concept token")
+    top_k: TopK = 30
+    top_p: TopP = 0.95
+    min_p: MinP = 0.0
+    max_entries: Entries = 15
     cold_stop: ColdStop | None = Field(None, description="null = off")
     eos_while_latent: Literal["stop", "forbid"] = Field(
         "stop", description="stop: an end-of-text on top ends the request, as in the paper's code"

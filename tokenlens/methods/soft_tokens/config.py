@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from tokenlens.methods._shared.filters import Entries, TopK, TopP
 from tokenlens.methods.soft_thinking.config import ConceptTokens
 from tokenlens.spec.base import LEAST, MAX_ENTRIES, Needs
 from tokenlens.spec.needs import Need
@@ -19,16 +20,9 @@ class SoftTokens(ConceptTokens):
     temperature: float = Field(
         0.5, ge=LEAST, le=100, description="0.0001: the paper's fuzzy tokens"
     )
-    top_k: int = Field(0, ge=0, le=MAX_ENTRIES, description="0 = off")
-    top_p: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="nucleus: the most probable tokens that together reach this probability",
-    )
-    max_entries: int = Field(
-        MAX_ENTRIES, ge=1, le=MAX_ENTRIES, description="entries of a concept token"
-    )
+    top_k: TopK = 0
+    top_p: TopP = 1.0
+    max_entries: Entries = MAX_ENTRIES
     mixture: Literal["top_k", "full"] = Field(
         "top_k", description="full: the whole vocabulary, where the engine can"
     )

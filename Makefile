@@ -40,7 +40,7 @@ $(VENV)/.ready: pyproject.toml constraints/cpu.txt
 $(VENV_HF4)/.ready: pyproject.toml constraints/cpu.txt constraints/hf4.txt
 	@test -x $(VENV_HF4)/bin/python || $(MAKE_VENV) $(VENV_HF4)
 	$(VENV_HF4)/bin/python -m pip install -q $(TORCH_PIP_ARGS) torch==2.13.0
-	$(VENV_HF4)/bin/python -m pip install -q -c constraints/hf4.txt -e '.[hf]' pytest pytest-timeout hypothesis peft accelerate
+	$(VENV_HF4)/bin/python -m pip install -q -c constraints/hf4.txt -e '.[hf]' pytest pytest-timeout pytest-xdist hypothesis peft accelerate
 	@touch $@
 
 # vLLM's package drags in CUDA builds of three libraries whose import fails beside a CPU torch.
@@ -82,24 +82,30 @@ install: $(VENV)/.ready ## make .venv with everything pinned, CPU only
 demo: $(VENV)/.ready ## two problems solved on the tiny reasoner, discrete and with concept tokens
 	@$(VENV)/bin/tokenlens demo
 
-# The parts are independent of each other. Side by side (-j2) they gain little: each starts servers
-# of several processes.
 FAST_TESTS := tests/spec tests/methods tests/core tests/serving tests/test_repository.py
+# Whole files to two processes, in the order of their names: what a file sets up, it sets up once.
+TWO_PROCESSES := -n 2 --dist loadfile --no-loadscope-reorder
 
-test: machine test-hf4 test-vllm test-routing test-sglang test-main ## every test that runs on a CPU
+# The parts are independent of each other and run two at a time, the longest first. Alone: make test-vllm
+PARTS := test-vllm test-sglang test-routing test-main test-hf4
+APART := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+
+test: machine ## every test that runs on a CPU
+	@echo "two parts at a time, each prints when it has ended: $(PARTS)"
+	@$(MAKE) --no-print-directory --jobs=2 $(APART) $(PARTS)
 
 machine: # what the tests need of it: installed where that can be done, else said
 	@.ci/machine
 
 test-fast: $(VENV)/.ready ## two minutes while you work: no engine, no server, no browser
-	$(PY) -m pytest $(FAST_TESTS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(TWO_PROCESSES) $(FAST_TESTS)
 
 test-main: machine $(VENV)/.ready ## everything that needs no environment of its own
 	$(PY) tests/support/real_vocabularies.py
-	$(PY) -m pytest tests --ignore=tests/vllm --ignore=tests/sglang --ignore=tests/conformance --ignore=tests/routing/test_routing_vllm.py --ignore=tests/families/test_families_vllm.py
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(TWO_PROCESSES) tests --ignore=tests/vllm --ignore=tests/sglang --ignore=tests/conformance --ignore=tests/routing/test_routing_vllm.py --ignore=tests/families/test_families_vllm.py
 
 test-hf4: machine $(VENV_HF4)/.ready ## the Hugging Face tests on the oldest supported transformers
-	$(VENV_HF4)/bin/python -m pytest tests/hf
+	OMP_NUM_THREADS=1 $(VENV_HF4)/bin/python -m pytest $(TWO_PROCESSES) tests/hf
 
 test-vllm: machine $(VENV_VLLM)/.ready ## the vLLM tests: both model runners, the server
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest tests/vllm tests/families/test_families_vllm.py

@@ -7,7 +7,10 @@ import torch
 from test_hf_tiny_reasoner import QUESTIONS, ask
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, generation
 
+from tokenlens.core import Core
 from tokenlens.hf import generate_kwargs
+from tokenlens.hf.calls import Call
+from tokenlens.hf.generate import Runs
 from tokenlens.methods.min_p.step import min_p_keep
 from tokenlens.methods.top_h.step import top_h_keep
 
@@ -168,3 +171,101 @@ def test_s1(reasoner):
     found = run(reasoner, spec={"methods": [{"method": "s1", "text": "wait"}]}, **easy)
     assert torch.equal(found.sequences, run(reasoner, [ByHand(rule)], **easy).sequences)
     assert replaced, "no end came"
+
+
+EDIT = {"methods": [{"method": "cyclic_reflex", "amplitude": 20, "period": 40, "words": ["wait"]}]}
+
+
+class Keeps(LogitsProcessor):
+    """Keeps the very tensors that it is handed."""
+
+    def __init__(self):
+        self.kept = []
+
+    def __call__(self, input_ids, scores):
+        self.kept.append(scores)
+        return scores
+
+
+@pytest.fixture
+def in_place(monkeypatch):
+    """Whether each step was allowed to edit the logits where they lie."""
+    seen, step = [], Core.step
+
+    def watched(core, logits, slots, *, in_place=False):
+        seen.append(in_place)
+        return step(core, logits, slots, in_place=in_place)
+
+    monkeypatch.setattr(Core, "step", watched)
+    return seen
+
+
+def kept_logits(reasoner, **kwargs):
+    model, tokenizer = reasoner
+    others = kwargs.pop("logits_processor", ())
+    given = generate_kwargs(model, tokenizer, EDIT, logits_processor=others)
+    return model.generate(
+        **ask(tokenizer, *QUESTIONS), **given, **kwargs, max_new_tokens=40, do_sample=False,
+        return_dict_in_generate=True, pad_token_id=0,
+    )  # fmt: skip
+
+
+def test_logits_that_nobody_else_keeps_are_edited_where_they_lie(reasoner, in_place):
+    alone = kept_logits(reasoner, output_scores=True)
+    assert in_place
+    assert all(in_place)
+    raw = kept_logits(reasoner, output_scores=True, output_logits=True)
+    assert not in_place[-1]
+    # The same edits, bit for bit
+    assert torch.equal(alone.sequences, raw.sequences)
+    for ours, theirs in zip(alone.scores, raw.scores, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_logits_that_somebody_keeps_are_not_edited(reasoner, in_place):
+    keeps = Keeps()
+    raw = kept_logits(reasoner, output_scores=True, output_logits=True, logits_processor=[keeps])
+    assert in_place
+    assert not any(in_place)
+    changed = [not torch.equal(*pair) for pair in zip(raw.logits, raw.scores, strict=True)]
+    assert any(changed), "nothing was edited"
+    for kept, logits in zip(keeps.kept, raw.logits, strict=True):
+        assert torch.equal(kept, logits)
+
+
+@pytest.mark.parametrize("of", ["raw logits", "another processor"])
+def test_without_the_guard_what_was_kept_would_be_edited(reasoner, in_place, monkeypatch, of):
+    monkeypatch.setattr(Call, "hands_over_logits", True)
+    monkeypatch.setattr(Runs, "others", property(lambda runs: []))
+    keeps = Keeps()
+    if of == "raw logits":
+        raw = kept_logits(reasoner, output_scores=True, output_logits=True)
+        kept = raw.logits
+    else:
+        monkeypatch.setattr(Runs, "__iter__", with_others(Runs.__iter__, [keeps]))
+        raw = kept_logits(reasoner, output_scores=True)
+        kept = keeps.kept
+    assert all(in_place)
+    assert all(torch.equal(*pair) for pair in zip(kept, raw.scores, strict=True))
+
+
+def with_others(iterate, others):
+    """The list's iteration, with processors in front that it does not know of."""
+    return lambda runs: iter([*others, *iterate(runs)])
+
+
+def test_a_loop_of_the_models_own_hands_nothing_over(reasoner, in_place):
+    model, _ = reasoner
+    stock = type(model)
+
+    class Own(stock):
+        def _sample(self, *args, **kwargs):
+            return super()._sample(*args, **kwargs)
+
+    model.__class__ = Own
+    try:
+        kept_logits(reasoner)
+    finally:
+        model.__class__ = stock
+    assert in_place
+    assert not any(in_place)

@@ -39,10 +39,13 @@ class Call:
     arguments
         Its local variables, and what it hands on: ``self``, ``generation_config``,
         ``model_kwargs``, ``input_ids_seq_length``.
+    stock
+        It is transformers' own function, and its loop is.
     """
 
     key: int
     arguments: Mapping[str, Any]
+    stock: bool = False
 
     @property
     def prompts(self) -> Prompts:
@@ -53,6 +56,15 @@ class Call:
             mask if isinstance(mask, Tensor) else None,
             embedded.shape[1] if isinstance(embedded, Tensor) else None,
         )
+
+    @property
+    def hands_over_logits(self) -> bool:
+        """Its loop copies each step's logits for the processors, and nobody reads that copy later.
+
+        It does where the raw logits are returned; a loop of somebody else's may.
+        """
+        config = self.arguments.get("generation_config")
+        return self.stock and getattr(config, "output_logits", True) is not True
 
     @property
     def shows_no_ids(self) -> bool:
@@ -85,7 +97,15 @@ def calling() -> Call | None:
     }
     if not isinstance(config, GenerationConfig):
         shared.pop("generation_config", None)
-    return Call(id(found), {**variables(found), **shared})
+    arguments = {**variables(found), **shared}
+    # A loop of the model's or of the caller's may do anything with the logits.
+    loop = getattr(arguments.get("self"), "_sample", None)
+    stock = (
+        found.f_code is _GENERATE
+        and arguments.get("custom_generate") is None
+        and getattr(loop, "__func__", None) is GenerationMixin._sample
+    )
+    return Call(id(found), arguments, stock)
 
 
 def variables(frame: FrameType) -> dict[str, Any]:

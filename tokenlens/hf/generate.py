@@ -108,6 +108,7 @@ class Runs(LogitsProcessorList):
             reads_hidden=any(Need.HIDDEN_STATE in needs_of(spec) for spec in self._specs),
             committed=self._is_told(call.arguments),
             prompt_ids=self._prompt_ids,
+            in_place=not self.others and call.hands_over_logits,
         )
         self.seen.add(run)
         # The run lives as long as the call: then its counts can be read without making it wait.

@@ -66,6 +66,8 @@ class Run(LogitsProcessor):
         Our criterion shows each step's tokens, after every other criterion.
     prompt_ids
         Tokens of each prompt, where they come as embeddings.
+    in_place
+        Nobody else keeps the logits that we are handed: they are edited where they lie.
     """
 
     supports_continuous_batching = False
@@ -82,6 +84,7 @@ class Run(LogitsProcessor):
         holes: Sequence[int] = (),
         committed: bool = False,
         prompt_ids: Sequence[Sequence[int]] | None = None,
+        in_place: bool = False,
     ) -> None:
         self.model = model
         self._requests_for = requests_for
@@ -93,6 +96,7 @@ class Run(LogitsProcessor):
         self._chunked = getattr(config, "prefill_chunk_size", None) is not None
         self._streams = call.arguments.get("streamer") is not None
         self._committed, self._prompt_ids = committed, prompt_ids
+        self._in_place = in_place
         self._stage = Stage.ATTACHED
         self._length = 0
         # [num_rows] bool: no criterion has stopped the row
@@ -190,7 +194,7 @@ class Run(LogitsProcessor):
             )
         self._length = input_ids.shape[1]
         self._stage = Stage.DECIDED
-        decided = core.step(scores, self._slots)
+        decided = core.step(scores, self._slots, in_place=self._in_place)
         if not self._committed:
             # Nobody comes by between here and the next forward pass.
             self._attachment.wrap(self, PREPARE)

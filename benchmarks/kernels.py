@@ -1,7 +1,8 @@
 """Times the decode-step kernels beside what they replace. Correctness is asserted before any time.
 
-Stages: ``weights`` (logits to concept weights), ``mixture`` (concept weights to an embedding) and
-``step`` (both). Every row holds the 20, 50 and 80 % quantiles of one implementation and of its
+Stages: ``weights`` (logits to concept weights and statistics), ``bare`` (the weights, whose
+statistics nobody reads), ``mixture`` (concept weights to an embedding) and ``step`` (``weights``,
+then ``mixture``). Every row holds the 20, 50 and 80 % quantiles of one implementation and of its
 ratio to ours, taken round by round: the implementations take turns, so that a busy machine slows
 all of them. On a device, each is captured in a graph and replayed with a flushed L2 cache, beside
 the floor of an empty kernel and the bandwidth of a copy. Without one, the CPU's table is
@@ -132,6 +133,15 @@ def lean_weights(logits: Tensor, entries: int) -> tuple[Tensor, Tensor, Tensor]:
     return p / p.sum(-1, keepdim=True), ids[:, :entries], entropy
 
 
+def bare_weights(logits: Tensor, entries: int) -> tuple[Tensor, Tensor]:
+    """The weights alone: filters that begin with a top-k need no mass of the vocabulary."""
+    top, ids = torch.topk(logits, max(TOP_K, entries), dim=-1)
+    top[:, TOP_K:] = -torch.inf
+    p = torch.softmax(top / TEMPERATURE, dim=-1)
+    p = torch.where(p.cumsum(-1) - p <= TOP_P, p, 0.0)[:, :entries]
+    return p / p.sum(-1, keepdim=True), ids[:, :entries]
+
+
 def reference_mixture(table: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
     """Soft Thinking's weighted embedding: the sum is made in the table's dtype."""
     weights = weights / weights.sum(-1, keepdim=True)
@@ -156,6 +166,9 @@ def gate(shape: Shape, logits: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     weights, ids, entropy = lean_weights(logits.float(), shape.entries)
     torch.testing.assert_close(got.weights[:, : shape.entries], weights, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(got.entropy, entropy, rtol=1e-3, atol=1e-3)
+    weights, ids = bare_weights(logits.float(), shape.entries)
+    bare = signals_topk(logits, **arguments, statistics=False).weights[:, : shape.entries]
+    torch.testing.assert_close(bare, weights, rtol=1e-3, atol=1e-5)
     ids = got.weight_ids[:, : shape.entries].contiguous()
     weights = got.weights[:, : shape.entries].contiguous()
     mixed = concept_mixture(table, ids, weights)
@@ -227,6 +240,7 @@ def implementations(
     entries = shape.entries
     compiled_reference = torch.compile(reference_weights)
     compiled_lean = torch.compile(lean_weights)
+    compiled_bare = torch.compile(bare_weights)
 
     def our_step() -> Tensor:
         signals = signals_topk(logits, **arguments)
@@ -255,6 +269,13 @@ def implementations(
             "torch.topk alone": lambda: torch.topk(logits, entries),
             **installed_peers(logits),
         }
+    if stage == "bare":
+        return {
+            OURS: lambda: signals_topk(logits, **arguments, statistics=False),
+            "topk chain": lambda: bare_weights(logits.float(), entries),
+            "torch.compile(topk chain)": lambda: compiled_bare(logits.float(), entries),
+            "torch.topk alone": lambda: torch.topk(logits, entries),
+        }
     return {
         OURS: our_step,
         REFERENCE: reference_step(reference_weights),
@@ -267,7 +288,9 @@ def least_bytes(stage: str, shape: Shape, logits: Tensor, table: Tensor) -> int:
     """What a perfect implementation has to move: the logits once, the live rows, the result."""
     weights = logits.element_size() * shape.batch * shape.vocab
     mixture = table.element_size() * shape.batch * shape.hidden * (shape.entries + 1)
-    return {"weights": weights, "mixture": mixture, "step": weights + mixture}[stage]
+    return {"weights": weights, "bare": weights, "mixture": mixture, "step": weights + mixture}[
+        stage
+    ]
 
 
 class Stopwatch:
@@ -423,7 +446,7 @@ def main() -> int:
         default=not gpu,
         help=f"each axis alone, the others at batch, vocabulary, hidden, entries {CENTRE}",
     )
-    parser.add_argument("--stages", nargs="+", default=["weights", "mixture", "step"])
+    parser.add_argument("--stages", nargs="+", default=["weights", "bare", "mixture", "step"])
     parser.add_argument("--table-dtype", default="bfloat16" if gpu else "float32")
     parser.add_argument("--logit-dtype", default="float32")
     parser.add_argument("--seconds", type=float, default=5.0, help="a stage and shape")

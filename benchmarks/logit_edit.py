@@ -4,8 +4,9 @@ The reference is of the kind that CyclicReflex's repository uses: a Python funct
 is given the request's output so far and a row of logits, looks for the end marker in all of the
 output, and adds to one logit after another. Both run in turns in one process, on the same logits,
 once in place, as vLLM lets them, and once on a copy. A step of the core includes its signals, its
-state and the commit of the tokens. The edited logits are compared at every step. Prints quantiles
-and the ratio within a turn, and writes them as CSV.
+state and the commit of the tokens. The edited logits are compared at every step. Beside them, one
+look at every logit (their maximum): the core's guard against a NaN takes that, and the functions
+do without. Prints quantiles and the ratio within a turn, and writes them as CSV.
 
     python benchmarks/logit_edit.py [--rows 64] [--vocab 151936] [--steps 30]
 """
@@ -28,6 +29,7 @@ from tokenlens.spec import CyclicReflex, PhaseConfig
 START, END = 151_667, 151_668
 WORDS = {"wait": 11489, "Wait": 14190, "but": 8088, "But": 3983, "Alternatively": 92014}
 AMPLITUDE, PERIOD = 5.0, 1200.0
+LOOK = "one look at every logit"
 OUTPUT = 2000
 """Tokens that every request has generated when the clock starts."""
 
@@ -79,7 +81,7 @@ def main():
     logits = torch.randn(rows, arguments.vocab)
     sampled = torch.full((rows,), 7)
     ways = ("core, in place", "core, a copy", "a row, in place", "a row, a copy")
-    times = {way: [] for way in ways}
+    times = {way: [] for way in (*ways, LOOK)}
 
     def timed(way, decide):
         given = logits.clone()
@@ -112,6 +114,7 @@ def main():
             torch.testing.assert_close(*found, rtol=0, atol=1e-5)
             for output in outputs:
                 output.append(7)
+        timed(LOOK, lambda given: given.amax(dim=1))
     quantiles = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     lines = []
     for name, microseconds in times.items():
@@ -123,6 +126,10 @@ def main():
         ratios = torch.tensor([a / b for a, b in pairs], dtype=torch.float64).quantile(quantiles)
         found = " / ".join(f"{ratio:.1f}" for ratio in ratios.tolist())
         print(f"{theirs} over {ours}: {found} times (10, 50, 90 %)")
+    looks = [a / b for a, b in zip(times[LOOK], times[ways[0]], strict=True)]
+    found = torch.tensor(looks, dtype=torch.float64).quantile(quantiles).tolist()
+    share = " / ".join(f"{share:.2f}" for share in found)
+    print(f"{LOOK}, of {ways[0]}: {share} (10, 50, 90 %)")
     arguments.csv.parent.mkdir(parents=True, exist_ok=True)
     with arguments.csv.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

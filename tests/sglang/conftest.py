@@ -1,6 +1,7 @@
 """Fixtures of the SGLang tests: engines run in processes of their own, once for all tests."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
 
 import outside
+from releases import Lazily, of_every_release
 
 from tokenlens import versions
 
@@ -33,10 +35,11 @@ def reference(checkpoints):
     """Hugging Face's ids of the table's greedy scenarios, by model."""
     import conformance_models as models
 
-    found = {name: models.references(path) for name, path in checkpoints.items()}
-    path, tokenizer = str(models.REASONER_PATH), reasoner_tokenizer()
+    own, tokenizer = str(models.REASONER_PATH), reasoner_tokenizer()
     thinks = models.reasoner_scenarios(tokenizer, "sglang")
-    return {**found, "reasoner": models.references(path, tokenizer, {}, thinks)}
+    makers = {name: partial(models.references, path) for name, path in checkpoints.items()}
+    makers["reasoner"] = partial(models.references, own, tokenizer, {}, thinks)
+    return Lazily(makers)
 
 
 @pytest.fixture(scope="session")
@@ -70,4 +73,5 @@ def engines(checkpoints, tmp_path_factory):
         question, add_generation_prompt=True, return_dict=True, enable_thinking=False
     )
     work = scenarios.work(checkpoints, thinks, list(off["input_ids"]))
+    work = of_every_release(work, ("overlap", "retracted", "reasoner", "stock"))
     return run_scenarios(work, tmp_path_factory.mktemp("engines"))

@@ -36,11 +36,35 @@ RELEASES = {
 }
 """The newest of each minor release; of SGLang the last three."""
 
+
+_VLLM, _SGLANG = "tests/vllm/test_vllm_", "tests/sglang/test_sglang_"
+
 TESTS = {
-    "hf": ["tests/hf"],
-    "vllm": [f"tests/vllm/test_vllm_{name}.py" for name in ("engines", "traces", "server")],
-    "sglang": [f"tests/sglang/test_sglang_{name}.py" for name in ("engines", "traces", "server")],
+    "hf": [
+        f"tests/hf/test_hf_{name}.py"
+        for name in ("tiny_reasoner", "latent_family", "features", "refusals", "plain")
+    ],
+    "vllm": [
+        f"{_VLLM}engines.py::test_first_runner_gives_the_reference_ids[sync]",
+        f"{_VLLM}engines.py::test_first_runner_gives_the_reference_ids[preempted]",
+        f"{_VLLM}engines.py::test_second_runner_gives_the_reference_ids[sync]",
+        f"{_VLLM}engines.py::test_the_tiny_reasoner",
+        f"{_VLLM}engines.py::test_requests_without_a_spec_are_bit_identical",
+        f"{_VLLM}traces.py",
+        f"{_VLLM}server.py",
+    ],
+    "sglang": [
+        f"{_SGLANG}engines.py::test_overlap_gives_the_reference_ids",
+        f"{_SGLANG}engines.py::test_the_tiny_reasoner_and_methods_that_need_words[]",
+        f"{_SGLANG}engines.py::test_forced_retractions_change_nothing",
+        f"{_SGLANG}engines.py::test_requests_without_a_spec_are_bit_identical",
+        f"{_SGLANG}engines.py::test_rows_without_a_spec_are_untouched_beside_those_with_one[overlap]",
+        f"{_SGLANG}traces.py::test_every_step_is_the_references[]",
+        f"{_SGLANG}server.py",
+    ],
 }
+"""What is run on each release, in minutes: the table, traces, rows without a spec, the server."""
+
 VENVS = {"hf": ".venv", "vllm": ".venv-vllm", "sglang": ".venv-sglang"}
 BEFORE_5 = ".venv-hf4"
 

@@ -1,6 +1,7 @@
 """Fixtures of the vLLM tests: engines run in processes of their own, once for all tests."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
 import conformance_models as models  # after the path
 import outside
 import vllm_scenarios as scenarios
+from releases import Lazily, of_every_release
 from vllm_support import run_scenarios
 
 # As the engines of these tests do, so that there is a reference.
@@ -33,10 +35,11 @@ def tokenizer():
 @pytest.fixture(scope="session")
 def reference(checkpoints):
     """Hugging Face's ids of the table's greedy scenarios, by model."""
-    found = {name: models.references(path) for name, path in checkpoints.items()}
     thinks = models.reasoner_scenarios(tokenizer())
-    found["reasoner"] = models.references(str(models.REASONER_PATH), tokenizer(), {}, thinks)
-    return found
+    path = str(models.REASONER_PATH)
+    makers = {name: partial(models.references, path) for name, path in checkpoints.items()}
+    makers["reasoner"] = partial(models.references, path, tokenizer(), {}, thinks)
+    return Lazily(makers)
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +83,8 @@ def first_runner(checkpoints, tmp_path_factory):
         "faulty": scenarios.faulty_scenario(qwen3),
         **scenarios.refused_scenarios(qwen3, folder),
     }
-    return run_scenarios(work, folder)
+    kept = ("reasoner", "sync", "preempted", "stock", "loaded")
+    return run_scenarios(of_every_release(work, kept), folder)
 
 
 @pytest.fixture(scope="session")
@@ -104,4 +108,5 @@ def second_runner(checkpoints, tmp_path_factory):
         "faulty": scenarios.faulty_scenario(qwen3),
         "seeds": scenarios.seeds_scenario(qwen3),
     }
-    return run_scenarios(work, tmp_path_factory.mktemp("second"), second_runner=True)
+    kept = of_every_release(work, ("reasoner", "sync"))
+    return run_scenarios(kept, tmp_path_factory.mktemp("second"), second_runner=True)

@@ -126,7 +126,8 @@ class Switches:
             from vllm.v1.sample.ops import topk_topp_sampler
 
             # The interpreter cannot run this kernel of vLLM's; its PyTorch twin does the same.
-            topk_topp_sampler.apply_top_k_top_p_triton = topk_topp_sampler.apply_top_k_top_p_pytorch
+            twin = topk_topp_sampler.apply_top_k_top_p_pytorch
+            topk_topp_sampler.apply_top_k_top_p_triton = lambda logits, k, p, **_: twin(logits, k, p)
 
         if not torch.cuda.is_available():
             # Asynchronous scheduling asks for streams and events; on a CPU they are nothing.

@@ -72,8 +72,15 @@ def add_request(original: Any, self: Any, request: Any, *args: Any, **kwargs: An
     result = original(self, request, *args, **kwargs)
     if fails:
         # Ended as an error with the next step, in which it is an ordinary request.
-        self.grammar_compile_error_reqs.add(request.request_id)
+        _end_as_errors(self, [request.request_id])
     return result
+
+
+def _end_as_errors(scheduler: Any, req_ids: list[str]) -> None:
+    """Have vLLM end requests as errors with this step."""
+    known = scheduler.grammar_compile_error_reqs
+    # Up to 0.32 a set; since then with what is wrong, which is said in `stop_reason` here.
+    known.update(dict.fromkeys(req_ids) if isinstance(known, dict) else req_ids)
 
 
 def update_from_output(
@@ -88,7 +95,7 @@ def update_from_output(
     failed = getattr(model_runner_output, FAILED, None)
     if failed:
         # The scheduler ends these as errors, and the engine goes on.
-        self.grammar_compile_error_reqs.update(r for r in failed if r in self.requests)
+        _end_as_errors(self, [one for one in failed if one in self.requests])
     outputs = original(self, scheduler_output, model_runner_output, *args, **kwargs)
     if failed:
         for of_client in outputs.values():

@@ -1,6 +1,6 @@
 """The trace of a streamed request, in the chunk that ends its choice.
 
-vLLM's chunks have no field of its own for it. The trace is seen as the engine's outputs go into the
+Up to 0.32 vLLM's chunks have no field of its own for it. The trace is seen as the engine's outputs go into the
 generator of chunks, and put into the text of the chunk that has the finish reason when that comes
 out: the same field as in a whole response, of that chunk's choice alone.
 """
@@ -74,18 +74,27 @@ def whole_completion(
     return response
 
 
+def _carried(chunk: Any) -> dict[str, Any]:
+    """What a chunk of a chat carries in our channel: a text up to vLLM 0.32, then an object."""
+    if not isinstance(chunk, str):
+        return getattr(chunk, CHANNEL, None) or {}
+    if f'"{FIELD}"' not in chunk or not chunk.startswith(DATA + "{"):
+        return {}
+    return json.loads(chunk.removeprefix(DATA)).get(CHANNEL) or {}
+
+
 async def message_stream(
-    original: Any, self: Any, generator: AsyncGenerator[str, None]
+    original: Any, self: Any, generator: AsyncGenerator[Any, None]
 ) -> AsyncGenerator[str, None]:
     """Anthropic's events, with the trace in the one that says why the message ended."""
     found: list[Any] = []
 
-    async def watched() -> AsyncGenerator[str, None]:
+    async def watched() -> AsyncGenerator[Any, None]:
         async with aclosing(generator):
             async for chunk in generator:
-                if f'"{FIELD}"' in chunk and chunk.startswith(DATA + "{"):
-                    carried = json.loads(chunk.removeprefix(DATA)).get(CHANNEL) or {}
-                    found.extend(carried[name] for name in (FIELD,) if name in carried)
+                carried = _carried(chunk)
+                if FIELD in carried:
+                    found.append(carried[FIELD])
                 yield chunk
 
     async with aclosing(original(self, watched())) as events:

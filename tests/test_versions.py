@@ -23,15 +23,8 @@ def test_the_table_has_releases_on_which_everything_passed(engine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_extra_of_the_package_is_the_table_s_range(engine):
-    low, high = (versions.numbers(versions.tested(engine)[at]) for at in (0, -1))
-    name = versions.DISTRIBUTIONS[engine][0]
-    if engine == "sglang":
-        first, last = versions.tested(engine)[0], versions.tested(engine)[-1]
-        extra = f"{name}=={last}" if first == last else f"{name}>={first},<={last}"
-    else:
-        extra = f"{name}>={low[0]}.{low[1]},<{high[0]}.{high[1] + 1}"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert project["project"]["optional-dependencies"][engine][0] == extra
+    assert project["project"]["optional-dependencies"][engine][0] == versions.extra(engine)
 
 
 def test_the_pages_name_the_releases():

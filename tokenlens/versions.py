@@ -92,6 +92,16 @@ def supported(engine: Engine) -> str:
     return f"{NAMES[engine]} " + (f"{', '.join(rest)} and {last}" if rest else last)
 
 
+def extra(engine: Engine) -> str:
+    """What the package's extra asks for: the tested releases."""
+    first, last = tested(engine)[0], tested(engine)[-1]
+    name = DISTRIBUTIONS[engine][0]
+    if engine == "sglang":
+        return f"{name}=={last}" if first == last else f"{name}>={first},<={last}"
+    low, high = numbers(first), numbers(last)
+    return f"{name}>={low[0]}.{low[1]},<{high[0]}.{high[1] + 1}"
+
+
 def problem(engine: Engine, found: str | None) -> str | None:
     """Why a release is refused, ``None`` if it is not."""
     if found is not None and is_tested(engine, found):

@@ -110,8 +110,17 @@ def read(report):
     return {**result, "first": failed[0]} if failed else result
 
 
+PAGES = ("README.md", "docs/install.md", "pyproject.toml")
+"""Where the table is repeated."""
+
+
+def _repeated(engine):
+    return versions.supported(engine), versions.extra(engine), versions.markdown()
+
+
 def write(engine, release, result):
-    """Put a release into the table."""
+    """Put a release into the table, and into what repeats it."""
+    before = _repeated(engine)
     table = json.loads(versions.FILE.read_text())
     table[engine][release] = result
     ordered = {
@@ -119,6 +128,13 @@ def write(engine, release, result):
         for name in table
     }
     versions.FILE.write_text(json.dumps(ordered, indent=1) + "\n")
+    versions.table.cache_clear()
+    pairs = list(zip(before, _repeated(engine)))
+    for page in PAGES:
+        text = (ROOT / page).read_text()
+        for old, new in pairs:
+            text = text.replace(old, new)
+        (ROOT / page).write_text(text)
 
 
 def main():

@@ -127,7 +127,8 @@ class Switches:
 
             # The interpreter cannot run this kernel of vLLM's; its PyTorch twin does the same.
             twin = topk_topp_sampler.apply_top_k_top_p_pytorch
-            topk_topp_sampler.apply_top_k_top_p_triton = lambda logits, k, p, **_: twin(logits, k, p)
+            triton = "apply_top_k_top_p_triton"
+            setattr(topk_topp_sampler, triton, lambda logits, k, p, **_: twin(logits, k, p))
 
         if not torch.cuda.is_available():
             # Asynchronous scheduling asks for streams and events; on a CPU they are nothing.

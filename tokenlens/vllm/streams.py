@@ -1,8 +1,8 @@
 """The trace of a streamed request, in the chunk that ends its choice.
 
-Up to 0.32 vLLM's chunks have no field of its own for it. The trace is seen as the engine's outputs go into the
-generator of chunks, and put into the text of the chunk that has the finish reason when that comes
-out: the same field as in a whole response, of that chunk's choice alone.
+Up to 0.32 vLLM's chunks have no field of its own for it. The trace is seen as the engine's outputs
+go into the generator of chunks, and put into the text of the chunk that has the finish reason when
+that comes out: the same field as in a whole response, of that chunk's choice alone.
 """
 
 import json
@@ -76,11 +76,12 @@ def whole_completion(
 
 def _carried(chunk: Any) -> dict[str, Any]:
     """What a chunk of a chat carries in our channel: a text up to vLLM 0.32, then an object."""
+    carried: dict[str, Any] | None = None
     if not isinstance(chunk, str):
-        return getattr(chunk, CHANNEL, None) or {}
-    if f'"{FIELD}"' not in chunk or not chunk.startswith(DATA + "{"):
-        return {}
-    return json.loads(chunk.removeprefix(DATA)).get(CHANNEL) or {}
+        carried = getattr(chunk, CHANNEL, None)
+    elif f'"{FIELD}"' in chunk and chunk.startswith(DATA + "{"):
+        carried = json.loads(chunk.removeprefix(DATA)).get(CHANNEL)
+    return carried or {}
 
 
 async def message_stream(

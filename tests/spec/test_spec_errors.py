@@ -54,8 +54,8 @@ WRONG = {
     "temperature below 0": (soft(temperature=-0.5), "methods[0].temperature", "-0.5", "at least 0"),
     "temperature NaN": (soft(temperature=math.nan), "methods[0].temperature", "nan", "finite"),
     "temperature infinite": (soft(temperature=math.inf), "methods[0].temperature", "inf", "finite"),
-    "top_p of 0": (soft(top_p=0.0), "methods[0].top_p", "0.0", "above 0 and at most 1"),
-    "min_p of 1": (soft(min_p=1.0), "methods[0].min_p", "1.0", "below 1"),
+    "top_p of 0": (soft(top_p=0.0), "methods[0].top_p", "0.0", "at least 1.175494e-38 and at most 1"),
+    "min_p of 1": (soft(min_p=1.0), "methods[0].min_p", "1.0", "at most 0.9999999"),
     "max_entries of 0": (soft(max_entries=0), "methods[0].max_entries", "0", "at least 1"),
     "unknown profile": (soft(profile="fixed"), "methods[0].profile", "'fixed'", "'published'"),
     "unknown start": (

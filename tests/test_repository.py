@@ -27,16 +27,26 @@ KNOWN = {
     "routing": {"errors", "metrics", "spec"},
     "controllers": {"errors", "metrics", "routing", "spec"},
     "hf": {"controllers", "core", "errors", "methods", "routing", "spec", "trace"},
-    "vllm": {"__version__", "core", "errors", "methods", "serving", "spec", "trace", "versions"},
-    "sglang": {"core", "errors", "methods", "serving", "spec", "trace", "versions"},
+    "vllm": {
+        "__version__",
+        "capabilities",
+        "core",
+        "errors",
+        "methods",
+        "serving",
+        "spec",
+        "trace",
+        "versions",
+    },
+    "sglang": {"capabilities", "core", "errors", "methods", "serving", "spec", "trace", "versions"},
 }
 """Packages, and what of ours they may import (docs/architecture.md)."""
 
 
 FLOORS = [
     {"errors", "versions"},
-    {"assets", "capabilities", "spec"},
-    {"trace"},
+    {"assets", "spec"},
+    {"capabilities", "trace"},
     {"core", "reference", "metrics"},
     {"methods", "routing"},
     {"controllers", "serving"},

@@ -1,9 +1,16 @@
 """What works where: one table, printed by ``tokenlens doctor`` and shown in the README."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
+
+from pydantic import ValidationError
 
 from tokenlens import versions
+from tokenlens.spec.base import MethodBase
+from tokenlens.spec.installed import installed
+from tokenlens.spec.needs import NEEDS, Need
+from tokenlens.spec.registry import METHOD_CONFIGS
 
 Status = Literal["yes", "refused", "planned", "n/a"]
 ENGINES: dict[versions.Engine, str] = {"hf": "Hugging Face", "vllm": "vLLM", "sglang": "SGLang"}
@@ -18,6 +25,19 @@ SYMBOLS: dict[Status, str] = {
 }
 
 
+HOSTED: dict[versions.Engine, Need] = {
+    "hf": Need.OF_ENGINE,
+    "vllm": Need.NOTHING,
+    "sglang": Need.NOTHING,
+}
+"""What an engine can host beyond concept tokens; a model of it may lack some."""
+
+
+def hosts(engine: versions.Engine, need: Need) -> Status:
+    """What an engine does with a request that needs something of it."""
+    return "yes" if need in HOSTED[engine] else "refused"
+
+
 @dataclass(frozen=True)
 class Capability:
     """One thing that a user may want, and what each engine does with it."""
@@ -28,22 +48,24 @@ class Capability:
     vllm: Status = "planned"
     sglang: Status = "planned"
 
+    @classmethod
+    def of(cls, need: Need, name: str, note: str) -> "Capability":
+        """A row that follows from what engines host."""
+        vllm, sglang = hosts("vllm", need), hosts("sglang", need)
+        return cls(name, hosts("hf", need), note, vllm, sglang)
+
 
 CAPABILITIES = (
     Capability("Soft Thinking, Cold Stop", "yes", vllm="yes", sglang="yes"),
     Capability("Gumbel and Dirichlet noise", "yes", vllm="yes", sglang="yes"),
     Capability("ThinkRouter, LEAD, SwiReasoning, SeLaR: one gate", "yes", vllm="yes", sglang="yes"),
     Capability("Latent-SFT, Latent-GRPO, SofT-GRPO noise, CoT2", "yes", vllm="yes", sglang="yes"),
-    Capability(
+    Capability.of(
+        Need.DENSE_MIXTURE | Need.EMBEDDING_NOISE,
         "full-vocabulary mixtures, Soft Tokens' noise on embeddings",
-        "yes",
         "transformers: where the input embedding is a plain table",
-        "refused",
-        "refused",
     ),
-    Capability(
-        "hidden-state feedback: Coconut, LatentMAS", "yes", "dynamic cache", "refused", "refused"
-    ),
+    Capability.of(Need.HIDDEN_STATE, "hidden-state feedback: Coconut, LatentMAS", "dynamic cache"),
     Capability(
         "controls: top1, random_route, no_thinking, answer_now", "yes", vllm="yes", sglang="yes"
     ),
@@ -168,6 +190,40 @@ CAPABILITIES = (
         sglang="refused",
     ),
 )
+
+
+class MethodRow(NamedTuple):
+    """One method of the registry, with the engines that carry its default settings out."""
+
+    name: str
+    package: str
+    cells: Mapping[versions.Engine, Status]
+    note: str
+
+
+def methods() -> list[MethodRow]:
+    """Every method that a spec may name here, those from outside included."""
+    return [_row(name, config) for name, config in METHOD_CONFIGS.items()]
+
+
+def _row(name: str, config: type[MethodBase]) -> MethodRow:
+    package = "tokenlens" if config.__module__.startswith("tokenlens.") else "this process"
+    package = installed().get(name, package)
+    needs: Mapping[Need, tuple[str, object, str]] = {}
+    if config.needs is not MethodBase.needs:
+        try:
+            needs = config.model_validate({"method": name}).needs()
+        except ValidationError:
+            # A field of it must be given, and what it needs may depend on that.
+            return MethodRow(name, package, dict.fromkeys(ENGINES, "n/a"), "depends on its fields")
+    need = Need.NOTHING
+    for one in needs:
+        need |= one
+    notes = [
+        f"{field}: {value} needs {NEEDS[one]}; else {way_out}"
+        for one, (field, value, way_out) in needs.items()
+    ]
+    return MethodRow(name, package, {e: hosts(e, need) for e in ENGINES}, "; ".join(notes))
 
 
 def markdown() -> str:

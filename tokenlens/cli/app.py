@@ -31,6 +31,7 @@ app.command("progress")(evaluate.progress)
 
 @app.callback()
 def outside(
+    context: typer.Context,
     methods: Annotated[
         str,
         typer.Option(
@@ -42,8 +43,12 @@ def outside(
     """Let in what was asked for, before any spec is read."""
     from tokenlens.methods.door import allow
 
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    if context.invoked_subcommand == "doctor":
+        context.obj = names  # it says what is wrong with each
+        return
     with sentences():
-        allow(name.strip() for name in methods.split(",") if name.strip())
+        allow(names)
 
 
 @app.command()
@@ -206,6 +211,7 @@ def plot_schedule(
 
 @app.command()
 def doctor(
+    context: typer.Context,
     markdown: Annotated[bool, typer.Option(help="only the table of what works where")] = False,
     model: Annotated[
         str, typer.Option(help="only this model's think markers: a folder or a hub id")
@@ -219,7 +225,8 @@ def doctor(
             if not report.run_model(console, model):
                 raise typer.Exit(1)
         return
-    report.run(console, markdown)
+    if not report.run(console, markdown, context.obj):
+        raise typer.Exit(1)
 
 
 @app.command()

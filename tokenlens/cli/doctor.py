@@ -2,13 +2,18 @@
 
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tokenlens import __version__, capabilities, versions
+from tokenlens.errors import MethodError
+from tokenlens.methods import door
 from tokenlens.sglang import doctor as sglang
+from tokenlens.spec.installed import GROUP
+from tokenlens.spec.installed import installed as installed_methods
 from tokenlens.vllm import doctor as vllm
 
 LABELS: dict[versions.Engine, str] = {**versions.NAMES, "hf": "Hugging Face transformers"}
@@ -20,11 +25,17 @@ def installed(names: Iterable[str]) -> str:
     return "[dim]no[/]" if found is None else " ".join(found)
 
 
-def run(console: Console, markdown: bool) -> None:
-    """Print the report."""
+def run(console: Console, markdown: bool, allowed: Sequence[str]) -> bool:
+    """Print the report; whether every method that is allowed can be let in.
+
+    Parameters
+    ----------
+    allowed
+        Names of methods from outside.
+    """
     if markdown:
         sys.stdout.write(capabilities.markdown() + "\n")
-        return
+        return True
     found = Table("", "installed", "tested with", title=f"tokenlens {__version__}")
     found.add_row("Python", platform.python_version(), "3.11")
     for library in ("torch", "triton"):
@@ -38,14 +49,43 @@ def run(console: Console, markdown: bool) -> None:
     for name, fact in sglang.facts()[1:]:
         found.add_row(f"SGLang: {name}", fact, "")
     console.print(found)
+    wrong = outside(console, allowed)
     styles = {"yes": "green", "refused": "yellow", "planned": "dim", "n/a": "dim"}
     table = Table("", *capabilities.ENGINES.values(), "why", title="what works where")
     for row in capabilities.CAPABILITIES:
         cells = [getattr(row, engine) for engine in capabilities.ENGINES]
         table.add_row(row.name, *(f"[{styles[cell]}]{cell}[/]" for cell in cells), row.note)
     console.print(table)
+    table = Table("", "from", *capabilities.ENGINES.values(), "why", title="methods, by default")
+    for one in capabilities.methods():
+        shown = [f"[{styles[cell]}]{cell}[/]" for cell in one.cells.values()]
+        table.add_row(one.name, one.package, *shown, one.note)
+    console.print(table)
     legend = "refused: raises an error that says why; planned: not there yet; n/a: no such thing"
     console.print(f"[dim]{legend}[/]")
+    return not wrong
+
+
+def outside(console: Console, allowed: Sequence[str]) -> bool:
+    """Print the methods from outside that are allowed or installed; whether one is broken."""
+    faults: dict[str, str] = {}
+    waiting = list(dict.fromkeys(allowed))
+    # One by one, so that a broken one hides no other; again, as one may stand behind another.
+    for _ in allowed:
+        for name in list(waiting):
+            try:
+                door.allow([name])
+                waiting.remove(name)
+            except MethodError as error:
+                faults[name] = str(error)
+    table = Table("method from outside", "package", "", title=f"entry points of {GROUP}")
+    for name in dict.fromkeys([*allowed, *sorted(installed_methods())]):
+        fact = "allowed" if name in allowed else "not allowed, so nothing of it is imported"
+        fact = f"broken: {faults[name]}" if name in waiting else fact
+        table.add_row(name, installed_methods().get(name, "no package has it"), escape(fact))
+    if table.rows:
+        console.print(table)
+    return bool(waiting)
 
 
 def accelerator() -> str:

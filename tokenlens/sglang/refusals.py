@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokenlens import versions
+from tokenlens.capabilities import HOSTED
 from tokenlens.errors import SpecError, UnsupportedError
 from tokenlens.serving import structure
 from tokenlens.serving.refusals import allows_latent, untested_class
@@ -203,7 +204,7 @@ def check_spec(spec: DecodingSpec, settings: Settings) -> None:
     SpecError
     """
     settings.check(spec)
-    refuse_needs(spec, "SGLang")
+    refuse_needs(spec, "SGLang", HOSTED["sglang"])
 
 
 def check_request(spec: DecodingSpec, request: Any, params: Any, settings: Settings) -> None:

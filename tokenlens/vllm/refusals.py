@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenlens import versions
+from tokenlens.capabilities import HOSTED
 from tokenlens.errors import SpecError, UnsupportedError
 from tokenlens.serving.refusals import allows_latent, is_latent, untested_class
 from tokenlens.serving.settings import Settings
@@ -159,7 +160,7 @@ def check_spec(spec: DecodingSpec, settings: Settings) -> None:
     SpecError
     """
     settings.check(spec)
-    refuse_needs(spec, "vLLM")
+    refuse_needs(spec, "vLLM", HOSTED["vllm"])
 
 
 def check_request(

@@ -1,5 +1,5 @@
 #!/bin/sh
-# An OpenAI-compatible server whose clients may ask for specs, within bounds that its owner sets:
+# An OpenAI-compatible server whose clients may ask for specs, within bounds that its operator sets:
 # which methods, how many entries of a concept token, how much memory for replays.
 #
 #     sh examples/vllm_serve.sh Qwen/Qwen3-0.6B --max-model-len 8192

@@ -58,7 +58,7 @@ def doctor(monkeypatch):
 def test_there_is_a_row_for_every_method():
     assert list(ROWS) == list(METHOD_CONFIGS)
     statuses = {status for row in ROWS.values() for status in row.cells.values()}
-    assert statuses == {"yes", "refused"}
+    assert statuses <= {"yes", "refused"}
 
 
 @pytest.mark.parametrize("engine", ADAPTERS)

@@ -7,8 +7,8 @@ import torch
 from typer.testing import CliRunner
 
 from tokenlens.cli.app import app
-from tokenlens.cli.plot_schedule import curves, length_of
-from tokenlens.spec import parse_spec
+from tokenlens.cli.plot_schedule import curves, drawn, length_of
+from tokenlens.spec import METHOD_CONFIGS, parse_spec
 
 WAVE = {"method": "cyclic_reflex", "amplitude": 4, "period": 80, "words": ["wait"]}
 WINDOW = {"method": "static_window", "windows": [[10, 30]]}
@@ -30,13 +30,20 @@ def test_a_picture_and_a_drawing(tmp_path):
     result = draw([WAVE, WINDOW, *OTHERS], "--out", str(out))
     assert result.exit_code == 0, result.output
     assert out.read_bytes().startswith(b"\x89PNG")
-    for name in ("cyclic_reflex", "static_window", "tip", "thinking_budget", "alpha_one"):
+    for name in drawn():
         assert f"{name}:" in result.output
     lines = [line for line in result.output.splitlines() if "│" in line][:13]
     assert lines[0].lstrip().startswith("4.00")
     assert lines[-1].lstrip().startswith("-4.00")
     # Two periods: two peaks and two troughs.
     assert [sum(mark == "●" for mark in line) > 0 for line in (lines[0], lines[-1])] == [True] * 2
+
+
+def test_every_method_with_a_schedule_is_drawn_here():
+    assert sorted(drawn()) == sorted(one["method"] for one in (WAVE, WINDOW, *OTHERS))
+    for name in METHOD_CONFIGS.keys() - set(drawn()):
+        # It has a field in tokens or a wave, and no curve: say in `drawn` what it draws.
+        assert not {"period", "wave", "windows", "ramp"} & METHOD_CONFIGS[name].model_fields.keys()
 
 
 def test_the_curves_are_the_methods_own():
@@ -54,7 +61,10 @@ def test_the_curves_are_the_methods_own():
 
 @pytest.mark.parametrize(
     ("methods", "message"),
-    [([{"method": "soft_thinking"}], "have a schedule"), ([{**WAVE, "period": 0}], "period")],
+    [
+        ([{"method": "soft_thinking"}], "has a schedule:"),
+        ([{**WAVE, "period": 0}], "period"),
+    ],
 )
 def test_nothing_to_draw(methods, message):
     result = draw(methods)

@@ -11,7 +11,9 @@ from transformers import PreTrainedTokenizerFast
 
 from tokenlens.core.next_input import gaussian
 from tokenlens.hf import generate_kwargs, traces
-from tokenlens.spec import SpecError
+from tokenlens.spec import SpecError, needs_of, parse_spec
+from tokenlens.spec.needs import Need
+from tokenlens.spec.registry import members
 
 STEPS = 14
 TOLERANCE = 2e-4
@@ -81,6 +83,8 @@ def check(subject, tokens, logits, found, extra=None):
 
 GATE = {"of": "raw", "trend": True, "first": "latent", "dwell_discrete": 1}
 METHODS = {
+    "soft_thinking": {},
+    "soft_tokens": {"noise_scale": 0},
     "think_router": {"gate": {"signal": "max_probability", "enter": 0.05}},
     "lead": {"gate": GATE},
     "swi_reasoning": {"gate": GATE, "first": {"tokens": [9], "keep": 0.9}, "budget": 30},
@@ -88,6 +92,16 @@ METHODS = {
     "latent_grpo": {},
     "cot2": {"draws": 3, "scale_logits": False},
 }
+
+
+def test_every_method_that_feeds_concept_tokens_is_tried_here():
+    hidden = {
+        name
+        for name in members("latent")
+        if Need.HIDDEN_STATE in needs_of(parse_spec({"methods": [{"method": name}]}))
+    }
+    assert hidden
+    assert set(METHODS) == set(members("latent")) - hidden
 
 
 @pytest.mark.parametrize("name", METHODS)

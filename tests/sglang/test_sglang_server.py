@@ -191,7 +191,7 @@ def test_what_goes_wrong_in_a_method_from_outside_is_told_to_its_client(server):
     assert generate(server, SOFT).status_code == 200
 
 
-def test_full_traces_are_bounded_by_the_owner(server):
+def test_full_traces_are_bounded_by_the_operator(server):
     spec = {"preset": "tiny-soft", "trace": {"level": "full"}}
     trace = generate(server, {"tokenlens": spec}).json()["meta_info"]["tokenlens"]
     assert len(trace["steps"]) == min(20, trace["counts"]["tokens"])

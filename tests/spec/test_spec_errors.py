@@ -9,6 +9,7 @@ from built_in import bind
 from pydantic import ValidationError
 
 from tokenlens import DecodingSpec, SpecError, load_spec, parse_spec
+from tokenlens.spec import METHOD_CONFIGS
 
 SOFT = {"method": "soft_thinking"}
 
@@ -33,8 +34,22 @@ def one(name, **config):
     return {"methods": [{"method": name, **config}]}
 
 
+def declared():
+    """Cases that configs declare: required fields, methods beside which one must stand, twice."""
+    for name, config in METHOD_CONFIGS.items():
+        required = [key for key, info in config.model_fields.items() if info.is_required()]
+        if required:
+            meaning = config.model_fields[required[0]].description
+            case = (methods(name), f"methods[0].{required[0]}", "nothing", meaning)
+            yield f"{name} without {required[0]}", case
+            continue
+        yield f"{name} twice", (methods(name, name), "methods", f"{name} twice", "remove one")
+        if config.requires:
+            yield f"{name} alone", (methods(name), "methods", f"{name} alone", "beside")
+
+
 # (what is given, the field, what was got, a part of what is allowed)
-WRONG = {
+WRONG = dict(declared()) | {
     "negative threshold": (
         cold(entropy_threshold=-0.1),
         "methods[0].cold_stop.entropy_threshold", "-0.1", "at least 1e-09"),
@@ -69,13 +84,8 @@ WRONG = {
         {"methods": [{"top_k": 3}]}, "methods[0].method", "no method name", "answer_now, "),
     "method as a text": ({"methods": ["soft_thinking"]}, "methods[0]", "'soft_thinking'", "one of"),
     "methods as a mapping": ({"methods": SOFT}, "methods", "{'method'", "a list"),
-    "a method twice": (
-        methods("soft_thinking", "soft_thinking"), "methods", "soft_thinking twice", "remove one"),
     "17 methods": ({"methods": [SOFT] * 17}, "methods", "[{" [1:], "length at most 16"),
     "top1 alone": (methods("top1"), "methods", "top1 alone", "'soft_thinking'"),
-    "random_route alone": (methods("random_route"), "methods", "random_route alone", "beside"),
-    "gumbel alone": (methods("gumbel_noise"), "methods", "gumbel_noise alone", "beside"),
-    "dirichlet alone": (methods("dirichlet_noise"), "methods", "dirichlet_noise alone", "beside"),
     "two kinds of noise": (
         methods("soft_thinking", "gumbel_noise", "dirichlet_noise"),
         "methods", "gumbel_noise and dirichlet_noise", "one of the two"),
@@ -94,8 +104,6 @@ WRONG = {
     "share above 1": (
         beside_soft(method="random_route", latent_share=1.5),
         "methods[1].latent_share", "1.5", "at most 1"),
-    "answer_now without after": (
-        methods("answer_now"), "methods[0].after", "nothing", "at least 0"),
     "empty forced text": (
         {"methods": [{"method": "no_thinking", "text": ""}]},
         "methods[0].text", "''", "at least 1"),
@@ -126,7 +134,6 @@ WRONG = {
         one("thinking_budget", budget=-1), "methods[0].budget", "-1", "at least 0"),
     "a budget as bool": (
         one("thinking_budget", budget=True), "methods[0].budget", "True", "an integer"),
-    "no budget": (one("thinking_budget"), "methods[0].budget", "nothing", "thinking tokens"),
     "a ramp longer than the budget": (
         one("thinking_budget", budget=9, ramp=1.5), "methods[0].ramp", "1.5", "at most 1"),
     "two budgets": (
@@ -137,8 +144,6 @@ WRONG = {
         {"methods": [{"method": "thinking_budget", "budget": n} for n in (3, 4)]},
         "methods", "thinking_budget twice", "remove one"),
     "a negative limit": (one("s1", max_thinking=-1), "methods[0].max_thinking", "-1", "at least"),
-    "alpha_one without an average": (
-        one("alpha_one"), "methods[0].average_thinking", "nothing", "on average"),
     "two temperatures": (
         {"methods": [{"method": "edt"}, {"method": "hapo", "median": 0, "std": 1, "scale_pos": 1,
                                          "scale_neg": 1}]},

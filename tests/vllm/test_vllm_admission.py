@@ -90,7 +90,7 @@ def test_an_engine_that_cannot_host_specs_does_not_start(first_runner, name, wor
     assert all(word in message for word in words), message
 
 
-def test_an_untested_version_goes_on_if_its_owner_says_so(first_runner, reference):
+def test_an_untested_version_goes_on_if_its_operator_says_so(first_runner, reference):
     outputs = first_runner["other-version"]["runs"][0]["outputs"]
     assert len(outputs) == 2
     assert all(one["ids"] == reference["qwen3"][name] for name, one in outputs.items())

@@ -357,7 +357,7 @@ def faulty_scenario(path):
 
 
 def other_version_scenario(path):
-    """A version that was not tested, by the decision of the owner."""
+    """A version that was not tested, by the decision of the operator."""
     rows = [row for row in models.requests() if row["name"] in ("soft", "plain")]
     return {
         "model": path,

@@ -14,7 +14,7 @@ from tokenlens.methods.alpha_one.step import slow_probability
 from tokenlens.methods.cyclic_reflex.config import Schedule
 from tokenlens.methods.thinking_budget.step import ramp
 from tokenlens.spec import AlphaOne, DecodingSpec, ThinkingBudget, Tip
-from tokenlens.spec.registry import AnyMethod
+from tokenlens.spec.registry import METHOD_CONFIGS, AnyMethod
 from tokenlens.trace.files import replacing
 
 HEIGHT, WIDTH = 13, 60
@@ -27,6 +27,12 @@ class _Curve(NamedTuple):
     label: str
     # [num_positions] float64
     values: torch.Tensor
+
+
+def drawn() -> list[str]:
+    """The methods that have a schedule."""
+    kinds = (Schedule, Tip, ThinkingBudget, AlphaOne)
+    return [name for name, config in METHOD_CONFIGS.items() if issubclass(config, kinds)]
 
 
 def curves(spec: DecodingSpec, positions: torch.Tensor) -> list[_Curve]:
@@ -111,11 +117,7 @@ def run(console: Console, spec: DecodingSpec, tokens: int | None, out: Path) -> 
     found = curves(spec, positions)
     if not found:
         names = [config.method for config in spec.methods]
-        allowed = (
-            "a spec with cyclic_reflex, static_window, tip, thinking_budget or alpha_one, which"
-            " have a schedule"
-        )
-        raise SpecError.of("methods", names, allowed)
+        raise SpecError.of("methods", names, f"one that has a schedule: {', '.join(drawn())}")
     for curve in found:
         console.print(terminal(curve, length))
     _png(found, positions, out)

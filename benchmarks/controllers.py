@@ -6,7 +6,7 @@ Tokens are all that the model wrote, thrown away ones included. Every row is wri
 measured; rows that the CSV holds already are not measured again.
 
 ``python benchmarks/controllers.py throughput --server http://127.0.0.1:8001`` has a running vLLM
-server write 32 requests under DEER and under LATR, all at once and one after the other, as the
+server write 32 requests under DEER, LATR and CNTP, all at once and one after the other, as the
 authors' scripts do.
 """
 
@@ -32,6 +32,8 @@ from tokenlens.routing.http import HTTPBackend, HTTPSettings
 
 HERE = Path(__file__).parent
 MAX_TOKENS = 320
+AT_ONCE = 64
+"""Requests, and rows of a batch."""
 THINKING = 280
 WARM = Sampling(temperature=0.8, top_p=0.95)
 GREEDY = Sampling()
@@ -40,6 +42,12 @@ PROBE = {"probe_text": "\n</think>\n\n"}
 DEER = {"policy": "deer", "words": ["wait"], "probe_stops": ["zzz"], **PROBE}
 DYNASOR = {"policy": "dynasor", "answers": "text", **PROBE}
 LATR = {"policy": "latr", "checks": [8, 16], "absolute": 0.15, "relative": 0.5, "force": 96}
+MEASURED = {
+    "deer": {**DEER, "threshold": 0.99},
+    "latr": {**LATR, "n": 4},
+    "cntp": {"policy": "cntp", "most": 3, "cap": 16},
+}
+"""Methods of the throughput."""
 FIELDS = (
     "method", "setting", "problems", "accuracy", "low", "high", "kept", "thrown_away", "tokens",
     "probes", "forks",
@@ -108,10 +116,10 @@ async def together(controller, prompts, sampling, sessions):
 
 async def row(network, words, policy, sampling, chosen, prompts):
     """One arm's figures."""
-    backend = HFBackend(network, words, max_sessions=64)
+    backend = HFBackend(network, words, max_sessions=AT_ONCE)
     spec = {"policy": policy, "thinking_tokens": THINKING}
     controller = Controller(backend, spec, vocabulary=words)
-    found = await together(controller, prompts, sampling, 16)
+    found = await together(controller, prompts, sampling, AT_ONCE)
     await controller.close()
     right = sum(
         one.finish_reason == "stop" and check_answer(problem, one.text)
@@ -189,7 +197,7 @@ async def throughput(server, count, loop):
     words = RouterVocabulary(AutoTokenizer.from_pretrained(path_of("tiny-reasoner-small")), (2, 0))
     _, prompts = chosen_problems(words, count)
     settings = HTTPSettings(read_timeout=600)
-    for name, policy in (("deer", {**DEER, "threshold": 0.99}), ("latr", {**LATR, "n": 4})):
+    for name, policy in MEASURED.items():
         backend = HTTPBackend("large", server, "tiny-small", api="vllm", settings=settings,
                               max_length=1024)  # fmt: skip
         spec = {"policy": policy, "thinking_tokens": THINKING}

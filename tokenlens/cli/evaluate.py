@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenlens.cli.base import SPEC_HELP, console, read_spec, sentences, spec_files
+from tokenlens.cli.route import read_controller
+from tokenlens.controllers.spec import ControllerSpec
 from tokenlens.spec import DecodingSpec
 from tokenlens.trace.files import refuse_inputs
 
@@ -179,14 +181,14 @@ def _object(text: str) -> dict[str, Any]:
     return found
 
 
-def _named(texts: list[str]) -> dict[str, DecodingSpec]:
-    """Specs by the names of their files or presets."""
-    found: dict[str, DecodingSpec] = {}
+def _named(texts: list[str]) -> dict[str, DecodingSpec | ControllerSpec]:
+    """Specs, and those of controllers, by the names of their files or presets."""
+    found: dict[str, DecodingSpec | ControllerSpec] = {}
     for number, text in enumerate(texts, 1):
         path = Path(text)
         is_json = text.lstrip().startswith("{")
         name = f"spec {number}" if is_json else path.stem if path.suffix else text
         if name in found:
             raise ValueError(f"specs: got {name!r} twice; allowed: each name once, rename a file")
-        found[name] = read_spec(text)
+        found[name] = read_controller(text) or read_spec(text)
     return found

@@ -192,6 +192,22 @@ def read_policy(policy: str, threshold: str = "") -> RoutingSpec | ControllerSpe
     return parse_controller(values)
 
 
+def read_controller(text: str) -> ControllerSpec | None:
+    """A controller's spec from a file, JSON or a method's name; ``None`` where it is none.
+
+    Raises
+    ------
+    SpecError
+        It is one, and its settings are wrong.
+    """
+    try:
+        data = _data(text)
+    except SpecError:
+        # Whoever reads decoding specs says what is wrong with it.
+        return None
+    return None if name_of(data) is None else parse_controller(data)
+
+
 def _data(policy: str) -> Any:
     if Path(policy).suffix in (".yaml", ".yml", ".json"):
         return _read(policy)

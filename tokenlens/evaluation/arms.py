@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 
+from tokenlens.controllers.spec import ControllerSpec, parse_controller
 from tokenlens.spec import DecodingSpec, NoThinking, RandomRoute, SpecError, Top1, parse_spec
 from tokenlens.spec.base import StrictModel
 from tokenlens.spec.registry import MethodConfig
@@ -20,6 +21,8 @@ class ArmSampling(StrictModel):
 
 GREEDY = ArmSampling(temperature=0.0, top_p=1.0)
 DEFAULT_SAMPLING = ArmSampling()
+MOST_LINES = 64
+"""Of a vote at equal tokens."""
 MOSTLY_LATENT = 0.95
 """A spec whose thinking is latent beyond this share is compared with a random half."""
 
@@ -37,6 +40,10 @@ class Arm(StrictModel):
         Names of the arms that this one is a control of; empty for a spec of the user's.
     share_of
         The arm whose latent share a ``random_route`` of this one is set to, once it is known.
+    steer
+        What steers each answer from outside the step; ``None`` where nothing does.
+    cost_of
+        The steered arm whose tokens this vote is given, once they are known.
     """
 
     name: str = Field(min_length=1, max_length=100)
@@ -44,6 +51,14 @@ class Arm(StrictModel):
     sampling: ArmSampling = DEFAULT_SAMPLING
     controls: tuple[str, ...] = ()
     share_of: str | None = None
+    steer: ControllerSpec | None = Field(None, exclude_if=lambda steer: steer is None)
+    cost_of: str | None = Field(None, exclude_if=lambda arm: arm is None)
+
+    def with_lines(self, ratio: float) -> "Arm":
+        """The vote with as many lines as an answer's tokens pay for, at least one."""
+        assert self.steer is not None
+        steer = _vote(self.steer, min(MOST_LINES, max(1, round(ratio))))
+        return self.model_copy(update={"steer": steer, "cost_of": None})
 
     def with_share(self, latent_share: float) -> "Arm":
         """The arm with the share of its ``random_route`` set; a half where nearly all is latent."""
@@ -56,18 +71,21 @@ class Arm(StrictModel):
 
 
 def arms_of(
-    specs: Mapping[str, DecodingSpec],
+    specs: Mapping[str, DecodingSpec | ControllerSpec],
     sampling: ArmSampling = DEFAULT_SAMPLING,
     controls: bool = True,
 ) -> list[Arm]:
     """An arm for each spec, and behind them the controls.
+
+    A controller's is compared with greedy decoding, with one sampled line, and with a vote over as
+    many lines as its tokens pay for, those that it threw away included.
 
     Each spec is compared with greedy decoding, with sampling at its own temperature and filters,
     and with ending the thinking at once; a latent one also with its mixtures replaced by their top
     entries, and with as many latent steps at random places. Controls that are the same for several
     specs run once.
     """
-    arms = [Arm(name=name, spec=spec, sampling=sampling) for name, spec in specs.items()]
+    arms = [_arm(name, spec, sampling) for name, spec in specs.items()]
     found: list[Arm] = []
     for arm in arms if controls else []:
         for control in _controls(arm):
@@ -75,8 +93,8 @@ def arms_of(
                 (
                     one
                     for one in found
-                    if (one.spec, one.sampling, one.share_of)
-                    == (control.spec, control.sampling, control.share_of)
+                    if one.model_copy(update={"name": "", "controls": ()})
+                    == control.model_copy(update={"name": "", "controls": ()})
                 ),
                 None,
             )
@@ -88,7 +106,46 @@ def arms_of(
     return _unique([*arms, *found])
 
 
+def lines_of(arms: Sequence[Arm], arm: Arm) -> str:
+    """The arm of one sampled line, whose tokens are what a line of a vote costs."""
+    return next(
+        one.name
+        for one in arms
+        if arm.cost_of in one.controls and one.steer is None and one.sampling == arm.sampling
+    )
+
+
+def _arm(name: str, spec: DecodingSpec | ControllerSpec, sampling: ArmSampling) -> Arm:
+    if isinstance(spec, ControllerSpec):
+        return Arm(name=name, spec=DecodingSpec(), sampling=sampling, steer=spec)
+    return Arm(name=name, spec=spec, sampling=sampling)
+
+
+def _beside_steered(arm: Arm, steer: ControllerSpec) -> list[Arm]:
+    of = (arm.name,)
+    lines = arm.sampling if arm.sampling.temperature else DEFAULT_SAMPLING
+    return [
+        Arm(name="greedy", spec=arm.spec, sampling=GREEDY, controls=of),
+        Arm(name=_sampling_name(lines), spec=arm.spec, sampling=lines, controls=of),
+        Arm(
+            name=f"a vote of {arm.name}'s tokens",
+            spec=arm.spec,
+            sampling=lines,
+            controls=of,
+            steer=_vote(steer, 1),
+            cost_of=arm.name,
+        ),
+    ]
+
+
+def _vote(steer: ControllerSpec, lines: int) -> ControllerSpec:
+    """The same budgets and markers under a plain vote."""
+    return parse_controller({**dict(steer), "policy": {"policy": "self_consistency", "n": lines}})
+
+
 def _controls(arm: Arm) -> list[Arm]:
+    if arm.steer is not None:
+        return _beside_steered(arm, arm.steer)
     # Without noise of its own a control is the same whatever the seed.
     plain = DecodingSpec(phase=arm.spec.phase)
     of = (arm.name,)

@@ -27,7 +27,8 @@ class Engine(Protocol):
     is there, and of a batch that was interrupted only the rest is asked for. One with ``check`` is
     shown every arm's spec before the first question; one with ``versions`` has its own beside
     those of this process. ``phase`` says a spec's phase with the markers that were found for it;
-    without it, answers are looked for behind those that the spec names.
+    without it, answers are looked for behind those that the spec names. One with ``steered``
+    answers with a controller (:mod:`tokenlens.evaluation.steering`).
     """
 
     name: EngineName

@@ -8,10 +8,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from tokenlens import assets
+from tokenlens.controllers.spec import ControllerSpec
 from tokenlens.evaluation.arms import ArmSampling
 from tokenlens.evaluation.engine import EngineName, counted, opened, phase_of
 from tokenlens.evaluation.records import Generated
+from tokenlens.evaluation.steering import steered
 from tokenlens.hf import generate_kwargs, traces
+from tokenlens.routing.hf import HFBackend
+from tokenlens.routing.vocabulary import RouterVocabulary
 from tokenlens.spec import DecodingSpec, PhaseConfig
 from tokenlens.trace.finish import finish
 
@@ -88,6 +92,22 @@ class HuggingFace:
                 )
             )
         return found
+
+    def steered(
+        self,
+        prompts: Sequence[str],
+        steer: ControllerSpec,
+        sampling: ArmSampling,
+        *,
+        max_new_tokens: int,
+        seeds: Sequence[int],
+    ) -> list[Generated]:
+        """See :func:`tokenlens.evaluation.steering.steered`."""
+        words = RouterVocabulary(self.tokenizer, tuple(self._eos_ids()))
+        backend = HFBackend(self.model, words)
+        return steered(
+            backend, words, prompts, steer, sampling, max_new_tokens=max_new_tokens, seeds=seeds
+        )
 
     def decode(self, ids: Sequence[int]) -> str:
         """See :class:`tokenlens.evaluation.engines.Engine`."""

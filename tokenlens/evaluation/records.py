@@ -24,7 +24,8 @@ class Generated(StrictModel):
     """One answer, as an engine gave it."""
 
     text: str = Field(description="everything generated, special tokens included")
-    tokens: int
+    tokens: int = Field(description="all that were generated, also those that were thrown away")
+    discarded_tokens: int = Field(0, description="of an answer that was steered")
     thinking_tokens: int = 0
     latent_steps: int = 0
     forced_steps: int = 0

@@ -24,6 +24,11 @@ METHOD = (
     " whole batches on this machine, shared or not."
 )
 
+STEERED = (
+    "Tokens of a controller's answers are all that the model wrote, thrown away ones included; the"
+    " vote beside one has as many lines as these pay for."
+)
+
 COST = (
     "At equal cost each arm has the limit on an answer's tokens with which it spends the same on"
     " average, the smaller of the two means; an answer that is longer is wrong there. The area is"
@@ -62,7 +67,7 @@ def markdown(results: Results) -> str:
     if len(against) > 1:
         parts += ["## Specs beside their controls", _markdown_table(against)]
         parts += ["## At equal token cost", _markdown_table(cost_table(results)), COST]
-    return "\n\n".join([*parts, METHOD]) + "\n"
+    return "\n\n".join([*parts, _method(results)]) + "\n"
 
 
 def page(results: Results) -> str:
@@ -75,7 +80,7 @@ def page(results: Results) -> str:
         body += ["<h2>Specs beside their controls</h2>", _html_table(against)]
         body += ["<h2>At equal token cost</h2>", _html_table(cost_table(results))]
         body.append(f"<p>{html.escape(COST)}</p>")
-    body.append(f"<p>{html.escape(METHOD)}</p>")
+    body.append(f"<p>{html.escape(_method(results))}</p>")
     try:
         curves = {arm.name: curve(results.records(arm.name)) for arm in results.arms}
         drawn = [
@@ -154,6 +159,12 @@ def cost_table(results: Results) -> Cells:
             ]
         )
     return table
+
+
+def _method(results: Results) -> str:
+    """How the figures were made."""
+    steered = any(arm.steer is not None for arm in results.arms)
+    return f"{METHOD} {STEERED}" if steered else METHOD
 
 
 def _title(results: Results) -> str:

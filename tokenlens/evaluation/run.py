@@ -14,9 +14,9 @@ from time import perf_counter
 from typing import Any
 
 from tokenlens import __version__
-from tokenlens.errors import FolderError
+from tokenlens.errors import FolderError, SpecError
 from tokenlens.evaluation.answers import answer_part, markers_of
-from tokenlens.evaluation.arms import Arm
+from tokenlens.evaluation.arms import Arm, lines_of
 from tokenlens.evaluation.engine import Engine
 from tokenlens.evaluation.progress import ProgressFile
 from tokenlens.evaluation.question import Question
@@ -138,6 +138,10 @@ def evaluate(
     jobs = list(product(task.questions, range(samples)))
     batches = [jobs[i : i + batch_size] for i in range(0, len(jobs), batch_size)]
     left = sum(len(batches) - file.batches for file in files.values())
+    steered = [arm.name for arm in arms if arm.steer is not None]
+    if steered and not hasattr(engine, "steered"):
+        allowed = "specs of decoding; controllers are measured with the engine hf"
+        raise SpecError.of("specs", f"{', '.join(steered)} for engine {engine.name}", allowed)
     if left and hasattr(engine, "check"):
         engine.check({arm.name: arm.spec for arm in arms})
     written = ProgressFile(folder, len(arms) * len(jobs), budget_tokens)
@@ -159,6 +163,13 @@ def evaluate(
                 seen = files[arm.share_of].records
                 share = latent_share(seen[: batch_size if stop.staged else None])
                 arm = known[name] = arm.with_share(share)
+            if arm.cost_of is not None:
+                ends = batch_size if stop.staged else None
+                mine, line = (
+                    tokens_of(files[one].records[:ends])
+                    for one in (arm.cost_of, lines_of(arms, arm))
+                )
+                arm = known[name] = arm.with_lines(mine / line if line else 1.0)
             if number >= file.batches:
                 told = _Told(arm.name, file, len(jobs), written, engine, progress)
                 _run_batch(engine, task, arm, file, batches[number], seed, limit, told)
@@ -175,6 +186,11 @@ def latent_share(records: Sequence[Record]) -> float:
     """Latent steps as a share of thinking tokens, all answers together."""
     thinking = sum(record.thinking_tokens for record in records)
     return sum(record.latent_steps for record in records) / thinking if thinking else 0.0
+
+
+def tokens_of(records: Sequence[Record]) -> float:
+    """Tokens of an answer, on average."""
+    return sum(record.tokens for record in records) / len(records) if records else 0.0
 
 
 def versions_here() -> dict[str, str]:
@@ -282,6 +298,14 @@ def _generate(
         for q, n in batch
     ]
     drawn = _seed(seed, file.batches) % (1 << 31)
+    if arm.steer is not None:
+        began = perf_counter()
+        answers = engine.steered(  # type: ignore[attr-defined]
+            prompts, arm.steer, arm.sampling, max_new_tokens=limit,
+            seeds=[spec.seed or 0 for spec in specs],
+        )  # fmt: skip
+        told.answered(answers)
+        return answers, perf_counter() - began
     if not hasattr(engine, "answer_each"):
         began = perf_counter()
         answers = engine.generate(prompts, specs, arm.sampling, max_new_tokens=limit, seed=drawn)

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from tokenlens.controllers.spec import ControllerSpec, parse_controller
 from tokenlens.spec import DecodingSpec, NoThinking, RandomRoute, SpecError, Top1, parse_spec
-from tokenlens.spec.base import StrictModel
+from tokenlens.spec.base import SMALLEST, StrictModel
 from tokenlens.spec.registry import MethodConfig
 
 
@@ -15,7 +15,7 @@ class ArmSampling(StrictModel):
 
     temperature: float = Field(0.6, ge=0, le=100)
     top_k: int = Field(0, ge=0, description="0 = off")
-    top_p: float = Field(0.95, gt=0, le=1)
+    top_p: float = Field(0.95, ge=SMALLEST, le=1)
     min_p: float = Field(0.0, ge=0, le=1)
 
 

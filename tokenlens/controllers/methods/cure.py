@@ -16,6 +16,7 @@ from tokenlens.controllers.lines import elect, several
 from tokenlens.controllers.methods.self_consistency import chance
 from tokenlens.controllers.page import Page
 from tokenlens.controllers.settings import Needed, PolicyBase
+from tokenlens.spec.base import LEAST
 
 
 class Cure(PolicyBase):
@@ -34,7 +35,9 @@ class Cure(PolicyBase):
     first: int = Field(1, ge=1, le=256, description="lines")
     again: int = Field(4, ge=1, le=256, description="second tries of each line")
     top: int = Field(10, ge=1, le=10_000, description="positions")
-    temperature: float = Field(1.0, gt=0, le=100, description="of second tries of greedy requests")
+    temperature: float = Field(
+        1.0, ge=LEAST, le=100, description="of second tries of greedy requests"
+    )
     each: bool = Field(True, description="a position for each second try; false: one a line")
 
     def needed(self) -> Needed:

@@ -17,6 +17,7 @@ from tokenlens.controllers.page import Page
 from tokenlens.controllers.settings import MaybeTexts, PolicyBase
 from tokenlens.controllers.votes import equality, until_brace
 from tokenlens.routing.settings import Sampling
+from tokenlens.spec.base import SMALLEST
 
 EFFORTS = {"mild": (8, 64), "low": (5, 64), "mid": (3, 64), "high": (2, 64), "crazy": (2, 32)}
 """Window and chunk of the authors' settings: the higher, the sooner it saves."""
@@ -50,7 +51,7 @@ class Dynasor(PolicyBase):
     probe_text: str = Field(PROBE, min_length=1, max_length=500)
     probe_tokens: int = Field(20, ge=1, le=4096)
     probe_temperature: float = Field(0.0, ge=0, le=100)
-    probe_top_p: float = Field(1.0, gt=0, le=1)
+    probe_top_p: float = Field(1.0, ge=SMALLEST, le=1)
     unsure: MaybeTexts = ("wait", "hold", "but", "okay", "no", "hmm")
     unsure_by: Literal["word", "substring"] = "word"
     answers: Literal["boxed", "text"] = Field(

@@ -26,6 +26,7 @@ from tokenlens.controllers.search_tree import (
 from tokenlens.controllers.settings import PolicyBase, Probability
 from tokenlens.controllers.stops import ControllerStop
 from tokenlens.errors import BackendError, LimitError, SpecError
+from tokenlens.spec.base import LEAST
 
 
 class Fetch(PolicyBase):
@@ -51,7 +52,7 @@ class Fetch(PolicyBase):
     distance: float = Field(0.15, ge=0, le=2, description="cosine, below which steps are the same")
     step: str = Field("\n", min_length=1, max_length=64)
     step_tokens: int = Field(256, ge=1, le=65_536)
-    temperature: float = Field(0.8, gt=0, le=100)
+    temperature: float = Field(0.8, ge=LEAST, le=100)
     value: Literal["model", "caller"] = "model"
     same: Literal["text", "caller"] = "text"
     root_budget: int = Field(8, ge=1, le=256)

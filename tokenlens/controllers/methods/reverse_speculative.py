@@ -20,6 +20,7 @@ from tokenlens.controllers.settings import PolicyBase, Probability
 from tokenlens.controllers.stops import ControllerStop
 from tokenlens.errors import BackendError
 from tokenlens.routing.settings import Role, Sampling
+from tokenlens.spec.base import SMALLEST
 
 
 class ReverseSpeculative(PolicyBase):
@@ -42,7 +43,7 @@ class ReverseSpeculative(PolicyBase):
     trials: int = Field(5, ge=1, le=64)
     top: int = Field(20, ge=1, le=20)
     temperature: float = Field(0.7, ge=0, le=100)
-    top_p: float = Field(0.95, gt=0, le=1)
+    top_p: float = Field(0.95, ge=SMALLEST, le=1)
 
 
 class Approval:

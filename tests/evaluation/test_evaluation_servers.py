@@ -5,7 +5,7 @@ import json
 import threading
 
 import pytest
-from stand_in_servers import StandIn
+from evaluation_fakes import FakeServer
 
 from tokenlens.errors import ServersError
 from tokenlens.evaluation import Arm, arms_of, evaluate, load_task, open_engine
@@ -21,11 +21,11 @@ PLAIN = [Arm(name="plain", spec=DecodingSpec())]
 
 @pytest.fixture
 def servers():
-    """Makes stand-ins, and ends them."""
+    """Makes fakes, and ends them."""
     made = []
 
     def make(*arguments, **settings):
-        made.append(StandIn(*arguments, **settings))
+        made.append(FakeServer(*arguments, **settings))
         return made[-1]
 
     yield make
@@ -57,7 +57,7 @@ def texts(results):
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
     """What one server without faults gives."""
-    server = StandIn()
+    server = FakeServer()
     try:
         return texts(run(tmp_path_factory.mktemp("expected"), connect(server)))
     finally:

@@ -102,7 +102,7 @@ def test_a_client_without_a_server_says_so(name, tmp_path):
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
 def test_sglang_without_an_accelerator_says_what_to_pass(tmp_path):
-    (tmp_path / "sglang.py").write_text('__version__ = "stand-in"\n')
+    (tmp_path / "sglang.py").write_text('__version__ = "fake"\n')
     path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
     done = subprocess.run(
         [sys.executable, ROOT / "examples" / "sglang_offline.py"],

@@ -1,4 +1,4 @@
-"""A stand-in for a server of vLLM's, for faults that a real one cannot be made to have on demand.
+"""A fake of a server of vLLM's, for faults that a real one cannot be made to have on demand.
 
 It speaks enough of the protocol for :mod:`tokenlens.evaluation.engine_server`; its answers are a
 function of the prompt alone. Real servers are in ``tests/vllm/test_vllm_evaluation.py``.
@@ -16,7 +16,7 @@ def ids_of(prompt):
     return [1 + sum(prompt) % 90, 1 + len(prompt) % 90]
 
 
-class StandIn:
+class FakeServer:
     """A server whose ``mode`` says how it answers generation requests.
 
     ``fine``; a status; ``drop`` (closes the connection); ``hang`` (until the mode changes, and has

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from tokenlens import capabilities, parse_spec
 from tokenlens.cli import app
+from tokenlens.cli.doctor import let_in
 from tokenlens.methods import Method, Need, method
 from tokenlens.serving.settings import Settings
 from tokenlens.sglang import refusals as sglang
@@ -35,6 +36,12 @@ class ListensMethod(Method):
 
     def __init__(self):
         super().__init__("listens")
+
+
+class Follows(MethodBase):
+    """Nothing."""
+
+    method: Literal["follows"] = "follows"
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +110,25 @@ def test_the_doctor_lists_methods_from_outside_and_what_is_wrong_with_them(docto
     assert "not allowed" in line("no_echo")
 
 
+def test_the_markdown_has_a_row_for_a_method_from_outside():
+    plain = capabilities.markdown()
+    with outside.let_in("pulse_gate"):
+        more = capabilities.markdown().removeprefix(plain)
+    assert more == "\n| pulse_gate, of my-method 0.1.0 | yes | yes | yes |  |"
+
+
 def test_the_doctor_is_content_with_those_that_can_be_let_in(doctor):
     with outside.let_in():
         assert doctor("pulse_gate").exit_code == 0
         assert doctor().exit_code == 0
+
+
+def test_the_doctor_lets_one_in_behind_another_whatever_their_order():
+    @method(Follows, after="listens")
+    class FollowsMethod(Method):
+        def __init__(self):
+            super().__init__("follows")
+
+    with outside.let_in():
+        assert let_in([FollowsMethod, ListensMethod]) == {}
+        assert set(let_in(["gone", "pulse_gate"])) == {"gone"}

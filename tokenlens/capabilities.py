@@ -192,6 +192,10 @@ CAPABILITIES = (
 )
 
 
+OURS = "tokenlens"
+"""Where a method comes from that comes with the library."""
+
+
 class MethodRow(NamedTuple):
     """One method of the registry, with the engines that carry its default settings out."""
 
@@ -207,8 +211,10 @@ def methods() -> list[MethodRow]:
 
 
 def _row(name: str, config: type[MethodBase]) -> MethodRow:
-    package = "tokenlens" if config.__module__.startswith("tokenlens.") else "this process"
-    package = installed().get(name, package)
+    if config.__module__.startswith("tokenlens."):
+        package = OURS
+    else:
+        package = installed().get(name, "this process")
     needs: Mapping[Need, tuple[str, object, str]] = {}
     if config.needs is not MethodBase.needs:
         try:
@@ -227,7 +233,7 @@ def _row(name: str, config: type[MethodBase]) -> MethodRow:
 
 
 def markdown() -> str:
-    """The table as the README shows it."""
+    """The table as the README shows it, and a row for each method from outside that is let in."""
     lines = [
         "| | " + " | ".join(ENGINES.values()) + " | |",
         "|---|" + "---|" * len(ENGINES) + "---|",
@@ -235,4 +241,9 @@ def markdown() -> str:
     for row in CAPABILITIES:
         cells = [SYMBOLS[getattr(row, engine)] for engine in ENGINES]
         lines.append(f"| {row.name} | " + " | ".join(cells) + f" | {row.note} |")
+    for one in methods():
+        if one.package != OURS:
+            cells = [SYMBOLS[cell] for cell in one.cells.values()]
+            name = f"{one.name}, of {one.package}"
+            lines.append(f"| {name} | " + " | ".join(cells) + f" | {one.note} |")
     return "\n".join(lines)

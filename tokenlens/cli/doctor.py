@@ -2,7 +2,7 @@
 
 import platform
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -33,9 +33,10 @@ def run(console: Console, markdown: bool, allowed: Sequence[str]) -> bool:
     allowed
         Names of methods from outside.
     """
+    faults = let_in(allowed)
     if markdown:
         sys.stdout.write(capabilities.markdown() + "\n")
-        return True
+        return not faults
     found = Table("", "installed", "tested with", title=f"tokenlens {__version__}")
     found.add_row("Python", platform.python_version(), "3.11")
     for library in ("torch", "triton"):
@@ -49,7 +50,7 @@ def run(console: Console, markdown: bool, allowed: Sequence[str]) -> bool:
     for name, fact in sglang.facts()[1:]:
         found.add_row(f"SGLang: {name}", fact, "")
     console.print(found)
-    wrong = outside(console, allowed)
+    outside(console, allowed, faults)
     styles = {"yes": "green", "refused": "yellow", "planned": "dim", "n/a": "dim"}
     table = Table("", *capabilities.ENGINES.values(), "why", title="what works where")
     for row in capabilities.CAPABILITIES:
@@ -63,29 +64,35 @@ def run(console: Console, markdown: bool, allowed: Sequence[str]) -> bool:
     console.print(table)
     legend = "refused: raises an error that says why; planned: not there yet; n/a: no such thing"
     console.print(f"[dim]{legend}[/]")
-    return not wrong
+    return not faults
 
 
-def outside(console: Console, allowed: Sequence[str]) -> bool:
-    """Print the methods from outside that are allowed or installed; whether one is broken."""
-    faults: dict[str, str] = {}
-    waiting = list(dict.fromkeys(allowed))
+def let_in(allowed: Sequence[str]) -> dict[str, str]:
+    """Let methods from outside in; by name, what is wrong with those that cannot be."""
+    waiting, faults = list(dict.fromkeys(allowed)), dict.fromkeys(allowed, "")
     # One by one, so that a broken one hides no other; again, as one may stand behind another.
-    for _ in allowed:
-        for name in list(waiting):
+    while waiting:
+        faults = {}
+        for name in waiting:
             try:
                 door.allow([name])
-                waiting.remove(name)
             except MethodError as error:
                 faults[name] = str(error)
+        if len(faults) == len(waiting):
+            break
+        waiting = list(faults)
+    return faults
+
+
+def outside(console: Console, allowed: Sequence[str], faults: Mapping[str, str]) -> None:
+    """Print the methods from outside that are allowed or installed, and what is wrong with them."""
     table = Table("method from outside", "package", "", title=f"entry points of {GROUP}")
     for name in dict.fromkeys([*allowed, *sorted(installed_methods())]):
         fact = "allowed" if name in allowed else "not allowed, so nothing of it is imported"
-        fact = f"broken: {faults[name]}" if name in waiting else fact
+        fact = f"broken: {faults[name]}" if name in faults else fact
         table.add_row(name, installed_methods().get(name, "no package has it"), escape(fact))
     if table.rows:
         console.print(table)
-    return bool(waiting)
 
 
 def accelerator() -> str:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from guide_commands import command_of
 from ports import free_port
 from servers import Process
 from sglang_support import environment, needs_sglang
@@ -15,20 +16,20 @@ from test_sglang_server import MESSAGES, MODEL, OPENED, SOFT, generate, post, se
 pytestmark = [needs_sglang, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 HERE = Path(__file__).parent
-ALLOWED = ("soft_thinking", "gumbel_noise", "thinking_budget")
+ALLOWED = ("soft_thinking", "gumbel_noise", "thinking_budget", "pulse_gate")
 COCONUT = {"tokenlens": {"methods": [{"method": "coconut"}]}}
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A running server with two tokenizer workers; its operator has set bounds."""
+    """A guide's command with two tokenizer workers; its operator has set bounds."""
     port = free_port()
     log = tmp_path_factory.mktemp("workers") / "log"
     command = [
-        *(sys.executable, "-m", "sglang.launch_server", "--model-path", str(MODEL)),
+        *command_of("sglang.launch_server", MODEL),
         *("--served-model-name", "tiny", "--port", str(port)),
         *("--tokenizer-worker-num", "2"),
-        *("--enable-tokenlens", "--tokenlens-max-trace-steps", "6", "--tokenlens-allow", *ALLOWED),
+        *("--tokenlens-max-trace-steps", "6", "--tokenlens-allow", *ALLOWED),
         *("--device", "cpu", "--dtype", "float32", "--attention-backend", "torch_native"),
         *("--mem-fraction-static", "0.2", "--max-total-tokens", "16384", "--disable-cuda-graph"),
         *("--max-running-requests", "8", "--skip-server-warmup", "--enable-metrics"),
@@ -61,6 +62,12 @@ def test_every_worker_admits_and_hands_back_traces(server):
         assert len(trace["steps"]) == 6
     both = generate(server.address, {"tokenlens": "tiny-gumbel"}, n=2, temperature=1.0).json()
     assert both[0]["output_ids"] != both[1]["output_ids"]
+
+
+def test_every_worker_has_the_method_of_the_guide_s_command(server):
+    params = {"tokenlens": {"methods": [{"method": "pulse_gate", "latent": 2}]}}
+    for answer in several(lambda: generate(server.address, params).json()):
+        assert answer["meta_info"]["tokenlens"]["counts"]["latent_steps"] > 0
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def advance(rows: Rows, phase: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor]
 
     Returns
     -------
-    phase, going
+    phase, alive
         ``[num_rows]`` int64 and bool.
     """
     # One of them at most is the token: each stands there once.

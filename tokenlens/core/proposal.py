@@ -24,7 +24,7 @@ class Signals(NamedTuple):
     """Facts of this step, per row; see :func:`tokenlens_kernels.signals_topk`."""
 
     # [num_rows] float32, nats, of the tempered full-vocabulary distribution; ``None`` where no live
-    # request has the trait STATISTICS
+    # request has the need STATISTICS
     entropy: Tensor | None
     # [num_rows] float32, of the same distribution
     max_probability: Tensor | None
@@ -34,7 +34,7 @@ class Signals(NamedTuple):
     probabilities: Tensor
     # [num_rows, width] int64
     ids: Tensor
-    # [num_rows] float32: the first two at temperature 1, if a request has the trait RAW_SIGNALS
+    # [num_rows] float32: the first two at temperature 1, if a request has the need RAW_SIGNALS
     raw_entropy: Tensor | None = None
     raw_max_probability: Tensor | None = None
 

@@ -48,7 +48,7 @@ class Rows:
     holes
         int64 columns below ``vocab_size`` that are no token, ``None`` if there are none.
     marker_tables
-        See :mod:`tokenlens.core.marker_columns`; given where a request has the trait LONG_MARKERS.
+        See :mod:`tokenlens.core.marker_columns`; given where a request has the need LONG_MARKERS.
     written
         Columns that were assigned, in that order.
     edits

@@ -121,7 +121,7 @@ test-families: $(VENV)/.ready $(VENV_VLLM)/.ready ## every architecture, replaye
 	TOKENLENS_FAMILIES=all $(PY) -m pytest tests/families/test_families_hf.py
 	TOKENLENS_FAMILIES=all OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest tests/families/test_families_vllm.py
 
-test-versions: $(VENV)/.ready $(VENV_HF4)/.ready $(VENV_VLLM)/.ready $(VENV_SGLANG)/.ready ## hours: the tests on every supported release of the engines; writes their table
+test-versions: $(VENV)/.ready $(VENV_HF4)/.ready $(VENV_VLLM)/.ready $(VENV_SGLANG)/.ready ## ten minutes for each release of the engines: a part of their tests; writes the table
 	$(PY) tests/versions/run.py vllm sglang hf
 
 soak: $(VENV_VLLM)/.ready $(VENV_SGLANG)/.ready ## 64 clients, 1000 mixed and hostile requests, on a real vLLM and a real SGLang

@@ -361,3 +361,33 @@ def test_a_router_reads_it_as_a_server_of_text(server, client):
     assert ends[1] == ("eos", "stop")
     assert [c.text for c in soft] != [c.text for c in plain]
     assert len(plain[0].signals.top) == 5
+
+
+def test_an_evaluation_of_the_server_has_the_records_of_hugging_face(server, tmp_path):
+    from tokenlens.evaluation import ArmSampling, arms_of, evaluate, load_task, open_engine
+    from tokenlens.spec import preset
+
+    found = {}
+    for name, settings in (("hf", {}), ("server", {"base_url": [server], "concurrency": 4})):
+        engine = open_engine(name, MODEL.name, **settings)
+        try:
+            results = evaluate(
+                engine,
+                load_task("countdown", limit=3),
+                arms_of({"gumbel": preset("tiny-gumbel")}, ArmSampling(temperature=0.0, top_p=1.0)),
+                tmp_path / name,
+                batch_size=3,
+                max_new_tokens=40,
+            )
+        finally:
+            engine.close()
+        found[name] = {
+            arm.name: [one.model_dump() for one in results.records(arm.name)]
+            for arm in results.arms
+            if not arm.name.startswith("sampling")
+        }
+    assert len(found["hf"]) == 5
+    assert found["server"] == found["hf"]
+    assert sum(one["latent_steps"] for one in found["server"]["gumbel"]) > 20
+    settings = json.loads((tmp_path / "server" / "settings.json").read_text())
+    assert any("sglang" in name for name in settings["versions"])

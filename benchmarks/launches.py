@@ -65,6 +65,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "alpha_one": {"average_thinking": 12, "text": "a", "words": ["a"], "step_ends": ["b"]},
     "hapo": {"median": 0.1, "std": 0.5, "scale_pos": 1.0, "scale_neg": -1.0},
     "answer_now": {"after": 2},
+    "tripwire": {"entropy": 1.0, "margin": 0.1, "token": 7, "top_k": 20, "top_p": 0.9},
     "swi_reasoning": {"first": {"tokens": [7], "keep": 0.9}},
 }
 """What a method must be told, or what the toy vocabulary cannot write otherwise."""

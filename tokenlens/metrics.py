@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from tokenlens import __version__
 from tokenlens.trace import Trace, TraceCounts
+from tokenlens.trace.reports import TRIP
 
 COUNTERS = {
     "tokens": "Tokens of requests with a spec",
@@ -67,7 +68,7 @@ class Grown(NamedTuple):
     @classmethod
     def of(cls, counts: Mapping[str, int]) -> "Grown":
         """Of totals by the names that traces give them."""
-        known = TraceCounts.model_fields
+        known = {*TraceCounts.model_fields, *TRIP}
         others = {name: count for name, count in counts.items() if name not in known}
         return cls(
             tokens=counts["tokens"],

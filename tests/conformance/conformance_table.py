@@ -106,6 +106,9 @@ METHODS: dict[str, tuple[dict[str, Any], ...]] = {
     "soft-grpo-noise": (soft(), {"method": "soft_grpo_noise"}),
     "latent-sft": ({"method": "latent_grpo"},),
     "cot2": ({"method": "cot2"},),
+    "tripwire": (
+        {"method": "tripwire", "entropy": 0.5, "temperature": 0.6, "top_p": 0.95, "skip": 9},
+    ),
 }
 """Specs by name, the methods only: each becomes a row of the random models and of the reasoner.
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import steered
 from ports import free_port
 from servers import Process
 from sglang_support import environment, needs_sglang
@@ -391,3 +392,40 @@ def test_an_evaluation_of_the_server_has_the_records_of_hugging_face(server, tmp
     assert sum(one["latent_steps"] for one in found["server"]["gumbel"]) > 20
     settings = json.loads((tmp_path / "server" / "settings.json").read_text())
     assert any("sglang" in name for name in settings["versions"])
+
+
+def test_controllers_decide_what_they_do_in_process(server):
+    backend = steered.served(server, "tiny", "sglang")
+    steered.check_decided(backend)
+    assert backend.trips
+
+
+def live(server):
+    """Requests that the scheduler has."""
+    return steered.total(server, "sglang:num_running_reqs", "sglang:num_queue_reqs")
+
+
+@pytest.mark.parametrize("how", steered.WAYS_OUT)
+def test_no_child_outlives_its_request(server, how):
+    before = steered.total(server, "sglang:num_aborted_requests")
+    steered.leave(steered.served(server, "tiny", "sglang"), how, lambda: live(server))
+    assert steered.total(server, "sglang:num_aborted_requests") > before
+    assert settled(server)["tokenlens_slots_in_use"] == 0
+
+
+def test_children_that_nobody_aborts_are_orphans(server):
+    before = steered.total(server, "sglang:num_aborted_requests")
+    backend = steered.served(server, "tiny", "sglang")
+    steered.leave(backend, "cancelled", lambda: live(server), aborts=False)
+    assert steered.total(server, "sglang:num_aborted_requests") == before
+
+
+def test_a_tripwire_ends_a_request_before_the_step(server):
+    steered.check_tripwire(
+        lambda fields, **sampling: generate(server, fields, **sampling).json(),
+        lambda answer: (answer["output_ids"], answer["meta_info"]["tokenlens"]),
+    )
+    for sampling in ({"ignore_eos": True}, {"min_new_tokens": 3}):
+        answer = generate(server, {"tokenlens_tripwire.entropy": 0.1}, **sampling)
+        assert answer.status_code == 400
+        assert next(iter(sampling)) in answer.text

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import steered
 from ports import free_port
 from servers import Process
 from vllm_support import environment, needs_vllm
@@ -29,7 +30,7 @@ SOFT = {"tokenlens_preset": "tiny-soft"}
 
 
 BOUNDS = {"max_entries": 32, "max_trace_steps": 20, "history_mib": 256}
-ALLOWED = ["soft_thinking", "gumbel_noise", "no_thinking", "pulse_gate", "faulty"]
+ALLOWED = ["soft_thinking", "gumbel_noise", "no_thinking", "pulse_gate", "faulty", "tripwire"]
 CONFIG = {"tokenlens": {"methods": ["pulse_gate", "faulty"], "allow": ALLOWED, **BOUNDS}}
 """The example's, with methods from outside; no_echo is installed too, and not allowed."""
 
@@ -508,3 +509,56 @@ def test_a_router_hands_specs_on(server, client):
         assert found.vocabulary.decode(ids).startswith(direct.choices[0].text)
     assert [c.ids for c in soft] != [c.ids for c in plain]
     assert soft[0].signals is not None
+
+
+def test_controllers_decide_what_they_do_in_process(server):
+    backend = steered.served(server, "tiny", "vllm")
+    steered.check_decided(backend)
+    assert backend.trips
+
+
+def live(server):
+    """Requests that the scheduler has; its gauges are as of its last step: one more is made."""
+    body = {"model": "tiny", "prompt": [1], "max_tokens": 1}
+    assert steered.post(server, "/v1/completions", body).status_code == 200
+    return steered.total(server, "vllm:num_requests_running", "vllm:num_requests_waiting{")
+
+
+ABORTED = 'vllm:request_success_total{engine="0",finished_reason="abort"'
+
+
+@pytest.mark.parametrize("how", steered.WAYS_OUT)
+def test_no_child_outlives_its_request(server, how):
+    before = steered.total(server, ABORTED)
+    steered.leave(steered.served(server, "tiny", "vllm"), how, lambda: live(server))
+    assert steered.total(server, ABORTED) > before
+    assert steered.total(server, "vllm:kv_cache_usage_perc") == 0
+    assert settled(server)["tokenlens_slots_in_use"] == 0
+
+
+def test_children_that_nobody_aborts_are_orphans(server):
+    before = steered.total(server, ABORTED)
+    backend = steered.served(server, "tiny", "vllm")
+    steered.leave(backend, "cancelled", lambda: live(server), aborts=False)
+    assert steered.total(server, ABORTED) == before
+
+
+def test_a_tripwire_ends_a_request_before_the_step(server):
+    def ask(fields, **sampling):
+        body = {"model": "tiny", "prompt": OPENED, "max_tokens": 40, "temperature": 0,
+                "return_token_ids": True, "vllm_xargs": fields, **sampling}  # fmt: skip
+        return steered.post(server, "/v1/completions", body)
+
+    steered.check_tripwire(
+        lambda fields: ask(fields).json(),
+        lambda answer: (answer["choices"][0]["token_ids"], trace_in(answer)),
+    )
+    for sampling in ({"ignore_eos": True}, {"min_tokens": 3}):
+        answer = ask({"tokenlens_tripwire.entropy": 0.1}, **sampling)
+        assert answer.status_code == 400
+        assert next(iter(sampling)) in answer.text
+
+
+def trace_in(answer):
+    """The trace in a response as it is on the wire."""
+    return answer["kv_transfer_params"]["tokenlens"]

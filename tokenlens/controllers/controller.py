@@ -124,23 +124,27 @@ class Controller:
             thinks=thinks, outlet=Outlet(emit, watch),
         )  # fmt: skip
         try:
-            await self._learn_scales(chosen)
+            await self._learn(chosen)
             await chosen.method().run(page)
         finally:
             await desk.close()
         page.flush()
         return self._result(page, desk, chosen)
 
-    async def _learn_scales(self, spec: ControllerSpec) -> None:
-        """Have servers tell on which scale their values are, where a method converts them."""
-        if not spec.policy.reads_warped:
-            return
+    async def _learn(self, spec: ControllerSpec) -> None:
+        """Have servers tell what they can, where a method makes use of it.
+
+        On which scale their values are: where one does not tell, they count as raw, the default.
+        Whether they end calls in the step: where one does not tell, its largest entries are read.
+        """
+        policy = spec.policy
+        wanted = {"log_prob_scale": policy.reads_warped, "learn_trips": policy.trips}
         for backend in self.backends.values():
-            ask = getattr(backend, "log_prob_scale", None)
-            if ask is not None:
-                # Where it does not tell, its values count as raw, which is the default.
-                with suppress(BackendError):
-                    await ask()
+            for name, is_wanted in wanted.items():
+                ask = getattr(backend, name, None)
+                if is_wanted and ask is not None:
+                    with suppress(BackendError):
+                        await ask()
 
     def steering(self, policy: Mapping[str, Any] | str) -> ControllerSpec:
         """This controller's spec with another method, within the same bounds and budgets.

@@ -54,6 +54,8 @@ class PolicyBase(MethodBase):
     needs_shared: ClassVar[str | None] = None
     # whether it reads distributions after temperature and filters
     reads_warped: ClassVar[bool] = False
+    # whether calls end before a token whose distribution meets a condition
+    trips: ClassVar[bool] = False
 
     def needed(self) -> Needed:
         """The most that it can use, as far as that is known before a request."""

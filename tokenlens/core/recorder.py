@@ -19,7 +19,7 @@ from tokenlens.spec import DecodingSpec
 from tokenlens.spec.needs import Need
 from tokenlens.trace import PHASE_NAMES, Trace, TraceCounts, TraceStep
 from tokenlens.trace.records import kept_prompt, never_opened
-from tokenlens.trace.reports import trace_counts
+from tokenlens.trace.reports import trace_counts, tripped
 from tokenlens.trace.steps import step_record
 
 CHUNK = 256
@@ -123,6 +123,7 @@ class Recorder:
             steps=tuple(steps),
             dropped_steps=counts.tokens - len(steps) if config.level == "full" else 0,
             never_opened=self._never_opened(row, request.spec, counts),
+            tripped=tripped(self._totals(row)),
         )
 
     def never_opened(self) -> list[DecodingSpec]:
@@ -137,8 +138,10 @@ class Recorder:
         return never_opened(spec, counts, PHASE_NAMES[self._count(PHASE, row)])
 
     def _counts(self, row: int, mode_changes: int = 0) -> TraceCounts:
-        totals = {name: self._count(column, row) for name, column in self._core.totals.items()}
-        return trace_counts(totals, mode_changes)
+        return trace_counts(self._totals(row), mode_changes)
+
+    def _totals(self, row: int) -> dict[str, int]:
+        return {name: self._count(column, row) for name, column in self._core.totals.items()}
 
     def _count(self, column: Field, row: int) -> int:
         return int(self._core.table.column(column)[row])

@@ -11,7 +11,7 @@ from tokenlens.core.columns import (
     LATENT_STEPS,
     THINKING_TOKENS,
 )
-from tokenlens.trace.reports import TOTALS
+from tokenlens.trace.reports import TOTALS, TRIP_SCALE
 
 TOTAL_COLUMNS: Final = dict(
     zip(
@@ -19,6 +19,8 @@ TOTAL_COLUMNS: Final = dict(
     )
 )
 """What is counted of every request, by name."""
+FRACTION: Final = TRIP_SCALE
+"""What a fraction is multiplied by that is told as a count."""
 RESERVED: Final = ("mode_changes", "others")
 """Names of a trace's totals that no column counts."""
 

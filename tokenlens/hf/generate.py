@@ -179,6 +179,9 @@ class Runs(LogitsProcessorList):
         config = arguments.get("generation_config") or self._model.generation_config
         vocab_size = self._vocab_size()
         eos_ids = possible_ends(ids_of(getattr(config, "eos_token_id", None)), vocab_size)
+        for spec in self._specs:
+            for name in ("min_new_tokens", "min_length"):
+                spec.refuse_least(name, getattr(config, name, None))
         # What ends a turn does so whatever the call is to stop at.
         own = [
             getattr(one, "eos_token_id", None)

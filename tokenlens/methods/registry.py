@@ -50,6 +50,8 @@ ORDER = (
     # Before top1: a step that chance makes discrete is the engine's to sample.
     "random_route",
     "top1",
+    # It ends a request whatever the others wanted of the step.
+    "tripwire",
 )
 """A step that several methods share runs where the first of them stands."""
 

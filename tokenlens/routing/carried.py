@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from tokenlens.errors import SpecError
+from tokenlens.routing.facts import Fact, Trip
 from tokenlens.routing.fields import shown
+from tokenlens.routing.settings import Sampling
 from tokenlens.spec import parse_spec
 
 SpecField = Literal["vllm_xargs", "custom_params"]
@@ -20,6 +22,10 @@ KEY, PREFIX = "tokenlens", "tokenlens_"
 MAX_ARGUMENTS = 64
 PROBE = "tokenlens_router_probe"
 """A method that nobody has: who carries specs out refuses it by its name."""
+
+
+NO_TOKEN = 10_000_000
+"""An id that no vocabulary has: who carries a tripwire out refuses it by the field's name."""
 
 
 def arguments(given: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any]:
@@ -71,3 +77,41 @@ def written(values: Mapping[str, Any], field: SpecField) -> dict[str, Any]:
         for name, value in values.items()
     }
     return {field: texts}
+
+
+def tripwire(trip: Trip, how: Sampling, *, warped: bool) -> dict[str, Any]:
+    """A condition as a server with tokenlens is asked for it, beside whatever else it is asked.
+
+    Parameters
+    ----------
+    warped
+        Whether it is about the distribution after temperature and filters; greedy requests have
+        none.
+    """
+    fields: dict[str, Any] = {"entropy": trip.entropy}
+    if warped and how.temperature != 0:
+        fields |= {
+            "temperature": 1.0 if how.temperature is None else how.temperature,
+            "top_k": how.top_k or 0,
+            "top_p": 1.0 if how.top_p is None else how.top_p,
+        }
+    found = {f"{PREFIX}tripwire.{name}": value for name, value in fields.items()}
+    return {**found, f"{PREFIX}trace.level": "summary"}
+
+
+def tripped(trace: Any) -> Fact | None:
+    """The distribution at which a server's tripwire ended its answer, if it did.
+
+    Parameters
+    ----------
+    trace
+        As it came back, ``None`` if none did. Raises what plain look-ups raise where it is not one.
+    """
+    found = None if trace is None else trace["tripped"]
+    if found is None:
+        return None
+    value = float(found["value"])
+    if found["condition"] != "entropy" or not 0 <= value < float("inf"):
+        raise ValueError("a tripwire that was not asked for")
+    # The token that would have come is nobody's.
+    return Fact(-1, 0.0, entropy=value)

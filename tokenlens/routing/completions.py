@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 from tokenlens.errors import BackendError, ShapeError
 from tokenlens.routing import logprobs
 from tokenlens.routing.backend import Ask, Chunk, Context, Finish
-from tokenlens.routing.carried import SpecField, written
+from tokenlens.routing.carried import KEY, SpecField, tripped, tripwire, written
 from tokenlens.routing.facts import Fact, Scale, fact_of, ranked
 from tokenlens.routing.settings import Role, Sampling
 from tokenlens.routing.signals import TOP, FirstTokenSignals
@@ -73,6 +73,8 @@ class Completions:
         self.counts = True
         # of its log-probabilities, once it was asked (HTTPBackend.log_prob_scale)
         self.scale: Scale = "raw"
+        # the field in which it takes a tripwire, once it is known to (HTTPBackend.learn_trips)
+        self.trips_in: SpecField | None = None
 
     def body(
         self, ask: Ask, context: Context, tokens_left: int, *, signals: bool
@@ -104,10 +106,19 @@ class Completions:
             )
             if ask.stop_ids:
                 body["stop_token_ids"] = sorted(ask.stop_ids)
-        if ask.arguments:
-            assert self.specs_in is not None
-            body.update(written(ask.arguments, self.specs_in))
+        body.update(self.carried(ask))
         return body
+
+    def carried(self, ask: Ask) -> dict[str, Any]:
+        """What a server with tokenlens is asked for: the request's own spec, and a tripwire."""
+        asked, field = dict(ask.arguments), self.specs_in
+        if ask.trip is not None and self.trips_in is not None:
+            asked |= tripwire(ask.trip, ask.sampling, warped=ask.warped)
+            field = self.trips_in
+        if not asked:
+            return {}
+        assert field is not None
+        return written(asked, field)
 
     def begin(self) -> "Reads":
         """What reads the events of one answer."""
@@ -142,6 +153,7 @@ class Completions:
                 words, top = list[str](), None
             else:
                 words, top = self._facts(event, choice, signals)
+            trip = self.tripped(event.get("kv_transfer_params"), ask)
         except (
             ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError,
         ) as error:  # fmt: skip
@@ -152,6 +164,9 @@ class Completions:
             words = words or ([text] if text else [])
             count = len(words)
         finish = self._finish(reason, choice.get("stop_reason"), ask)
+        if trip is not None:
+            # The end of the text is the tripwire's, and no part of it.
+            ids, count, facts, finish = ids[:-1], count - 1, (*facts[:-1], trip), "trip"
         if not count and not text and finish is None:
             return []
         if len(words) < 2 or "".join(words) != text:
@@ -196,6 +211,18 @@ class Completions:
             top = ranked(values, ask.facts)
             made.append(fact_of(token, own, top, ask.sampling, self.scale, warped=ask.warped))
         return tuple(made)
+
+    def tripped(self, beside: Any, ask: Ask) -> Fact | None:
+        """The distribution at which an answer was ended by the tripwire that was asked for.
+
+        Parameters
+        ----------
+        beside
+            The field of an answer in which its trace may be.
+        """
+        if ask.trip is None or self.trips_in is None or not beside:
+            return None
+        return tripped(beside.get(KEY))
 
     def _finish(self, reason: Any, stopped_by: Any, ask: Ask) -> Finish | None:
         """Why an answer ends here, if it does.

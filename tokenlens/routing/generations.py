@@ -12,7 +12,6 @@ from typing import Any
 
 from tokenlens.errors import BackendError
 from tokenlens.routing.backend import Ask, Chunk, Context, Finish
-from tokenlens.routing.carried import written
 from tokenlens.routing.completions import Completions, sampling_fields
 from tokenlens.routing.facts import Fact, Scale, fact_of, ranked
 from tokenlens.routing.signals import TOP, FirstTokenSignals
@@ -42,9 +41,7 @@ class Generations(Completions):
         body: dict[str, Any] = {
             "input_ids": list(context), "sampling_params": params, "stream": True,
         }  # fmt: skip
-        if ask.arguments:
-            assert self.specs_in is not None
-            params.update(written(ask.arguments, self.specs_in))
+        params.update(self.carried(ask))
         count = TOP if signals else ask.facts
         if count:
             body.update(
@@ -112,11 +109,14 @@ class Stream:
                 words = sorted(((str(e[2]), float(e[0])) for e in tops[0]), key=lambda p: -p[1])
                 top = FirstTokenSignals(tuple(words)[:TOP])
             finish = self._finish(meta.get("finish_reason"), ask)
+            trip = dialect.tripped(meta, ask)
         except (
             ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError,
         ) as error:  # fmt: skip
             raise dialect.malformed(f"{type(error).__name__}: {error} in {data[:500]}") from None
         self._came += len(new)
+        if trip is not None:
+            new, facts, finish = new[:-1], (*facts[:-1], trip), "trip"
         if not new and finish is None:
             return []
         return [Chunk(new, "", len(new), top, finish, facts)]

@@ -14,6 +14,8 @@ from tokenlens.routing.facts import Fact, ranked
 from tokenlens.routing.settings import Sampling
 from tokenlens.routing.signals import TOP
 
+GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0)
+
 
 def resolved(how: Sampling, config: Any) -> Sampling:
     """What a request leaves open, as a model's generation config has it; else plain sampling."""
@@ -56,7 +58,8 @@ def sample(logits: Tensor, how: Sequence[Sampling], positions: Sequence[int]) ->
 
 
 def warped(logits: Tensor, how: Sequence[Sampling]) -> Tensor:
-    """Logits after temperature and filters; a greedy row's temperature is 1."""
+    """Logits after temperature and filters; a greedy row has no filters, and temperature 1."""
+    how = [GREEDY if one.temperature == 0 else one for one in how]
     # Below that, float32 would have no finite quotient; nothing but the largest is drawn there.
     least = [max(one.temperature or 1.0, 1e-5) for one in how]
     scaled = logits / torch.tensor(least, device=logits.device)[:, None]

@@ -23,7 +23,7 @@ from tokenlens.errors import BackendError, SpecError, TooLongError
 from tokenlens.routing import reading
 from tokenlens.routing.backend import Ask, Chunk, Context
 from tokenlens.routing.breaker import Attempt, Breaker
-from tokenlens.routing.carried import KEY, PROBE, SpecField, written
+from tokenlens.routing.carried import FIELDS, KEY, NO_TOKEN, PROBE, SpecField, written
 from tokenlens.routing.completions import Api, Completions
 from tokenlens.routing.facts import Ranked, Scale
 from tokenlens.routing.generations import Generations
@@ -82,7 +82,6 @@ class HTTPBackend:
     """
 
     gives_full_entropy = False
-    trips = False
 
     def __init__(
         self,
@@ -103,7 +102,8 @@ class HTTPBackend:
         kind = Generations if api == "sglang" else Completions
         self._completions: Completions = kind(role, model, api, specs_in)
         self._scale: Scale | None = None
-        self._probed: tuple[float, bool] | None = None
+        self._trips_in = specs_in or FIELDS.get(api)
+        self._probed: dict[str, tuple[float, bool]] = {}
         self._settings = settings or HTTPSettings()
         self._on_error = on_error
         self.breaker = Breaker(self._settings.failures, self._settings.cooldown)
@@ -217,7 +217,7 @@ class HTTPBackend:
         return ()
 
     async def carries_specs(self) -> bool:
-        """Whether the server carries decoding specs out: one that does refuses a wrong one.
+        """Whether the server carries decoding specs out.
 
         A server without tokenlens has the field as well and passes over what it holds.
 
@@ -226,22 +226,44 @@ class HTTPBackend:
         BackendError
             It does not answer.
         """
-        field, now = self._completions.specs_in, time.monotonic()
+        return await self._refuses(self._completions.specs_in, {"method": PROBE}, PROBE)
+
+    @property
+    def trips(self) -> bool:
+        """Whether the server itself ends calls before a token, as far as it was asked."""
+        return self._completions.trips_in is not None
+
+    async def learn_trips(self) -> None:
+        """Ask the server whether it has the method ``tripwire``, and its operator allows it.
+
+        Raises
+        ------
+        BackendError
+            It does not answer.
+        """
+        wrong = {"method": "tripwire", "token": NO_TOKEN}
+        has = await self._refuses(self._trips_in, wrong, "tripwire.token")
+        self._completions.trips_in = self._trips_in if has else None
+
+    async def _refuses(self, field: SpecField | None, method: dict[str, Any], name: str) -> bool:
+        """Whether the server refuses a wrong method by a name, as one that carries it out does."""
         if field is None:
             return False
-        if self._probed is None or now - self._probed[0] > ASK_AGAIN:
-            wrong = {KEY: {"methods": [{"method": PROBE}]}}
-            body = self._completions.probing(written(wrong, field))
-            carries = False
+        now = time.monotonic()
+        asked, refuses = self._probed.get(name, (-math.inf, False))
+        if now - asked > ASK_AGAIN:
+            refuses = False
             try:
-                await self._post(body)
+                await self._post(
+                    self._completions.probing(written({KEY: {"methods": [method]}}, field))
+                )
             except BackendError as error:
                 if error.kind != "refused":
                     raise
                 # Another reason to refuse, such as tokenlens that is not switched on, is no yes.
-                carries = PROBE in error.detail
-            self._probed = now, carries
-        return self._probed[1]
+                refuses = name in error.detail
+            self._probed[name] = now, refuses
+        return refuses
 
     async def release(self, session: str) -> None:
         """Nothing: the server's prefix cache looks after itself."""

@@ -10,10 +10,14 @@ from typing import Any
 
 from tokenlens.errors import BackendError
 from tokenlens.routing.backend import Ask, Chunk, Context, Finish
+from tokenlens.routing.carried import KEY, tripwire
 from tokenlens.routing.facts import Fact, Scale, fact_of, ranked
 from tokenlens.routing.settings import Role, Sampling
 from tokenlens.routing.signals import TOP, FirstTokenSignals
 from tokenlens.routing.vocabulary import RouterVocabulary
+
+PROCESSOR = "tokenlens.vllm:TokenLens"
+"""What switches tokenlens on in an engine, by name."""
 
 
 class VLLMBackend:
@@ -28,7 +32,6 @@ class VLLMBackend:
     """
 
     gives_full_entropy = False
-    trips = False
 
     def __init__(self, role: Role, engine: Any, vocabulary: RouterVocabulary) -> None:
         self._role: Role = role
@@ -36,12 +39,22 @@ class VLLMBackend:
         self._vocabulary = vocabulary
         self.max_length: int | None = engine.model_config.max_model_len
         self._calls = itertools.count()
+        # Whether calls end in its step before a token: where it was started with tokenlens.
+        named = getattr(engine.model_config, "logits_processors", None) or ()
+        self.trips = any(
+            one == PROCESSOR if isinstance(one, str) else getattr(one, "is_tokenlens", False)
+            for one in named
+        )
 
     async def generate(self, ask: Ask) -> AsyncGenerator[Chunk]:
         """Continue a context of ids."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        wire = None
+        if ask.trip is not None and self.trips:
+            how = Sampling(**self._sampling(ask.sampling))
+            wire = tripwire(ask.trip, how, warped=ask.warped)
         params = SamplingParams(
             max_tokens=ask.max_tokens,
             **self._sampling(ask.sampling),
@@ -53,6 +66,7 @@ class VLLMBackend:
             spaces_between_special_tokens=False,
             logprobs=TOP if ask.signals else ask.facts or None,
             output_kind=RequestOutputKind.DELTA if ask.stream else RequestOutputKind.FINAL_ONLY,
+            extra_args=wire,
         )
         is_first = True
         scale = await self.log_prob_scale()
@@ -72,6 +86,11 @@ class VLLMBackend:
             facts: tuple[Fact, ...] = ()
             if ask.facts and one.logprobs:
                 facts = tuple(self._fact(i, e, ask, scale) for i, e in zip(ids, one.logprobs))
+            trace = getattr(one, KEY, None) if wire is not None else None
+            if trace is not None and trace.tripped is not None:
+                # The end of the text is the tripwire's, and no part of it.
+                found = Fact(-1, 0.0, entropy=trace.tripped.value)
+                ids, facts, finish = ids[:-1], (*facts[:-1], found), "trip"
             yield Chunk(ids, "", len(ids), signals, finish, facts)
 
     async def log_probs(self, session: str, context: Context, ids: Sequence[int]) -> list[float]:

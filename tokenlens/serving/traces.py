@@ -10,7 +10,7 @@ from typing import Any
 from tokenlens.spec import DecodingSpec
 from tokenlens.trace import PHASE_NAMES, Trace, TraceStep
 from tokenlens.trace.records import kept_prompt, never_opened
-from tokenlens.trace.reports import TOTALS, RequestReport, trace_counts
+from tokenlens.trace.reports import TOTALS, RequestReport, trace_counts, tripped
 from tokenlens.trace.steps import step_record
 
 
@@ -74,4 +74,5 @@ class RequestRecorder:
             steps=tuple(self.steps),
             dropped_steps=max(0, counts.tokens - len(self.steps)) if full else 0,
             never_opened=self.never_opened,
+            tripped=tripped(self.counts),
         )

@@ -228,6 +228,7 @@ def check_request(spec: DecodingSpec, request: Any, params: Any, settings: Setti
     for name in GRAMMARS:
         if getattr(params, name, None) is not None:
             raise SpecError.of(name, getattr(params, name), f"null {structure.WHY}")
+    spec.refuse_least("min_new_tokens", getattr(params, "min_new_tokens", None))
     _check_rest(request, params)
 
 

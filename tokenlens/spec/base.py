@@ -194,6 +194,11 @@ class MethodBase(ProfiledModel):
         return False
 
     @property
+    def ends_text(self) -> bool:
+        """Writes an end of the text: the request must be one that it ends, and at any length."""
+        return False
+
+    @property
     def from_first_token(self) -> bool:
         """Thinks from the first token on, whatever the prompt says."""
         return False

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from tokenlens.errors import shorten
+from tokenlens.errors import SpecError, shorten
 from tokenlens.spec import registry
 from tokenlens.spec.base import MAX_ENTRIES, MethodBase, StrictModel
 from tokenlens.spec.combine import conflict
@@ -90,6 +90,24 @@ class DecodingSpec(StrictModel):
     def uses_seed(self) -> bool:
         """Whether some method draws, so that the seed changes anything."""
         return any(config.uses_seed for config in self.methods)
+
+    @property
+    def ends_text(self) -> bool:
+        """Whether a method may end the text; then none may be of a least length."""
+        return any(config.ends_text for config in self.methods)
+
+    def refuse_least(self, field: str, tokens: int | None) -> None:
+        """Refuse a least length beside a method that may end the text.
+
+        Raises
+        ------
+        SpecError
+            Names the field as the engine calls it.
+        """
+        if tokens and self.ends_text:
+            names = ", ".join(config.method for config in self.methods if config.ends_text)
+            allowed = f"0 beside {names}, which ends the text where its condition is met"
+            raise SpecError.of(field, tokens, allowed)
 
     @property
     def latent(self) -> MethodBase | None:

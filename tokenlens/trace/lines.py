@@ -18,6 +18,7 @@ from tokenlens.trace.records import (
     Trace,
     TraceCounts,
     TraceStep,
+    Tripped,
 )
 
 MAX_LINE_BYTES = 1 << 20
@@ -67,6 +68,7 @@ class End(StrictModel):
     counts: TraceCounts
     dropped_steps: int = 0
     same_noise: bool = False
+    tripped: Tripped | None = None
     tail: str | None = Field(None, description="what the last step adds beside its own text")
 
 

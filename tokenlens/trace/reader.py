@@ -84,6 +84,7 @@ class _Whole:
             steps=tuple(kept),
             dropped_steps=end.dropped_steps if end else 0,
             never_opened=end is not None and never_opened(header.spec, counts, final_phase),
+            tripped=end.tripped if end else None,
         )
         return Recording(
             trace=trace,

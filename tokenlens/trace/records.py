@@ -2,17 +2,17 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from tokenlens.spec import DecodingSpec
 from tokenlens.spec.base import StrictModel
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised when a field comes, changes its meaning, or goes. 2: ``prompt_ids``. 3: ``counts``'
 ``switches`` is ``gate_switches``, beside ``mode_changes`` and ``others``;
-``never_opened``; the phase's ``markers``, ``found`` and more."""
+``never_opened``; the phase's ``markers``, ``found`` and more. 4: ``tripped``."""
 
 MAX_PROMPT_IDS = 1 << 16
 """Tokens of a prompt that a trace has beside its steps; of a longer one it has none."""
@@ -88,6 +88,21 @@ class TraceCounts(StrictModel):
         return self.gate_switches
 
 
+TripCondition = Literal["entropy", "max_probability", "margin", "rank"]
+TRIP_CONDITIONS: tuple[TripCondition, ...] = get_args(TripCondition)
+"""In the order of their numbers in a report."""
+
+
+class Tripped(StrictModel):
+    """Where a tripwire ended a request, and why."""
+
+    position: int = Field(description="index of the token that was not written, prompt included")
+    condition: TripCondition = Field(description="the first that was met")
+    value: float = Field(
+        description="nats; the largest probability; how far it is above the second; the rank"
+    )
+
+
 def never_opened(spec: DecodingSpec, counts: TraceCounts, final_phase: PhaseName) -> bool:
     """Whether a spec that acts in thinking met none, in a request that wrote anything."""
     acts = any(
@@ -148,4 +163,7 @@ class Trace(StrictModel):
         False,
         description="a latent method or a budget was asked for, and nothing of it happened: the"
         " thinking never opened",
+    )
+    tripped: Tripped | None = Field(
+        None, description="the token at which the method ``tripwire`` ended the request"
     )

@@ -7,10 +7,16 @@ Plain data, so that it crosses processes: an engine may turn it into a list on i
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tokenlens.trace.records import TraceCounts
+from tokenlens.trace.records import TRIP_CONDITIONS, TraceCounts, Tripped
 
 TOTALS = ("tokens", "thinking_tokens", "latent_steps", "forced_steps", "invalid_steps")
 """What is counted of every request; methods declare what else is (``Method.counters``)."""
+
+
+TRIP = ("trip_position", "trip_condition", "trip_value")
+"""What a tripwire tells in the place of counts: where, the number of its condition, its value."""
+TRIP_SCALE = 10**9
+"""What a value is multiplied by that travels as a count."""
 
 
 class RequestReport(NamedTuple):
@@ -36,5 +42,14 @@ class RequestReport(NamedTuple):
 def trace_counts(counts: Mapping[str, int], mode_changes: int) -> TraceCounts:
     """A trace's totals: those that it has a field for, and the others by name."""
     known = {name: count for name, count in counts.items() if name in TraceCounts.model_fields}
-    others = {name: count for name, count in counts.items() if name not in known}
+    others = {name: n for name, n in counts.items() if name not in known and name not in TRIP}
     return TraceCounts(**known, mode_changes=mode_changes, others=others)
+
+
+def tripped(counts: Mapping[str, int]) -> Tripped | None:
+    """What a tripwire has told, if it ended the request."""
+    position, condition, value = (counts.get(name, 0) for name in TRIP)
+    if not condition:
+        return None
+    name = TRIP_CONDITIONS[condition - 1]
+    return Tripped(position=position, condition=name, value=value / TRIP_SCALE)

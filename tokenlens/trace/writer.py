@@ -16,7 +16,7 @@ from tokenlens.spec import DecodingSpec
 from tokenlens.spec.base import StrictModel
 from tokenlens.trace.files import replacing
 from tokenlens.trace.lines import End, Header, Recording, StepLine, TokenTexts, token_ids
-from tokenlens.trace.records import PhaseName, Trace, TraceCounts, TraceStep, kept_prompt
+from tokenlens.trace.records import PhaseName, Trace, TraceCounts, TraceStep, Tripped, kept_prompt
 from tokenlens.trace.texts import StepTexts, step_texts, token_text
 
 
@@ -126,6 +126,7 @@ class TraceWriter:
         final_phase: PhaseName,
         counts: TraceCounts,
         same_noise: bool = False,
+        tripped: Tripped | None = None,
     ) -> None:
         """Close a trace."""
         full = self._specs[trace].trace.level == "full"
@@ -138,6 +139,7 @@ class TraceWriter:
                 counts=counts,
                 dropped_steps=dropped,
                 same_noise=same_noise,
+                tripped=tripped,
                 tail=tail or None,
             )
         )
@@ -171,6 +173,7 @@ class TraceWriter:
             final_phase=trace.final_phase,
             counts=trace.counts,
             same_noise=trace.same_noise,
+            tripped=trace.tripped,
         )
 
     def close(self) -> None:

@@ -183,6 +183,7 @@ def check_request(
             "null beside a spec with methods: a forced token need not be one that the grammar"
             " allows. Ask for the structure in a second request",
         )
+    spec.refuse_least("min_tokens", _get(params, "min_tokens"))
     if engine_request is None:
         return
     if _get(engine_request, "prompt_embeds") is not None:

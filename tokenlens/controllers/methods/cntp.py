@@ -39,8 +39,9 @@ class Cntp(PolicyBase):
     ============= ==================================== ======================================
 
     Perplexities of spans of unequal length are compared, the first token included, as in the paper.
-    On servers the entropy is exact with ``top_k`` of at most 20; else it is the least that the 20
-    largest entries allow.
+    The entropy is exact in process and on servers with tokenlens, which end the call in the step
+    (:mod:`tokenlens.methods.tripwire`). On others it is with ``top_k`` of at most 20; else it is
+    the least that the 20 largest entries allow.
     """
 
     published: ClassVar[Mapping[str, Any]] = {
@@ -49,6 +50,7 @@ class Cntp(PolicyBase):
     needs_ids: ClassVar[str | None] = "it reads entropies, and compares tokens' probabilities"
 
     reads_warped: ClassVar[bool] = True
+    trips: ClassVar[bool] = True
 
     policy: Literal["cntp"] = "cntp"
     low: float = Field(0.01, ge=0, le=100, description="nats")
@@ -91,7 +93,7 @@ class Trials:
         skip = False
         while goes_on(page):
             how = (1, None) if skip else (None, trip)
-            span = await page.write(how[0], warped=True, facts=20, trip=how[1])
+            span = await page.write(how[0], warped=True, trip=how[1])
             page.take(span)
             skip = False
             if span.finish != "trip" or span.tripped is None:

@@ -1,0 +1,209 @@
+"""Controllers over a real server: held to the same ones in process, and what they leave behind."""
+
+import asyncio
+import re
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "routing"))
+
+from routing_support import model, prompts, vocabulary
+
+from tokenlens.controllers import Controller
+from tokenlens.controllers import branching as branching_module
+from tokenlens.controllers.methods.latr import Rollout
+from tokenlens.routing import Sampling
+from tokenlens.routing.hf import HFBackend
+from tokenlens.routing.http import HTTPBackend
+
+PROBE = {"probe_text": "\n</think>\n\n"}
+STEERED = {
+    "cntp": {"most": 3, "low": 0.2, "high": 1.0, "cap": 8},
+    "concise_hint": {"hint": "9-5=4", "first": 32},
+    "deer": {"words": ["wait"], **PROBE, "probe_stops": ["zzz"], "threshold": 0.8},
+    "dynasor": {"chunk": 24, "window": 2, **PROBE, "answers": "text"},
+    "ellipsis": {"text": "wait\n\n"},
+    "first_try": {"pattern": "=", "hard": 3},
+    "icn": {"n": 2, "text": "{found}\n\n"},
+    "latr": {"n": 3, "force": 48, "checks": [8, 16], "absolute": 0.1, "relative": 0.6},
+    "self_consistency": {"n": 2},
+}
+"""Methods that decide the same on every engine where nothing is drawn."""
+ONE_TOKEN = Sampling(temperature=0.0, top_k=1)
+"""Greedy; what a method samples all the same has one token to draw from."""
+OPENED = "<|im_start|>user\nmake 24 using 3,5,7,2<|im_end|>\n<|im_start|>assistant\n<think>\n"
+ASKED = 2
+"""Prompts of each method, all at once."""
+
+
+def spec_of(name, **fields):
+    """A controller's spec by its method's name."""
+    return {"policy": {"policy": name, **STEERED.get(name, {}), **fields}}
+
+
+def served(address, name, api):
+    """The server as a backend."""
+    return HTTPBackend("large", address, name, api=api, max_length=512)
+
+
+def in_process():
+    """The same model in this process."""
+    return HFBackend(model("small"), vocabulary(), max_sessions=32)
+
+
+def decided(backend, names=tuple(STEERED), tokens=120):
+    """What every method decides of a few prompts, all of them at once."""
+
+    async def one(name, ids):
+        controller = Controller(backend, spec_of(name), vocabulary=vocabulary())
+        found = await controller.run(ids, sampling=ONE_TOKEN, max_tokens=tokens)
+        trace = found.trace
+        nodes = [(n.kind, n.parent, n.at, n.kept, n.end) for n in trace.nodes]
+        # A trial's measures: entropies of whole distributions, perplexities.
+        values = [n.value for n in trace.nodes if n.kind == "trial"]
+        return (found.ids, trace.stopped, trace.forks, trace.probes, nodes), values
+
+    async def go():
+        try:
+            calls = [one(name, ids) for name in names for ids in prompts(4)[-ASKED:]]
+            found = await asyncio.gather(*calls)
+        finally:
+            await backend.close()
+        return dict(zip([(name, at) for name in names for at in range(ASKED)], found))
+
+    return asyncio.run(go())
+
+
+def check_decided(backend):
+    """Every method decides over a server what it decides in process, its measures included."""
+    over, own = decided(backend), decided(in_process())
+    for name, (what, values) in own.items():
+        assert over[name][0] == what, name
+        assert over[name][1] == pytest.approx(values, abs=1e-3), name
+    assert any(what[2] for (name, _), (what, _) in own.items() if name == "cntp")
+
+
+TRIPWIRES = (
+    {"entropy": 0.9, "skip": 5},
+    {"margin": 0.2, "second": 0.3, "skip": 2},
+    {"max_probability": 0.4, "temperature": 1.5},
+    {"entropy": 0.4, "temperature": 0.6, "top_p": 0.9, "skip": 12},
+    {"token": 7, "rank": 30, "skip": 3},
+    {"entropy": 50},
+)
+
+
+def check_tripwire(ask, read):
+    """A server trips where ``generate()`` does, at the same value, and writes the same before it.
+
+    Parameters
+    ----------
+    ask
+        Given flat fields of a spec, a greedy answer of at most 40 tokens.
+    read
+        Ids and trace of it.
+    """
+    from tokenlens.hf import generate_kwargs, traces
+
+    words, network = vocabulary().tokenizer, model("small")
+    inputs = words(OPENED, return_tensors="pt")
+    seen = set()
+    for fields in TRIPWIRES:
+        spec = {"methods": [{"method": "tripwire", **fields}]}
+        kwargs = generate_kwargs(network, words, spec)
+        output = network.generate(**inputs, do_sample=False, max_new_tokens=40, **kwargs)
+        (own,) = traces(kwargs)
+        wanted = own.tripped and own.tripped.model_dump()
+        ids, trace = read(ask({f"tokenlens_tripwire.{name}": v for name, v in fields.items()}))
+        assert ids == output[0, inputs["input_ids"].shape[1] :].tolist(), fields
+        assert (trace["tripped"] is None) == (wanted is None)
+        if wanted is not None:
+            assert trace["tripped"] == {**wanted, "value": pytest.approx(wanted["value"], abs=1e-4)}
+            seen.add(wanted["condition"])
+    assert seen == {"entropy", "margin", "max_probability", "rank"}
+
+
+def post(address, path, body):
+    """A request as it is on the wire."""
+    return httpx.post(address + path, json=body, timeout=600, trust_env=False)
+
+
+def total(address, *names):
+    """The sum of a server's metrics whose lines begin so."""
+    text = httpx.get(address + "/metrics", timeout=120, trust_env=False, follow_redirects=True).text
+    pattern = "|".join(re.escape(name) for name in names)
+    return sum(float(v) for v in re.findall(rf"^(?:{pattern})\S* (\S+)$", text, re.MULTILINE))
+
+
+TREE = {"n": 8, "absolute": 0.0, "relative": 1.0, "edit": None, "force": 400}
+"""LATR that branches at every token until it is full, and prunes nothing."""
+
+
+class StoppedError(Exception):
+    """Raised in the middle of a request."""
+
+
+WAYS_OUT = {"cancelled": asyncio.CancelledError, "timeout": TimeoutError, "raised": StoppedError}
+
+
+async def nobody(tasks):
+    """In the place of what ends the children."""
+
+
+def leave(backend, how, live, *, aborts=True):
+    """Begin trees, leave them in the middle, and wait until the server has none of their rows.
+
+    Parameters
+    ----------
+    how
+        The way out: one of ``WAYS_OUT``.
+    live
+        Says how many requests the server has.
+    aborts
+        False: children are left alone, and come to their own ends.
+    """
+
+    async def until(is_so):
+        while not is_so(await asyncio.to_thread(live)):
+            await asyncio.sleep(0.02)
+
+    async def go():
+        controller = Controller(backend, spec_of("latr", **TREE), vocabulary=vocabulary())
+        middle = asyncio.Event()
+        branch = Rollout._branch
+
+        def branching(*args):
+            if how == "raised" and middle.is_set():
+                raise StoppedError
+            branch(*args)
+
+        async def run(ids):
+            if how == "timeout":
+                async with asyncio.timeout(None) as patience:
+                    waits = asyncio.ensure_future(middle.wait())
+                    waits.add_done_callback(
+                        lambda _: patience.reschedule(asyncio.get_running_loop().time())
+                    )
+                    await controller.run(ids, max_tokens=400)
+            else:
+                await controller.run(ids, max_tokens=400)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Rollout, "_branch", branching)
+            tasks = [asyncio.ensure_future(run(ids)) for ids in prompts(4)[:2]]
+            await until(lambda count: count >= 4)
+            if not aborts:
+                patch.setattr(branching_module, "end", nobody)
+            middle.set()
+            if how == "cancelled":
+                for task in tasks:
+                    task.cancel()
+            found = await asyncio.gather(*tasks, return_exceptions=True)
+            assert all(isinstance(one, WAYS_OUT[how]) for one in found), found
+            await until(lambda count: count == 0)
+            await backend.close()
+
+    return asyncio.run(go())

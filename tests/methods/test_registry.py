@@ -36,27 +36,16 @@ def test_a_folder_holds_a_config_and_what_carries_it_out(name):
     assert all(isinstance(one, Method) for one in found)
     assert set(found) <= set(METHODS)
     # Nothing else looks at its requests, and each looks at some of them.
-    serving = {one for one in METHODS if one.serves(config.model_validate(asked(name)))}
+    required = {key: 1 for key, info in config.model_fields.items() if info.is_required()}
+    serving = {one for one in METHODS if one.serves(config.model_validate(required))}
     assert serving
     assert serving <= set(found)
 
 
-def asked(name):
-    """Settings of a method, as a row of the table has them, else what it must be told."""
-    given = [method for methods in rows() for method in methods if method["method"] == name]
-    config = METHOD_CONFIGS[name]
-    required = {key: 1 for key, info in config.model_fields.items() if info.is_required()}
-    return given[0] if given else required
-
-
-def rows():
-    """The methods of every row of the table."""
-    found = [*table.METHODS.values(), *table.WORD_METHODS.values()]
-    return [*found, *(one.methods or () for one in table.SCENARIOS)]
-
-
 def test_every_method_is_in_the_table_that_every_engine_runs():
-    named = {method["method"] for methods in rows() for method in methods}
+    rows = [*table.METHODS.values(), *table.WORD_METHODS.values()]
+    rows += [one.methods or () for one in table.SCENARIOS]
+    named = {method["method"] for methods in rows for method in methods}
     # What an engine refuses, its own tests show.
     assert set(ORDER) - named <= frozenset.intersection(*table.REFUSED.values())
 

@@ -172,8 +172,10 @@ def test_a_mixture_gives_way():
 
 
 def test_what_it_cannot_be_asked():
+    (plain,) = parse_spec({"methods": [{"method": "tripwire"}]}).methods
+    assert (plain.entropy, Tripwire(margin=0.1).entropy) == (0.672, None)
     for fields, words in (
-        ({}, "at least one of entropy"),
+        ({"entropy": None}, "at least one of entropy"),
         ({"entropy": -1}, "entropy"),
         ({"max_probability": 1.5}, "max_probability"),
         ({"entropy": 1, "rank": 3}, "a token beside rank"),

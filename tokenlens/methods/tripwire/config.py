@@ -1,12 +1,17 @@
 """What ends a request before a step, so that whoever asked decides what comes there."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from tokenlens.methods._shared.samplers import SamplerMethod
 from tokenlens.spec.base import LEAST
+
+CONDITIONS = frozenset({"entropy", "max_probability", "margin", "second", "token"})
+FORKING = 0.672
+"""Nats."""
 
 
 class Tripwire(SamplerMethod):
@@ -18,14 +23,18 @@ class Tripwire(SamplerMethod):
 
     method: Literal["tripwire"] = "tripwire"
     entropy: float | None = Field(
-        None, ge=0, le=100, description="nats; met from there on; null = not asked"
+        None,
+        ge=0,
+        le=100,
+        description="nats; met from there on; null = not asked, and 0.672 where nothing is"
+        " (the 80th percentile of forking_temperature)",
     )
     max_probability: float | None = Field(
         None, ge=0, le=1, description="of the likeliest token; met up to there; null = not asked"
     )
     margin: float | None = Field(
         None,
-        gt=0,
+        ge=LEAST,
         le=1,
         description="met where the likeliest token is less than that above the second; null = not"
         " asked, unless there is a second",
@@ -53,11 +62,17 @@ class Tripwire(SamplerMethod):
         """Writes an end of the text."""
         return True
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_entropy_alone(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and not CONDITIONS.intersection(data):
+            return {**data, "entropy": FORKING}
+        return data
+
     @model_validator(mode="after")
     def _has_a_condition(self) -> "Tripwire":
-        asked = (self.entropy, self.max_probability, self.margin, self.second, self.token)
         allowed = ""
-        if all(one is None for one in asked):
+        if all(getattr(self, name) is None for name in CONDITIONS):
             allowed = "at least one of entropy, max_probability, margin, second and token"
         elif self.token is None and self.rank != 1:
             allowed = "a token beside rank"

@@ -3,7 +3,8 @@
 ``python benchmarks/controllers.py table`` runs held-out Countdown problems under each method at
 three settings, beside greedy, sampling and self-consistency, with Hugging Face in this process.
 Tokens are all that the model wrote, thrown away ones included. Every row is written as it is
-measured; rows that the CSV holds already are not measured again.
+measured; rows that the CSV holds already are not measured again. ``page`` writes them into
+``docs/controllers.md``, with a plot.
 
 ``python benchmarks/controllers.py throughput --server http://127.0.0.1:8001`` has a running vLLM
 server write 32 requests under DEER, LATR and CNTP, all at once and one after the other, as the
@@ -16,6 +17,7 @@ if __name__ == "__main__":
 import argparse
 import asyncio
 import csv
+import re
 import time
 from math import sqrt
 from pathlib import Path
@@ -31,6 +33,10 @@ from tokenlens.routing.hf import HFBackend
 from tokenlens.routing.http import HTTPBackend, HTTPSettings
 
 HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "controllers.md"
+PLOT = PAGE.parent / "images" / "controllers.svg"
+ALT = "accuracy over all tokens, by method"
+BEGIN, END = "<!-- controllers: begin -->", "<!-- controllers: end -->"
 MAX_TOKENS = 320
 AT_ONCE = 64
 """Requests, and rows of a batch."""
@@ -189,7 +195,29 @@ def plot(path):
     axes.set_ylabel("share solved")
     axes.legend(fontsize=7)
     figure.tight_layout()
-    figure.savefig(path.with_suffix(".png"), dpi=120)
+    figure.savefig(PLOT, metadata={"Date": None})
+
+
+def page(path):
+    """Write the table into the page, and the plot beside it."""
+    with path.open() as file:
+        found = list(csv.DictReader(file))
+    order = [(method, setting) for method, setting, _, _ in arms()]
+    found.sort(key=lambda one: order.index((one["method"], one["setting"])))
+    head = ("method", "setting", "accuracy %", "kept", "thrown away", "all tokens")
+    lines = [f"| {' | '.join(head)} |", "|---|---|---|---|---|---|"]
+    for one in found:
+        share, low, high = (f"{100 * float(one[name]):.1f}" for name in ("accuracy", "low", "high"))
+        cells = (one["method"], one["setting"], f"{share} [{low}, {high}]",
+                 *(f"{float(one[name]):.0f}" for name in ("kept", "thrown_away", "tokens")))  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    count = found[0]["problems"]
+    about = f"{count} held-out problems, half of three numbers and half of four; 95 % intervals."
+    between = "\n".join((BEGIN, about, "", *lines, "", f"![{ALT}](images/{PLOT.name})", END))
+    text = PAGE.read_text(encoding="utf-8")
+    pattern = f"{re.escape(BEGIN)}.*?{re.escape(END)}"
+    PAGE.write_text(re.sub(pattern, lambda _: between, text, flags=re.S), encoding="utf-8")
+    plot(path)
 
 
 async def throughput(server, count, loop):
@@ -220,7 +248,7 @@ async def throughput(server, count, loop):
 def main():
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("table", "plot", "throughput"))
+    parser.add_argument("what", choices=("table", "page", "throughput"))
     parser.add_argument("--problems", type=int, default=500)
     parser.add_argument("--only", nargs="*", default=())
     parser.add_argument("--csv", type=Path, default=HERE / "results" / "controllers.csv")
@@ -230,8 +258,8 @@ def main():
     given = parser.parse_args()
     if given.what == "table":
         table(given.problems, given.csv, given.only)
-    elif given.what == "plot":
-        plot(given.csv)
+    elif given.what == "page":
+        page(given.csv)
     else:
         asyncio.run(throughput(given.server, given.requests, given.loop))
 

@@ -208,8 +208,8 @@ def page(path):
     lines = [f"| {' | '.join(head)} |", "|---|---|---|---|---|---|"]
     for one in found:
         share, low, high = (f"{100 * float(one[name]):.1f}" for name in ("accuracy", "low", "high"))
-        cells = (one["method"], one["setting"], f"{share} [{low}, {high}]",
-                 *(f"{float(one[name]):.0f}" for name in ("kept", "thrown_away", "tokens")))  # fmt: skip
+        tokens = (f"{float(one[name]):.0f}" for name in ("kept", "thrown_away", "tokens"))
+        cells = (one["method"], one["setting"], f"{share} [{low}, {high}]", *tokens)
         lines.append(f"| {' | '.join(cells)} |")
     count = found[0]["problems"]
     about = f"{count} held-out problems, half of three numbers and half of four; 95 % intervals."

@@ -77,6 +77,34 @@ def decided(backend, names=tuple(STEERED), tokens=120):
     return asyncio.run(go())
 
 
+CROWD = 32
+"""Requests of each of two methods at once."""
+
+
+def check_crowd(backend):
+    """Many requests at once decide what one alone does, and leave no session behind."""
+    names = ("latr", "cntp")
+
+    async def go(backend, copies):
+        async def one(name, ids):
+            controller = Controller(backend, spec_of(name), vocabulary=vocabulary())
+            found = await controller.run(ids, sampling=ONE_TOKEN, max_tokens=32)
+            return found.ids, found.trace.forks
+
+        try:
+            asked = [(name, ids) for name in names for ids in prompts(4)[-ASKED:]]
+            found = await asyncio.gather(*(one(*pair) for pair in asked * copies))
+        finally:
+            await backend.close()
+        return [found[at :: len(asked)] for at in range(len(asked))]
+
+    alone = asyncio.run(go(in_process(), 1))
+    assert sum(forks for ((_, forks),) in alone) > 0
+    for together, (own,) in zip(asyncio.run(go(backend, CROWD // ASKED)), alone):
+        assert len(together) == CROWD // ASKED
+        assert all(one == own for one in together)
+
+
 def check_decided(backend):
     """Every method decides over a server what it decides in process, its measures included."""
     over, own = decided(backend), decided(in_process())

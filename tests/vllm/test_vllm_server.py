@@ -517,6 +517,12 @@ def test_controllers_decide_what_they_do_in_process(server):
     assert backend.trips
 
 
+def test_64_requests_at_once_decide_what_one_does(server):
+    steered.check_crowd(steered.served(server, "tiny", "vllm"))
+    assert live(server) == 0
+    assert settled(server)["tokenlens_slots_in_use"] == 0
+
+
 def live(server):
     """Requests that the scheduler has; its gauges are as of its last step: one more is made."""
     body = {"model": "tiny", "prompt": [1], "max_tokens": 1}

@@ -189,9 +189,14 @@ def leave(backend, how, live, *, aborts=True):
     how
         The way out: one of ``WAYS_OUT``.
     live
-        Says how many requests the server has.
+        Says how many requests the server has: looks between two of its steps.
     aborts
         False: children are left alone, and come to their own ends.
+
+    Returns
+    -------
+    tuple of int
+        Requests that the server had just after the way out, and children that were broken off.
     """
 
     async def until(is_so):
@@ -219,7 +224,14 @@ def leave(backend, how, live, *, aborts=True):
             else:
                 await controller.run(ids, max_tokens=400)
 
+        rows, start = [], branching_module.Pool._start
+
+        def starting(pool, row, room):
+            rows.append(row)
+            return start(pool, row, room)
+
         with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(branching_module.Pool, "_start", starting)
             patch.setattr(Rollout, "_branch", branching)
             tasks = [asyncio.ensure_future(run(ids)) for ids in prompts(4)[:2]]
             await until(lambda count: count >= 4)
@@ -231,7 +243,13 @@ def leave(backend, how, live, *, aborts=True):
                     task.cancel()
             found = await asyncio.gather(*tasks, return_exceptions=True)
             assert all(isinstance(one, WAYS_OUT[how]) for one in found), found
+            left = await asyncio.to_thread(live)
             await until(lambda count: count == 0)
+            if aborts:
+                assert all(row.task is None or row.task.done() for row in rows)
+            else:
+                await asyncio.gather(*(row.task for row in rows if row.task is not None))
             await backend.close()
+        return left, sum(row.ended == "cancelled" for row in rows)
 
     return asyncio.run(go())

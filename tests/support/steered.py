@@ -196,7 +196,7 @@ def leave(backend, how, live, *, aborts=True):
     Returns
     -------
     tuple of int
-        Requests that the server had just after the way out, and children that were broken off.
+        Children that still wrote when their request was over, and those that were broken off.
     """
 
     async def until(is_so):
@@ -243,12 +243,11 @@ def leave(backend, how, live, *, aborts=True):
                     task.cancel()
             found = await asyncio.gather(*tasks, return_exceptions=True)
             assert all(isinstance(one, WAYS_OUT[how]) for one in found), found
-            left = await asyncio.to_thread(live)
+            streams = [row.task for row in rows if row.task is not None]
+            left = sum(not one.done() for one in streams)
+            if not aborts:
+                await asyncio.gather(*streams)
             await until(lambda count: count == 0)
-            if aborts:
-                assert all(row.task is None or row.task.done() for row in rows)
-            else:
-                await asyncio.gather(*(row.task for row in rows if row.task is not None))
             await backend.close()
         return left, sum(row.ended == "cancelled" for row in rows)
 

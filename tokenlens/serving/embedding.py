@@ -143,6 +143,7 @@ class EmbeddingLayout:
     ----------
     table, head
         The engine's classes of input embeddings, and of output embeddings, which may be the same.
+        A subclass of torch's ``Embedding`` is never quantised.
     mixed
         Given the module's class: a subclass whose lookup is followed by :func:`mix`.
     instead
@@ -153,7 +154,7 @@ class EmbeddingLayout:
         Makes the module ready, before its class is changed.
     """
 
-    table: type[nn.Module]
+    table: type[nn.Module] | tuple[type[nn.Module], ...]
     head: type[nn.Module]
     mixed: Callable[[type[Any]], type[nn.Module]]
     instead: str
@@ -207,7 +208,8 @@ def per_layer_embeddings(model: nn.Module, layout: EmbeddingLayout) -> list[nn.M
 def _check(name: str, module: nn.Module, layout: EmbeddingLayout) -> None:
     method = type(getattr(module, "quant_method", None)).__name__
     weight = getattr(module, "weight", None)
-    if method != "UnquantizedEmbeddingMethod" or weight is None or weight.dtype not in TABLE_DTYPES:
+    plain = method == "UnquantizedEmbeddingMethod" or isinstance(module, nn.Embedding)
+    if not plain or weight is None or weight.dtype not in TABLE_DTYPES:
         raise EmbeddingError(
             f"{name}: got an embedding table of {getattr(weight, 'dtype', None)} ({method});"
             " allowed: float32, bfloat16 or float16, not quantised, because rows of a quantised"

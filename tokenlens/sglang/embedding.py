@@ -1,5 +1,10 @@
-"""SGLang's input embedding, with our op behind the lookup and before shards are summed."""
+"""SGLang's input embedding, with our op behind the lookup and before shards are summed.
 
+Gemma 3, 3n and 4 have a table of their own kind, whole on every rank: the op is put between its
+look-up and what it makes of the rows (their scale).
+"""
+
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,10 +18,24 @@ INSTEAD = "after --tokenlens-allow"
 def layout() -> EmbeddingLayout:
     """How SGLang embeds tokens. Imports SGLang."""
     from sglang.srt.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+    from sglang.srt.models.gemma3_causal import Gemma3TextScaledWordEmbedding
 
-    return EmbeddingLayout(
-        VocabParallelEmbedding, ParallelLMHead, _mixed, INSTEAD, _refuse_adapters
-    )
+    tables = (VocabParallelEmbedding, Gemma3TextScaledWordEmbedding)
+    return EmbeddingLayout(tables, ParallelLMHead, _mixed, INSTEAD, _refuse_adapters, _prepare)
+
+
+def _prepare(module: Any) -> None:
+    if not hasattr(module, "shard_indices"):
+        module.shard_indices = SimpleNamespace(org_vocab_start_index=0)
+
+
+class _Lookup(nn.Embedding):
+    """A plain look-up, followed by the op: what a subclass calls as its base's ``forward``."""
+
+    def forward(self, input_: Tensor) -> Tensor:
+        rows = super().forward(input_)
+        mix(self, input_, rows)
+        return rows
 
 
 def _refuse_adapters(name: str, module: nn.Module) -> None:
@@ -30,6 +49,9 @@ def _refuse_adapters(name: str, module: nn.Module) -> None:
 
 def _mixed(base: type[Any]) -> type[nn.Module]:
     """A subclass of the module's own class whose lookup is followed by the op."""
+    if issubclass(base, nn.Embedding):
+        # Behind the base and before its own base, in the order in which Python looks.
+        return type(base.__name__, (base, _Lookup), {})
 
     class _Mixed(base):  # type: ignore[misc]  # the base is the engine's
         def _embed_local_shard(self, input_: Tensor) -> Tensor:

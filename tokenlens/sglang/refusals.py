@@ -172,8 +172,15 @@ def _processes(args: Any) -> list[tuple[bool, str]]:
     ]
 
 
-MULTIMODAL: frozenset[str] = frozenset()
-"""Multimodal classes that a test has seen think in mixtures."""
+MULTIMODAL = frozenset(
+    {
+        "Qwen2VLForConditionalGeneration",
+        "Qwen2_5_VLForConditionalGeneration",
+        "Qwen3VLForConditionalGeneration",
+    }
+)
+"""Multimodal classes that tests/families has seen think in mixtures, with images and without:
+docs/families.md."""
 
 
 def check_model(model_config: Any, settings: Settings) -> None:

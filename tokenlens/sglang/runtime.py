@@ -120,7 +120,9 @@ class RequestFollower:
 
     def _admit(self, req: Any) -> None:
         try:
-            request = self.engine.admit(req.rid, req.sampling_params, req.origin_input_ids)
+            # As the client's prompt was read: `origin_input_ids` has hashes in an image's place.
+            prompt = req.origin_input_ids_unpadded
+            request = self.engine.admit(req.rid, req.sampling_params, prompt)
             if request is None:
                 return
             setattr(req, LATENT, is_latent(request.spec))

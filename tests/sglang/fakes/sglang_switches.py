@@ -102,19 +102,26 @@ def watch(runtime):
     runtime.RequestFollower.decide = _decide
     mixed = embedding._mixed
 
+    def compared(module, input_, stock, rows):
+        plain = module.tokenlens_pointers[: input_.numel()] < 0
+        if not torch.equal(rows[plain], stock[plain]):
+            raise AssertionError("an embedding without a mixture was changed")
+        if not plain.all():
+            Untouched.tokens += int(plain.sum())
+        return rows
+
     def _mixed(base):
         class Watched(mixed(base)):
             def _embed_local_shard(self, input_):
                 stock = base._embed_local_shard(self, input_).clone()
-                rows = super()._embed_local_shard(input_)
-                plain = self.tokenlens_pointers[: input_.numel()] < 0
-                if not torch.equal(rows[plain], stock[plain]):
-                    raise AssertionError("an embedding without a mixture was changed")
-                if not plain.all():
-                    Untouched.tokens += int(plain.sum())
-                return rows
+                return compared(self, input_, stock, super()._embed_local_shard(input_))
 
-        return Watched
+        class WatchedWhole(mixed(base)):
+            def forward(self, input_):
+                stock = torch.nn.functional.embedding(input_, self.weight) * self.embed_scale
+                return compared(self, input_, stock, super().forward(input_))
+
+        return WatchedWhole if issubclass(base, torch.nn.Embedding) else Watched
 
     embedding._mixed = _mixed
 

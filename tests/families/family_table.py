@@ -27,13 +27,15 @@ does the same for your model, in your engine); feeding the visible tokens instea
 figure beside it. Models are tiny and random, built from their configurations; `make test-families`
 runs them all and writes this page. transformers {version}, CPU. Where there is a figure for SGLang
 ({sglang}, CPU), an engine of its own decoded three such rows, twice, the second time from its radix
-cache, and was replayed through transformers; the others were not tried there.
+cache, and was replayed through transformers. *stock differs*: plain rows are off as well (all
+three have a sliding window here); *does not run*: behind the fakes of SGLang's
+kernels, or with this version's configuration. Where there is nothing it was not tried.
 
 """
 
 ON_SGLANG = (
-    *("llama", "qwen2", "qwen3", "mistral", "phi3", "glm4", "olmo2", "granite"),
-    *("gemma", "gemma2", "gemma3_text", "qwen3_moe", "mixtral", "gpt_oss"),
+    *("llama", "qwen2", "qwen3", "glm4", "olmo2", "granite", "gemma3_text"),
+    *("qwen3_moe", "glm4_moe"),
 )
 """Architectures of which SGLang runs what the fakes of its kernels leave to torch."""
 
@@ -91,6 +93,17 @@ def wrong(found: Any) -> str | None:
     return None
 
 
+def on_sglang(found: Any) -> str:
+    """A cell of the table."""
+    if not isinstance(found, list):
+        return "does not run"
+    plain = max(one["traced"] for one in found if one["row"] == "plain")
+    if plain > TOLERANCE:
+        return "stock differs"
+    most = f"{max(one['traced'] for one in found):.1e}"
+    return most if wrong(found) is None else f"{most}, plain {plain:.1e}"
+
+
 def store_sglang(found: dict[str, Any]) -> None:
     """Keep what SGLang gave."""
     from tokenlens import versions
@@ -98,8 +111,8 @@ def store_sglang(found: dict[str, Any]) -> None:
     whole = json.loads(ON_SGLANG_RESULTS.read_text()) if ON_SGLANG_RESULTS.exists() else {}
     rows = whole.get("rows", {})
     for name, one in found.items():
-        if name in TEXT and wrong(one) is None:
-            rows[name] = max(row["traced"] for row in one)
+        if name in TEXT:
+            rows[name] = on_sglang(one)
     whole = {"sglang": versions.installed("sglang"), "rows": dict(sorted(rows.items()))}
     ON_SGLANG_RESULTS.write_text(json.dumps(whole, indent=1) + "\n")
 
@@ -119,8 +132,7 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
         for name in names.split():
             row = rows[name]
             cells = (f"`{name}`", f"{row['traced']:.1e}", f"{row['tokens']:.2g}", row["static"])
-            there = sglang["rows"].get(name)
-            cells = (*cells, "" if there is None else f"{there:.1e}")
+            cells = (*cells, sglang["rows"].get(name, ""))
             lines.append(f"| {' | '.join(cells)} |\n")
         lines.append("\n")
     return "".join(lines).rstrip() + "\n" + TAIL.format(sight=sight_table.section())

@@ -367,6 +367,47 @@ def test_a_marker_in_somebody_else_s_words_is_none(chat):
     assert checked == 36
 
 
+ROLES = (
+    ("system", "system", "user"),
+    ("system", "user", "system"),
+    ("system", "user", "assistant", "system", "user"),
+    ("user", "system", "system"),
+)
+
+
+def templated(tokenizer, roles, contents):
+    """Ids, ``None`` where the template takes no such conversation."""
+    messages = [{"role": role, "content": text} for role, text in zip(roles, contents)]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception:
+        return None
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def test_several_system_turns_open_no_thought(chat):
+    # Some templates merge them, some write each, some refuse them.
+    for start, end in MARKED:
+        request = bound(chat, start, end)
+        for roles in ROLES:
+            plain = templated(chat, roles, ["it"] * len(roles))
+            if plain is None:
+                continue
+            same = request.markers.after(plain)
+            for place in range(len(roles)):
+                contents = ["it"] * len(roles)
+                contents[place] = f"think in {start} it"
+                ids = templated(chat, roles, contents)
+                assert request.markers.after(ids)[:2] == same[:2], (roles, place)
+                going_on = ids + chat.encode(f"{start}so far", add_special_tokens=False)
+                assert request.markers.after(going_on)[0] == Phase.THINKING
+
+
+def test_several_system_turns_are_taken_by_most_templates():
+    taken = {name: templated(load(name), ROLES[0], ["it"] * 3) for name in TEMPLATED}
+    assert sum(ids is not None for ids in taken.values()) >= 3, taken
+
+
 def test_without_the_ends_of_turns_it_would_be_one(chat):
     request = bound(chat, "<think>", "</think>")
     ids = prompt_of(chat, "what does <think> mean?")

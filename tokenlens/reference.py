@@ -4,8 +4,9 @@ Knows nothing that the configs do not say; a field's meaning stands beside the f
 """
 
 import inspect
+import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -18,8 +19,9 @@ from tokenlens.spec.registry import METHOD_CONFIGS, models_of
 HEAD = """# Methods and their fields
 
 Generated from the configs by `python -m tokenlens.reference`; a test compares the two. *published*
-is what `profile: published` sets where it differs from the default. Temperatures divide logits,
-entropies are in nats unless a field says otherwise, counts are in tokens.
+is what `profile: published` sets where it differs from the default. Of a group of fields only what
+differs from its own defaults is shown. Temperatures divide logits, entropies are in nats unless a
+field says otherwise, counts are in tokens.
 """
 
 
@@ -48,13 +50,38 @@ def rows(config: type[BaseModel], published: Mapping[str, Any] | None = None) ->
         FieldRow(
             name,
             info.description or "",
-            describe(schema, _without_meaning(schema["properties"][name])),
+            _linked(describe(schema, _without_meaning(schema["properties"][name])), info),
             _default(info),
             _value(published[name]) if name in published else "",
         )
         for name, info in config.model_fields.items()
         if name not in ("method", "profile", "quirks")
     ]
+
+
+def _linked(allowed: str, info: FieldInfo) -> str:
+    """What is allowed, with links to the fields of the mappings."""
+    groups = ", ".join(f"[{model.__name__}](#{model.__name__.lower()})" for model in _groups(info))
+    return allowed.replace("a mapping", f"a mapping: {groups}") if groups else allowed
+
+
+def _groups(info: FieldInfo) -> list[type[BaseModel]]:
+    found, rest = [], [info.annotation]
+    while rest:
+        kind: Any = rest.pop(0)
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found.append(kind)
+        rest += get_args(kind)
+    return found
+
+
+def _source(config: type[BaseModel]) -> str:
+    """Where the method is from, as the module of its config says in brackets."""
+    module = inspect.getmodule(config)
+    found = re.search(r"\(([^)]*(?:arXiv|https?:)[^)]*)\)", (module and module.__doc__) or "")
+    if not issubclass(config, MethodBase) or not found or found[1] in (config.__doc__ or ""):
+        return ""
+    return f" Source: {found[1]}."
 
 
 def _without_meaning(node: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -96,7 +123,7 @@ def _table(found: list[FieldRow]) -> list[str]:
 def _section(title: str, config: type[BaseModel]) -> list[str]:
     body = inspect.getdoc(config) or ""
     fields = _table(rows(config)) if rows(config) else ["No fields."]
-    lines = [f"## {title}", "", body.split("\n\n")[0], "", *fields, ""]
+    lines = [f"## {title}", "", body.split("\n\n")[0] + _source(config), "", *fields, ""]
     quirks = config.quirks_model() if issubclass(config, MethodBase) else None
     if quirks is not None:
         set_by = getattr(config, "published", {}).get("quirks", {})

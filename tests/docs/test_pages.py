@@ -89,3 +89,20 @@ def test_the_settings_of_the_guide_s_server_let_its_method_in():
     with outside.let_in():
         settings = Settings.of(given)
         settings.check(parse_spec({"methods": [{"method": "pulse_gate"}]}))
+
+
+def test_every_method_of_a_paper_names_it():
+    controls = {"no_thinking", "answer_now", "thinking_budget", "static_window", "random_route"}
+    unsourced = [
+        name
+        for name in METHOD_CONFIGS
+        if "arXiv" not in reference.markdown().split(f"\n## {name}\n")[1].split("\n## ")[0]
+    ]
+    assert set(unsourced) <= {*controls, "top1"}
+
+
+def test_a_group_of_fields_is_a_link_to_them():
+    section = reference.markdown().split("\n## lead\n")[1].split("\n## ")[0]
+    for group in ("Gate", "Blend", "SwitchControl"):
+        assert f"[{group}](#{group.lower()})" in section
+        assert f"\n## {group}\n" in reference.markdown()

@@ -1,6 +1,7 @@
 """The gate as a step function: ties, bounds, windows, the cap; and what holds of every script."""
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from tokenlens import DecodingSpec
 from tokenlens.core import Phase
 from tokenlens.core.columns import PHASE
 from tokenlens.methods._shared.gate.rule import GateRules, GateState, gate_step
-from tokenlens.methods._shared.gate.step import NEVER, SWITCHES
+from tokenlens.methods._shared.gate.step import GATE, NEVER, SWITCHES
+from tokenlens.methods.soft_thinking.config import ConceptTokens, SoftThinking
 from tokenlens.spec import (
     Blend,
     Gate,
@@ -345,3 +347,12 @@ def test_the_first_blend_is_a_line_break_and_published_its_two_characters(profil
     assert first[anchor] == pytest.approx(0.1)
     assert first[1] == pytest.approx(0.9)
     assert first[other] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_config_of_any_name_with_a_gate_is_served_by_the_gate():
+    class Mine(ConceptTokens):
+        method: Literal["mine"] = "mine"
+        gate: Gate = Gate(enter=0.3)
+
+    assert GATE.serves(Mine())
+    assert not GATE.serves(SoftThinking())

@@ -25,7 +25,7 @@ SwiReasoning's entropies are rounded to the model's dtype; its math tokens are a
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -58,7 +58,6 @@ from tokenlens.methods._shared.gate.fields import MAX_EXEMPT, Gate
 from tokenlens.methods._shared.gate.rule import GateRules, GateState, gate_step
 from tokenlens.methods._shared.gate.switching import Switching
 from tokenlens.methods.selar.config import Selar
-from tokenlens.methods.think_router.config import ThinkRouter
 from tokenlens.spec import SpecError
 from tokenlens.spec.needs import Need
 from tokenlens.spec.registry import AnyMethod
@@ -120,7 +119,8 @@ class GateMethod(Method):
         return (SWITCH,)
 
     def serves(self, config: AnyMethod) -> bool:
-        return isinstance(config, (ThinkRouter, Switching, Selar))
+        # Whatever its name: the settings of the gate are in the field.
+        return isinstance(getattr(config, "gate", None), Gate)
 
     def admit(self, config: AnyMethod, admission: Admission) -> Mapping[Field, Value]:
         gate = _gated(config).gate
@@ -223,9 +223,16 @@ class GateMethod(Method):
             switch_control.commit(rows, left & on, rows[SWITCHES])
 
 
-def _gated(config: AnyMethod) -> ThinkRouter | Switching | Selar:
-    assert isinstance(config, (ThinkRouter, Switching, Selar))
-    return config
+class _Gated(Protocol):
+    """A config with a gate, whatever its name."""
+
+    method: str
+    gate: Gate
+    temperature: float
+
+
+def _gated(config: AnyMethod) -> _Gated:
+    return cast("_Gated", config)
 
 
 def _here(rows: Rows) -> Tensor:

@@ -88,7 +88,7 @@ WRONG = dict(declared()) | {
     "top1 alone": (methods("top1"), "methods", "top1 alone", "'soft_thinking'"),
     "two kinds of noise": (
         methods("soft_thinking", "gumbel_noise", "dirichlet_noise"),
-        "methods", "gumbel_noise and dirichlet_noise", "one of the two"),
+        "methods", "gumbel_noise and dirichlet_noise", "one kind of noise at a time"),
     "two ends of thinking": (
         {"methods": [{"method": "no_thinking"}, {"method": "answer_now", "after": 3}]},
         "methods", "no_thinking and answer_now", "one of the two"),
@@ -147,7 +147,7 @@ WRONG = dict(declared()) | {
     "two temperatures": (
         {"methods": [{"method": "edt"}, {"method": "hapo", "median": 0, "std": 1, "scale_pos": 1,
                                          "scale_neg": 1}]},
-        "methods", "edt and hapo", "one of the two"),
+        "methods", "edt and hapo", "one adaptive temperature at a time"),
     "a floor of 0": (one("edt", floor=0), "methods[0].floor", "0", "at least"),
     "seed below 0": ({"seed": -1}, "seed", "-1", "at least 0"),
     "seed of 64 bits": ({"seed": 1 << 63}, "seed", "9223372036854775808", "below"),

@@ -76,9 +76,10 @@ class Method:
         return Need.NOTHING
 
     def edits(self, config: AnyMethod) -> bool:
-        """Whether a request with this config needs the edit hook, which costs a copy of the logits.
+        """Whether a request with this config needs the edit hook.
 
-        True for every method that has one, unless it says otherwise.
+        It costs a look at every logit, and a copy of them where the engine keeps its own. True for
+        every method that has one, unless it says otherwise.
         """
         return overrides(self, "edit")
 
@@ -86,7 +87,17 @@ class Method:
         """May start a forced sequence, before anything looks at the logits."""
 
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
-        """Edited logits: the given tensor, a copy that may be changed in place, or another one."""
+        """Edited logits: the given tensor, or another one.
+
+        Parameters
+        ----------
+        logits
+            ``[num_rows, >= vocab_size]``, perhaps the engine's own, with rows of requests that
+            asked for nothing. It must not be written to: a few logits are changed in the tensor
+            that ``rows.edits.writable(logits, ids)`` gives, which keeps what they held; whole rows
+            are edited in a new tensor, and ``torch.where(rows[self.on][:, None], ...)`` leaves the
+            others alone. A method from outside is handed a copy, which it may write to.
+        """
         return logits
 
     def request_signals(self, rows: Rows, request: SignalRequest) -> None:

@@ -11,8 +11,8 @@ from tokenlens.spec.base import MethodBase
 
 SINGLE: Mapping[str, str] = {
     "latent": "one of {members}",
-    "noise": "one of the two: one kind of noise at a time",
-    "temperature": "one of the two: one adaptive temperature at a time",
+    "noise": "one of {members}: one kind of noise at a time",
+    "temperature": "one of {members}: one adaptive temperature at a time",
     "budget": "one of them: each ends thinking",
 }
 """Families of which a spec has one member, and what is allowed instead of several."""

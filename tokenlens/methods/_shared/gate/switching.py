@@ -9,7 +9,7 @@ from tokenlens.methods._shared.gate.fields import MAX_ANCHORS, Blend, Gate, Swit
 from tokenlens.spec.base import LEAST, MAX_ENTRIES, QUIRKS, MethodBase, Needs, StrictModel
 from tokenlens.spec.needs import Need
 
-DENSE_WAY_OUT = "mixture = top_k, the 64 most probable tokens"
+DENSE_WAY_OUT = f"mixture = top_k, the {MAX_ENTRIES - MAX_ANCHORS} most probable tokens"
 
 
 class SwitchingQuirks(StrictModel):

@@ -10,10 +10,12 @@ from logit_support import END, VOCAB, Bench
 from tokenlens.core.method import Method
 from tokenlens.methods.registry import METHODS
 from tokenlens.spec import (
+    METHOD_CONFIGS,
     S1,
     AlphaOne,
     CyclicReflex,
     Edt,
+    ForkingTemperature,
     Hapo,
     MinP,
     NoWait,
@@ -40,14 +42,16 @@ EVERY = (
     TopNSigma(n=4.0),
     MinP(min_p=0.01),
 )
-TEMPERATURES = (Edt(), Hapo.model_validate(STATISTICS))
+TEMPERATURES = (Edt(), Hapo.model_validate(STATISTICS), ForkingTemperature(threshold=1.0))
 
 
 def test_the_documented_order_is_the_registrys():
     (line,) = re.findall(r"^`(.* → .*)`$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
-    ours = {config.method for config in (*EVERY, *TEMPERATURES)}
-    edits = [m.name for m in METHODS if m.name in ours and type(m).edit is not Method.edit]
+    latent = {name for name, config in METHOD_CONFIGS.items() if "latent" in config.family}
+    edits = [m.name for m in METHODS if type(m).edit is not Method.edit and m.name not in latent]
     assert line.split(" → ") == edits
+    # What is composed below are all of them.
+    assert {config.method for config in (*EVERY, *TEMPERATURES)} == set(edits)
     names = [method.name for method in METHODS]
     assert names.index("min_p") < names.index("soft_thinking"), "before the concept token"
 

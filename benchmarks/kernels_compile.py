@@ -183,8 +183,21 @@ def _table_variants() -> list[Variant]:
                 )
                 | _numbers("table_stride", "hidden")
                 | {"scale": "fp32"}
-                | _numbers("shard_start", "shard_size", "width", "num_plans"),
-                {"IS_STREAM": stream, "BLOCK": 1024, "UNROLL": mixture._UNROLL},
+                | _numbers("shard_start", "shard_size", "width", "num_plans")
+                | _pointers(
+                    vectors_ptr="fp32",
+                    vector_rows_ptr="i64",
+                    noise_scale_ptr="fp32",
+                    noise_seed_ptr="i64",
+                    noise_position_ptr="i64",
+                ),
+                {
+                    "IS_STREAM": stream,
+                    "ADDS": stream,
+                    **mixture.NOISE,
+                    "BLOCK": 1024,
+                    "UNROLL": mixture._UNROLL,
+                },
                 num_warps=mixture.warps_for(is_hip=False),
                 num_warps_hip=mixture.warps_for(is_hip=True),
                 divisible=("table_stride", "hidden"),

@@ -130,3 +130,28 @@ def test_rejections_name_the_argument_and_what_is_allowed() -> None:
     rejected(r"plan_weights: got shape \(4, 5\)", plan_weights=torch.zeros(4, 5))
     rejected(r"table: got dtype torch.float64", table=torch.zeros(5, 6, dtype=torch.float64))
     rejected(r"out: got shape \(2, 130\)", out=torch.zeros(2, 130))
+
+
+def test_plans_add_vectors_and_noise() -> None:
+    arguments = _case(torch.float32)
+    vectors = torch.randn(3, 130, generator=torch.Generator().manual_seed(1))
+    added = (
+        vectors,
+        torch.tensor([2, 0, 0, 1]),
+        torch.tensor([0.0, 0.0, 0.5, 0.0]),
+        torch.full((4,), 3),
+        torch.arange(4),
+    )
+    plain = concept_embedding(**arguments)
+    got = concept_embedding(**arguments, added=added)
+    assert got[[1, 2, 3]].equal(plain[[1, 2, 3]])
+    torch.testing.assert_close(got[0] - plain[0], vectors[1])
+    torch.testing.assert_close(got[5] - plain[5], vectors[2])
+    assert 0.3 < float((got[16] - plain[16]).std()) < 0.7
+    expected = naive.concept_embedding(*arguments.values(), 1.0, 0, torch.float32, *added)
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
+    for wrong in (added[:4], (vectors.half(), *added[1:]), (vectors[:, :5], *added[1:])):
+        with pytest.raises(ValueError, match="added"):
+            concept_embedding(**arguments, added=wrong)
+    with pytest.raises(ValueError, match="a scale of 2"):
+        concept_embedding(**arguments, added=added, scale=2.0)

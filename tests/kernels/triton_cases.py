@@ -319,6 +319,34 @@ def test_embedding_of_a_stream(dtype: torch.dtype, scale: float, shard: tuple[in
         assert out.cpu()[plain].equal(table[token_ids[plain] - shard[0]])
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_plans_add_vectors_and_noise(dtype: torch.dtype) -> None:
+    table, plan_ids, plan_weights = _mixture_case(4, 6, 130, dtype)
+    # The second is nothing but its vector, the third has a vector and noise.
+    plan_weights[1] = 0.0
+    vectors = torch.randn(3, 130, generator=torch.Generator().manual_seed(1))
+    vectors[0] = torch.nan
+    added = (
+        vectors,
+        torch.tensor([0, 1, 2, 0]),
+        torch.tensor([0.0, 0.0, 0.3, 2.0]),
+        torch.tensor([9, 9, 2**40 + 7, -3]),
+        torch.tensor([0, 5, 6, 2**31 - 1]),
+    )
+    token_ids, plan_row = torch.arange(7), torch.tensor([-1, 0, 1, 2, 3, -1, 2])
+    arguments = (token_ids, plan_row, plan_ids, plan_weights, table)
+    out = torch.full((7, 130), torch.nan, dtype=dtype, device=DEVICE)
+    moved = [tensor.to(DEVICE) for tensor in added]
+    mixture_triton.concept_embedding_out(*(t.to(DEVICE) for t in arguments), 1.0, 0, out, *moved)
+    expected = embedding_naive.concept_embedding(*arguments, 1.0, 0, dtype, *added)
+    rounding = max(ROUNDING[dtype], 4e-6)
+    torch.testing.assert_close(out.cpu(), expected, rtol=rounding, atol=rounding)
+    without = torch.empty_like(out)
+    mixture_triton.concept_embedding_out(*(t.to(DEVICE) for t in arguments), 1.0, 0, without)
+    # Plans that add nothing, and plain tokens, are bit for bit what they were.
+    assert out[[0, 1, 5]].equal(without[[0, 1, 5]])
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_plan_that_is_not_finite_is_a_plain_token(value: float) -> None:
     table, plan_ids, plan_weights = _mixture_case(4, 11, 1300, torch.float32)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from ..concept_mixture.cpu import concept_mixture
+from .naive import addition
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 
@@ -23,6 +25,7 @@ def concept_embedding(
     scale: float,
     shard_start: int,
     out_dtype: torch.dtype,
+    *added: Tensor | None,
 ) -> Tensor:
     """The op, see `tokenlens_kernels.concept_embedding`."""
     latent = (plan_row >= 0) & (plan_row < plan_ids.shape[0])
@@ -45,8 +48,12 @@ def concept_embedding(
     rows = latent.nonzero().flatten()
     if rows.shape[0]:
         plans = plan_row[rows]
+        adds = bool(added) and added[0] is not None
+        wide = torch.float32 if adds else out_dtype
         mixed = concept_mixture(
-            table, plan_ids[plans], plan_weights[plans], scale, shard_start, out_dtype
+            table, plan_ids[plans], plan_weights[plans], scale, shard_start, wide
         )
+        if adds:
+            mixed = (mixed + addition(plans, *added)).to(out_dtype)
         out.index_copy_(0, rows, mixed)
     return out

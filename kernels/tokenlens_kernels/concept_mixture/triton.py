@@ -7,12 +7,22 @@ masked off, so a row with one live entry reads one row of the table.
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
 # Kernels are written in Triton's language, whose values have no Python types.
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import philox
 from .._launch import FP_FUSION, ceil_div, next_power_of_two, on_device_of
+
+# Handed to the kernel as compile-time arguments: the interpreter does not unwrap global constants.
+NOISE = {
+    "NORMAL_STREAM": philox.NORMAL,
+    "UNIFORM_FLOOR": philox.UNIFORM_FLOOR,
+    "UNIFORM_CEILING": philox.UNIFORM_CEILING,
+}
 
 # Entries whose rows are loaded before the first is needed.
 _UNROLL = 8
@@ -39,7 +49,17 @@ def mixture_kernel(
     shard_size,
     width,
     num_plans,
+    # Read only with ADDS: [num_vectors, hidden] float32, [num_plans] int64, float32, int64, int64
+    vectors_ptr,
+    vector_rows_ptr,
+    noise_scale_ptr,
+    noise_seed_ptr,
+    noise_position_ptr,
     IS_STREAM: tl.constexpr,
+    ADDS: tl.constexpr,
+    NORMAL_STREAM: tl.constexpr,
+    UNIFORM_FLOOR: tl.constexpr,
+    UNIFORM_CEILING: tl.constexpr,
     BLOCK: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
@@ -70,6 +90,22 @@ def mixture_kernel(
             x = tl.load(table_ptr + local * table_stride + columns, mask=columns < stop, other=0.0)
             total += weight * x.to(tl.float32)
             mass += weight
+    if ADDS:
+        vector = tl.load(vector_rows_ptr + plan)
+        stop = tl.where(vector > 0, hidden, 0)
+        total += tl.load(vectors_ptr + vector * hidden + columns, mask=columns < stop, other=0.0)
+        deviation = tl.load(noise_scale_ptr + plan)
+        if deviation != 0.0:
+            counter = (
+                (tl.load(noise_position_ptr + plan) << 32)
+                | (NORMAL_STREAM << 24)
+                | columns.to(tl.int64)
+            )
+            first, second, _, _ = tl.randint4x(tl.load(noise_seed_ptr + plan), counter)
+            u = tl.uint_to_uniform_float(first)
+            u = tl.minimum(tl.maximum(u, UNIFORM_FLOOR), UNIFORM_CEILING)
+            angle = 6.283185307179586 * tl.uint_to_uniform_float(second)
+            total += deviation * (tl.sqrt(-2.0 * tl.log(u)) * tl.cos(angle))
     if IS_STREAM:
         # Weights that are not finite are no mixture: the token's own embedding stands in.
         if (mass > -float("inf")) & (mass < float("inf")):
@@ -101,6 +137,7 @@ def _launch(
     shard_start: int,
     out: Tensor,
     is_stream: bool,
+    added: Sequence[Tensor] | None = None,
 ) -> None:
     num_rows, hidden = out.shape
     if num_rows == 0 or hidden == 0:
@@ -121,7 +158,10 @@ def _launch(
             table.shape[0],
             ids.shape[1],
             ids.shape[0],
+            *(added or [weights, ids, weights, ids, ids]),
             IS_STREAM=is_stream,
+            ADDS=added is not None,
+            **NOISE,
             BLOCK=block,
             UNROLL=_UNROLL,
             num_warps=warps_for(torch.version.hip is not None),
@@ -159,8 +199,10 @@ def concept_embedding_out(
     scale: float,
     shard_start: int,
     out: Tensor,
+    *added: Tensor | None,
 ) -> None:
     """The op, see `tokenlens_kernels.concept_embedding`."""
+    given = [tensor for tensor in added if tensor is not None]
     _launch(
         table,
         token_ids.contiguous(),
@@ -171,4 +213,5 @@ def concept_embedding_out(
         shard_start,
         out,
         is_stream=True,
+        added=given or None,
     )

@@ -14,6 +14,7 @@ from conformance_table import (
     OUTSIDE,
     QUESTION,
     REASONER,
+    VECTORS,
     WORD_METHODS,
     Scenario,
     hosted,
@@ -161,7 +162,8 @@ def reasoner_scenarios(tokenizer: Any, engine: str = "vllm") -> tuple[Scenario, 
     """The table's requests of a model that thinks: markers and phases come from its tokenizer."""
     rows = [(name, row, methods) for row in range(3) for name, methods in REASONER.items()]
     more = {**METHODS, **WORD_METHODS, **OUTSIDE}
-    turns = {name: index % 3 for index, name in enumerate(one for one in more if one not in LATER)}
+    first = [one for one in more if one not in (*LATER, *VECTORS)]
+    turns = {name: index % 3 for index, name in enumerate(first)}
     rows += [(name, {**turns, **QUESTION}[name], methods) for name, methods in more.items()]
     found = []
     for name, row, methods in rows:

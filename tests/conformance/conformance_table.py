@@ -60,6 +60,11 @@ QUESTION = {
     "soft-forking": 0,
     "pulse-gate": 0,
     "soft-no-echo": 1,
+    "coconut": 2,
+    "coconut-placeholder": 0,
+    "latent-mas": 1,
+    "lead-full": 2,
+    "soft-tokens": 0,
 }
 """The same for the reasoner: which question is asked."""
 
@@ -73,6 +78,15 @@ def thinking_prompt(name: str) -> tuple[int, ...]:
 
 
 TREND = {"of": "raw", "trend": True, "first": "latent", "dwell_discrete": 2}
+
+VECTORS: dict[str, tuple[dict[str, Any], ...]] = {
+    "coconut": ({"method": "coconut", "steps": 5},),
+    "coconut-placeholder": ({"method": "coconut", "steps": 6, "placeholder": 9},),
+    "latent-mas": ({"method": "latent_mas", "steps": 6},),
+    "lead-full": ({"method": "lead", "gate": TREND, "mixture": "full"},),
+    "soft-tokens": ({"method": "soft_tokens"},),
+}
+"""Rows that are fed more than concept tokens: hidden states, the whole vocabulary, noise."""
 
 METHODS: dict[str, tuple[dict[str, Any], ...]] = {
     "think-router-gumbel": (
@@ -106,6 +120,7 @@ METHODS: dict[str, tuple[dict[str, Any], ...]] = {
     "soft-grpo-noise": (soft(), {"method": "soft_grpo_noise"}),
     "latent-sft": ({"method": "latent_grpo"},),
     "cot2": ({"method": "cot2"},),
+    **VECTORS,
     "tripwire": (
         {"method": "tripwire", "entropy": 0.5, "temperature": 0.6, "top_p": 0.95, "skip": 9},
     ),
@@ -153,7 +168,7 @@ REASONER: dict[str, tuple[dict[str, Any], ...] | None] = {
 """What the reasoner is asked with every question."""
 
 REFUSED: dict[str, frozenset[str]] = {
-    "vllm": frozenset({"soft_tokens", "coconut", "latent_mas"}),
+    "vllm": frozenset(),
     "sglang": frozenset({"soft_tokens", "coconut", "latent_mas"}),
 }
 """Methods that an engine refuses; its own tests show the refusal."""
@@ -233,4 +248,5 @@ def hosted(engine: str, scenarios: tuple[Scenario, ...] = EVERY) -> tuple[Scenar
         one
         for one in scenarios
         if REFUSED[engine].isdisjoint(method["method"] for method in one.methods or ())
+        and not (engine == "sglang" and any(m.get("mixture") == "full" for m in one.methods or ()))
     )

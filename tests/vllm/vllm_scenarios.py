@@ -23,7 +23,7 @@ def allowing(*methods, **settings):
 
 def preempted_scenario(path, switches=None):
     """The table twice over, on a cache that is too small for it."""
-    job = table_scenario(path, switches, **SMALL_CACHE)
+    job = table_scenario(path, switches, trace="full", **SMALL_CACHE)
     return {**job, "runs": job["runs"] * 2}
 
 

@@ -306,6 +306,16 @@ class Lifecycle:
         return Need.LATENT in self._now.needs
 
     @property
+    def adds(self) -> bool:
+        """A live request may be fed more than concept tokens."""
+        return bool(Need.OF_ENGINE & self._now.needs)
+
+    @property
+    def reads_hidden(self) -> bool:
+        """A live request may be fed hidden states."""
+        return Need.HIDDEN_STATE in self._now.needs
+
+    @property
     def used(self) -> frozenset[Field]:
         """Columns in which a live request came with another value than the default."""
         return frozenset(self._now.used)

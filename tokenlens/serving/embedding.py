@@ -12,15 +12,22 @@ from typing import Any
 import numpy as np
 import torch
 from tokenlens_kernels import concept_embedding, concept_mixture
+from tokenlens_kernels.concept_embedding.naive import addition
 from torch import Tensor, nn
 
+from tokenlens.core.engine_vectors import Total
 from tokenlens.core.next_input import PER_LAYER
 from tokenlens.errors import EmbeddingError
+from tokenlens.serving.host import HeadWatch
 from tokenlens.serving.store import ConceptStore
+from tokenlens.serving.vectors import VectorStore
 
 NAMES = re.compile(
     r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|embedding|embeddings)$"
 )
+ADDED = ("vectors", "vector_rows", "noise_scale", "noise_seed", "noise_position")
+"""What entries add to their mixtures: see :class:`tokenlens.serving.vectors.VectorStore`."""
+
 TABLE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -38,6 +45,7 @@ def _mix(
     table: Tensor,
     shard_start: int,
     rows: Tensor,
+    *added: Tensor | None,
 ) -> None:
     """Overwrite the rows of a lookup that are fed a concept token, in place.
 
@@ -54,19 +62,36 @@ def _mix(
         ``[shard_size, hidden]`` and its first id.
     rows
         ``[num_tokens, hidden]``, zero for ids of another shard.
+    added
+        What entries add to their mixtures, in the order of ``ADDED``; ``None`` where no request
+        may: the first shard adds it, and no other, because the shards' rows are summed.
     """
     if rows.device.type == "cpu":
-        _mix_on_cpu(pointers, ids, weights, table, shard_start, rows)
+        _mix_on_cpu(token_ids, pointers, ids, weights, table, shard_start, rows, *added)
         return
     Calls.count += 1
     # One launch; rows that point nowhere get the bits that they have.
     concept_embedding(
-        token_ids.long(), pointers, ids, weights, table, shard_start=shard_start, out=rows
+        token_ids.long(),
+        pointers,
+        ids,
+        weights,
+        table,
+        shard_start=shard_start,
+        out=rows,
+        added=None if shard_start else [t for t in added if t is not None] or None,
     )
 
 
 def _mix_on_cpu(
-    pointers: Tensor, ids: Tensor, weights: Tensor, table: Tensor, shard_start: int, rows: Tensor
+    token_ids: Tensor,
+    pointers: Tensor,
+    ids: Tensor,
+    weights: Tensor,
+    table: Tensor,
+    shard_start: int,
+    rows: Tensor,
+    *added: Tensor | None,
 ) -> None:
     Calls.count += 1
     # Reading the mask on the host is free here, and only here. On arrays this small numpy's calls
@@ -83,12 +108,19 @@ def _mix_on_cpu(
         fed, entries, shares = fed[sound], entries[sound], shares[sound]
         if len(fed) == 0:
             return
+    given = () if added[0] is None or shard_start else added
+    chosen = torch.from_numpy(entries)
+    # The vectors' rows, and the noise's scales
+    adds = any(of is not None and bool(of[chosen].any()) for of in given[1:3])
     mixture = concept_mixture(
         table,
         torch.from_numpy(ids.numpy()[entries]),
         torch.from_numpy(shares),
         shard_start=shard_start,
+        out_dtype=torch.float32 if adds else None,
     )
+    if adds:
+        mixture = (mixture + addition(chosen, *given)).to(rows.dtype)
     if len(fed) == len(place):
         rows.copy_(mixture)
     else:
@@ -98,7 +130,8 @@ def _mix_on_cpu(
 _LIBRARY = torch.library.Library("tokenlens_serving", "DEF")
 _LIBRARY.define(
     "mix_rows(Tensor token_ids, Tensor pointers, Tensor ids, Tensor weights, Tensor table,"
-    " SymInt shard_start, Tensor(a!) rows) -> ()"
+    " SymInt shard_start, Tensor(a!) rows, Tensor? vectors, Tensor? vector_rows,"
+    " Tensor? noise_scale, Tensor? noise_seed, Tensor? noise_position) -> ()"
 )
 _LIBRARY.impl("mix_rows", _mix, "CompositeExplicitAutograd")
 torch.library.register_fake("tokenlens_serving::mix_rows", lambda *_: None, lib=_LIBRARY)
@@ -122,10 +155,11 @@ def mix(module: Any, token_ids: Tensor, rows: Tensor) -> None:
         module.weight,
         module.shard_indices.org_vocab_start_index,
         flat,
+        *(getattr(module, f"tokenlens_{name}") for name in ADDED),
     )
     if flat.device.type == "cpu" and not torch.compiler.is_compiling():
         # What the op does, without the price of its dispatch.
-        _mix_on_cpu(*mixing)
+        _mix_on_cpu(token_ids, *mixing)
     else:
         torch.ops.tokenlens_serving.mix_rows(token_ids.reshape(-1), *mixing)
 
@@ -152,6 +186,14 @@ class EmbeddingLayout:
         Given the name and the module that was found: refuses it with an :class:`EmbeddingError`.
     prepare
         Makes the module ready, before its class is changed.
+    total
+        Sums a tensor over the shards of the table: every rank is given the sum. ``None``: the
+        engine lends no vectors, and is fed concept tokens alone.
+    head_of
+        Given the model and its table: what watches its head; ``None`` if nothing can.
+    scale_of
+        Given the same: what embeddings are multiplied by behind the table, see
+        :class:`tokenlens.serving.host.EngineHost`.
     """
 
     table: type[nn.Module] | tuple[type[nn.Module], ...]
@@ -160,6 +202,9 @@ class EmbeddingLayout:
     instead: str
     check: Callable[[str, Any], None] = lambda name, module: None
     prepare: Callable[[Any], None] = lambda module: None
+    total: Total | None = None
+    head_of: Callable[[nn.Module, nn.Module], HeadWatch | None] = lambda model, table: None
+    scale_of: Callable[[nn.Module, nn.Module], float] = lambda model, table: 1.0
 
 
 def find_input_embedding(model: nn.Module, layout: EmbeddingLayout) -> tuple[str, nn.Module]:
@@ -226,6 +271,8 @@ class InputEmbedding:
     ----------
     max_tokens
         The most tokens of one forward pass.
+    vectors
+        What entries add; ``None`` where no request may have more than concept tokens.
 
     Raises
     ------
@@ -234,16 +281,24 @@ class InputEmbedding:
     """
 
     def __init__(
-        self, model: nn.Module, layout: EmbeddingLayout, store: ConceptStore, max_tokens: int
+        self,
+        model: nn.Module,
+        layout: EmbeddingLayout,
+        store: ConceptStore,
+        max_tokens: int,
+        vectors: VectorStore | None = None,
     ) -> None:
         self.name, module = find_input_embedding(model, layout)
         # [max_tokens] int64, read by captured graphs: never replaced
         self.pointers = torch.full((max_tokens,), -1, dtype=torch.int64, device=store.ids.device)
         buffers = {"pointers": self.pointers, "weights": store.weights, "ids": store.ids}
+        added = dict.fromkeys(ADDED) if vectors is None else vectors.buffers
         # Found before any class is changed: an error leaves the model as it was.
         for table in (module, *per_layer_embeddings(model, layout)):
             layout.prepare(table)
-            for buffer, tensor in buffers.items():
+            # Beside the input embedding a table is of another width, and is fed mixtures alone.
+            own = added if table is module else dict.fromkeys(ADDED)
+            for buffer, tensor in {**buffers, **own}.items():
                 table.register_buffer(f"tokenlens_{buffer}", tensor, persistent=False)
             base = type(table)
             made = layout.mixed(base)

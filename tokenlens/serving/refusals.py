@@ -2,15 +2,30 @@
 
 import os
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from tokenlens.errors import UnsupportedError
-from tokenlens.serving.settings import Settings
+from tokenlens.errors import SpecError, UnsupportedError
+from tokenlens.serving.settings import Settings, vector_bytes
 from tokenlens.spec import METHOD_CONFIGS, DecodingSpec
+from tokenlens.spec.base import MethodBase
+from tokenlens.spec.needs import Need
+
+if TYPE_CHECKING:
+    from tokenlens.core import Request
 
 ANY_MODEL = "TOKENLENS_ANY_MODEL"
 """Set to 1 to go on with a multimodal class that no test has seen."""
 
-__all__ = ["ANY_MODEL", "UnsupportedError", "allows_latent", "is_latent", "untested_class"]
+__all__ = [
+    "ANY_MODEL",
+    "UnsupportedError",
+    "allows_latent",
+    "allows_vectors",
+    "check_vectors",
+    "is_latent",
+    "untested_class",
+    "vectors_of",
+]
 
 
 def allows_latent(settings: Settings) -> bool:
@@ -20,9 +35,66 @@ def allows_latent(settings: Settings) -> bool:
     )
 
 
+def allows_vectors(settings: Settings) -> bool:
+    """Whether any request may be fed more than concept tokens."""
+    return settings.allow is None or any(
+        METHOD_CONFIGS[name].needs is not MethodBase.needs for name in settings.allow
+    )
+
+
 def is_latent(spec: DecodingSpec) -> bool:
     """Whether a request may be fed mixtures."""
     return spec.latent is not None
+
+
+def vectors_of(request: "Request", most_tokens: int) -> int:
+    """Vectors of the engine's that a request may be fed, of at most so many tokens."""
+    if not request.needs & Need.ENGINE_VECTOR:
+        return 0
+    config = request.spec.latent
+    steps = None if config is None or Need.BLOCKS in request.needs else config.vector_steps
+    return most_tokens if steps is None else min(steps, most_tokens)
+
+
+def check_vectors(
+    request: "Request", most_tokens: int, settings: Settings, hidden_size: int, ranks: int
+) -> None:
+    """Refuse a request whose vectors this engine cannot keep, or not make on several ranks.
+
+    Parameters
+    ----------
+    most_tokens
+        The most tokens that the request can be given.
+    ranks
+        Shards of the embedding table.
+
+    Raises
+    ------
+    SpecError
+        Names the field, the bound and the way out.
+    """
+    config = request.spec.latent
+    if config is None:
+        return
+    whole = config.needs_whole_table()
+    if whole is not None and ranks > 1:
+        field, value, way_out = whole
+        raise SpecError.of(
+            f"{config.method}.{field}",
+            value,
+            f"{way_out} on {ranks} tensor-parallel ranks, each of which has a part of the table",
+        )
+    wanted, room = vectors_of(request, most_tokens), settings.vectors(hidden_size)
+    if wanted > room:
+        field, value, way_out = next(iter(config.needs().values()))
+        raise SpecError.of(
+            f"{config.method}.{field}",
+            value,
+            f"{way_out}; or a request that is fed at most {room} vectors of"
+            f" {vector_bytes(hidden_size)} bytes, which is what this server keeps (vectors_mib:"
+            f" {settings.vectors_mib}), where this one may be fed {wanted}: one for each latent"
+            " step up to its most tokens. Ask for fewer",
+        )
 
 
 def untested_class(architectures: Iterable[str], seen: frozenset[str]) -> str | None:

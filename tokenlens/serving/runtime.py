@@ -16,12 +16,20 @@ from tokenlens.core import Core, Request
 from tokenlens.methods.door import active
 from tokenlens.serving.batch import REWIND_STEPS, Batch
 from tokenlens.serving.binding import Binder
-from tokenlens.serving.embedding import EmbeddingLayout, InputEmbedding
-from tokenlens.serving.refusals import allows_latent
+from tokenlens.serving.embedding import (
+    EmbeddingLayout,
+    InputEmbedding,
+    find_input_embedding,
+    per_layer_embeddings,
+)
+from tokenlens.serving.host import EngineHost
+from tokenlens.serving.refusals import allows_latent, allows_vectors, vectors_of
 from tokenlens.serving.report import PendingReport, report_of
 from tokenlens.serving.settings import Settings
 from tokenlens.serving.store import ConceptStore
+from tokenlens.serving.vectors import VectorStore
 from tokenlens.serving.warming import warm
+from tokenlens.spec.needs import Need
 
 SPARE_SLOTS = 8
 """Slots beside the running requests: a preempted one keeps its slot while there are some."""
@@ -72,16 +80,6 @@ class EngineRuntime:
         settings, binder = facts.settings, facts.binder
         self.settings, self.bind = settings, binder
         slots = facts.max_requests + SPARE_SLOTS
-        core = Core(
-            methods=active(),
-            max_slots=slots,
-            vocab_size=binder.vocab_size,
-            holes=binder.holes,
-            device=facts.device,
-            rewind_steps=REWIND_STEPS,
-            engine=facts.engine,
-            max_markers=binder.max_markers,
-        )
         latent = allows_latent(settings)
         store = ConceptStore(
             slots,
@@ -90,20 +88,55 @@ class EngineRuntime:
             facts.max_request_tokens,
             facts.device,
         )
-        embedding = None
+        embedding = host = vectors = None
         if latent:
-            embedding = InputEmbedding(facts.model, facts.layout, store, facts.max_pass_tokens)
-        self.batch = Batch(core, store, embedding)
+            _, module = find_input_embedding(facts.model, facts.layout)
+            total = facts.layout.total
+            if total is not None and allows_vectors(settings):
+                host = EngineHost(
+                    module,
+                    total,
+                    facts.layout.head_of(facts.model, module),
+                    facts.layout.scale_of(facts.model, module),
+                    binder.vocab_size,
+                    alone=not per_layer_embeddings(facts.model, facts.layout),
+                )
+                capacity = settings.vectors(host.hidden_size)
+                vectors = VectorStore(store, host.hidden_size, capacity)
+            embedding = InputEmbedding(
+                facts.model, facts.layout, store, facts.max_pass_tokens, vectors
+            )
+        core = Core(
+            methods=active(),
+            max_slots=slots,
+            vocab_size=binder.vocab_size,
+            holes=binder.holes,
+            device=facts.device,
+            rewind_steps=REWIND_STEPS,
+            host=host,
+            engine=facts.engine,
+            max_markers=binder.max_markers,
+        )
+        self._max_tokens = facts.max_request_tokens
+        self.batch = Batch(core, store, embedding, host, vectors)
         warm(core, binder, settings.allow, facts.logger)
         facts.logger.info(
-            "tokenlens: %d slots; history: %s; methods: %s",
+            "tokenlens: %d slots; history: %s; vectors: %s; methods: %s",
             slots,
             store.describe() if latent else "none, no latent method is allowed",
+            vectors.describe() if vectors else "none, no method that feeds any is allowed",
             "all" if settings.allow is None else ", ".join(settings.allow),
         )
 
-    def admit(self, req_id: str, params: Any, prompt: Sequence[int]) -> Request | None:
+    def admit(
+        self, req_id: str, params: Any, prompt: Sequence[int], most_tokens: int | None = None
+    ) -> Request | None:
         """Admit a request of the engine's; ``None`` if it has no spec, or one without methods.
+
+        Parameters
+        ----------
+        most_tokens
+            The most tokens that it asks for; ``None``: as many as the model can.
 
         Raises
         ------
@@ -113,7 +146,12 @@ class EngineRuntime:
         request = self.bind(params)
         if request is None or not request.methods:
             return None
-        self.batch.admit(req_id, request, list(prompt), len(prompt))
+        wanted = 0
+        if self.batch.host is not None and request.needs & Need.OF_ENGINE:
+            self.batch.host.prepare(request)
+            room = self._max_tokens - len(prompt)
+            wanted = vectors_of(request, min(most_tokens or room, room))
+        self.batch.admit(req_id, request, list(prompt), len(prompt), wanted)
         return request
 
     def commit(self, sampled: Tensor) -> PendingReport | None:

@@ -20,6 +20,11 @@ from tokenlens.spec.installed import how_to_allow
 SETTINGS_KEY = "tokenlens"
 
 
+def vector_bytes(hidden_size: int) -> int:
+    """Device memory of one vector of the history, float32."""
+    return hidden_size * 4
+
+
 class Settings(StrictModel):
     """Bounds for every request of an engine; clients cannot widen them."""
 
@@ -39,6 +44,14 @@ class Settings(StrictModel):
         gt=0,
         le=65_536,
         description="device memory for concept tokens that a preempted request is fed again",
+    )
+
+    vectors_mib: float = Field(
+        32.0,
+        gt=0,
+        le=65_536,
+        description="device memory for vectors (hidden states, mixtures of the whole vocabulary)"
+        " that a preempted request is fed again",
     )
 
     @field_validator("methods", "allow", mode="before")
@@ -114,6 +127,10 @@ class Settings(StrictModel):
                 )
         if spec.trace.level == "full" and not self.full_traces:
             raise SpecError.of("trace.level", "full", "on this server: 'off', 'summary'")
+
+    def vectors(self, hidden_size: int) -> int:
+        """Vectors of a width that requests can have together."""
+        return max(1, int(self.vectors_mib * 2**20) // vector_bytes(hidden_size))
 
     def width(self, vocab_size: int) -> int:
         """Entries that the engine keeps of every concept token."""

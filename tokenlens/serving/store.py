@@ -68,11 +68,22 @@ class ConceptStore:
             f" {self.width} entries (setting: history_mib)"
         )
 
-    def take_page(self, slot: int, index: int) -> None:
-        """Make room for token ``index`` of a slot; without a free page, remember that it is not."""
+    def take_page(self, slot: int, index: int) -> int:
+        """Make room for token ``index`` of a slot; without a free page, remember that it is not.
+
+        Returns
+        -------
+        int
+            The page, or what stands in its place.
+        """
         column = index // PAGE
         if self.pages[slot, column] == NO_PAGE:
             self.pages[slot, column] = self._free.pop() if self._free else MISSED
+        return int(self.pages[slot, column])
+
+    def first_entry(self, page: int) -> int:
+        """Where a page's entries begin."""
+        return self._first + page * PAGE
 
     def give_back(self, slot: int, first: int, stop: int) -> None:
         """Free the pages that hold nothing but tokens from ``first`` up to ``stop``."""

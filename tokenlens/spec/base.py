@@ -174,6 +174,15 @@ class MethodBase(ProfiledModel):
         return model() if given is None else given
 
     @property
+    def vector_steps(self) -> int | None:
+        """The most latent steps that feed a vector of the engine's; ``None``: every one may."""
+        return None
+
+    def needs_whole_table(self) -> tuple[str, Any, str] | None:
+        """What it does only where one rank has the whole table: the field, its value, a way out."""
+        return None
+
+    @property
     def is_latent(self) -> bool:
         """Feeds mixtures; a spec has at most one such method."""
         return "latent" in self.family

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tokenlens.errors import EmbeddingError
 from tokenlens.serving.embedding import EmbeddingLayout, mix
+from tokenlens.vllm.head import head_of, scale_of
 
 
 def layout() -> EmbeddingLayout:
@@ -22,7 +24,24 @@ def layout() -> EmbeddingLayout:
         "in the setting allow",
         _refuse_early_sums,
         _sum_after_mixing,
+        _total,
+        head_of,
+        scale_of,
     )
+
+
+def _total(tensor: Tensor) -> Tensor:
+    """The sum over all ranks, on each of them."""
+    from vllm.distributed import get_tp_group, tensor_model_parallel_all_reduce
+
+    if tensor.dtype != torch.float64:
+        summed: Tensor = tensor_model_parallel_all_reduce(tensor)
+        return summed
+    group = get_tp_group()
+    if group.world_size > 1:
+        # vLLM's own ways have no float64.
+        torch.distributed.all_reduce(tensor, group=group.device_group)
+    return tensor
 
 
 def _refuse_early_sums(name: str, module: Any) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from copy import copy
 from typing import Any
 
+from tokenlens.core import Request
 from tokenlens.errors import SpecError
 from tokenlens.serving import metrics
 from tokenlens.serving.admission import marked
@@ -18,6 +19,7 @@ from tokenlens.serving.arguments import (
 from tokenlens.serving.binding import check_room
 from tokenlens.serving.off_loop import off_loop
 from tokenlens.serving.places import check_place
+from tokenlens.serving.refusals import check_vectors
 from tokenlens.serving.settings import Settings
 from tokenlens.vllm.binding import binder_of, reasoning_of
 from tokenlens.vllm.doors import refused
@@ -82,7 +84,18 @@ class VllmFrontEnd:
             check_request(spec, params, self.settings, request)
             # vLLM has copied the parameters, perhaps not what they hold.
             params.extra_args = seeded(params.extra_args, spec, params.seed)
-            params.extra_args = self.bind.found(params.extra_args, self.bind(params))
+            bound = self.bind(params)
+            self._check_vectors(bound, request)
+            params.extra_args = self.bind.found(params.extra_args, bound)
+
+    def _check_vectors(self, bound: Request | None, request: Any) -> None:
+        if bound is not None:
+            config = self._processor.vllm_config
+            model, parallel = config.model_config, config.parallel_config
+            most = int(model.max_model_len) - len(request.prompt_token_ids or ())
+            most = min(most, request.sampling_params.max_tokens or most)
+            size, ranks = int(model.get_hidden_size()), int(parallel.tensor_parallel_size)
+            check_vectors(bound, most, self.settings, size, ranks)
 
 
 def init_processor(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:

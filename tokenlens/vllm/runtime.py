@@ -48,7 +48,12 @@ class RunnerRuntime:
         """Admit a new request of the scheduler's; one that cannot be is ended, and no other."""
         try:
             if data.sampling_params is not None:
-                self.engine.admit(data.req_id, data.sampling_params, data.prompt_token_ids)
+                self.engine.admit(
+                    data.req_id,
+                    data.sampling_params,
+                    data.prompt_token_ids,
+                    data.sampling_params.max_tokens,
+                )
         except Exception:
             self.batch.fail(data.req_id)
 

@@ -31,5 +31,11 @@ class LatentMas(HiddenFeedback):
     steps: int = Field(10, ge=1, le=100_000, description="latent steps, from the first thought on")
     quirks: LatentMasQuirks | None = QUIRKS
 
+    def needs_whole_table(self) -> tuple[str, Any, str] | None:
+        """Sums in float32 are others on every number of ranks, and so is what they solve."""
+        if self.rules.precision == "float64":
+            return None
+        return "quirks.precision", self.rules.precision, "float64"
+
 
 CONFIG = LatentMas

@@ -26,5 +26,10 @@ class HiddenFeedback(MethodBase):
         description="visible token of a latent step; null = the arg-max, which may end thinking",
     )
 
+    @property
+    def vector_steps(self) -> int:
+        """As many as it has."""
+        return self.steps
+
     def needs(self) -> Needs:
         return {Need.HIDDEN_STATE: ("method", self.method, WAY_OUT)}

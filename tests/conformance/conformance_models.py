@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from conformance_table import (
@@ -14,7 +14,6 @@ from conformance_table import (
     OUTSIDE,
     QUESTION,
     REASONER,
-    VECTORS,
     WORD_METHODS,
     Scenario,
     hosted,
@@ -67,14 +66,22 @@ def save(name: str, folder: Path) -> str:
     return str(path)
 
 
+class Generated(NamedTuple):
+    """A request's ids, their log-probabilities by the model alone, and what holds its trace."""
+
+    ids: list[int]
+    logprobs: list[float]
+    kwargs: dict[str, Any]
+
+
 def generated(
     model: Any,
     tokenizer: Any,
     scenario: Scenario,
     markers: dict[str, Any] = MARKERS,
     trace: str = "summary",
-) -> tuple[list[int], dict[str, Any]]:
-    """One scenario through ``generate()``, alone, greedy: its ids, and what holds its trace."""
+) -> Generated:
+    """One scenario through ``generate()``, alone, greedy."""
     from tokenlens.hf import generate_kwargs
 
     ids = torch.tensor([scenario.prompt])
@@ -88,17 +95,21 @@ def generated(
         top_p=None,
         top_k=None,
         max_new_tokens=scenario.tokens,
+        output_logits=True,
+        return_dict_in_generate=True,
         **scenario.sampling,
         **kwargs,
     )
-    return output[0, ids.shape[1] :].tolist(), kwargs
+    found = output.sequences[0, ids.shape[1] :]
+    logprobs = torch.cat(output.logits).log_softmax(dim=1)
+    return Generated(found.tolist(), logprobs.gather(1, found[:, None])[:, 0].tolist(), kwargs)
 
 
 def reference_ids(
     model: Any, tokenizer: Any, scenario: Scenario, markers: dict[str, Any] = MARKERS
 ) -> list[int]:
     """The ids alone."""
-    return generated(model, tokenizer, scenario, markers)[0]
+    return generated(model, tokenizer, scenario, markers).ids
 
 
 def nearby(path: str, amount: float) -> Iterator[Any]:
@@ -162,7 +173,7 @@ def reasoner_scenarios(tokenizer: Any, engine: str = "vllm") -> tuple[Scenario, 
     """The table's requests of a model that thinks: markers and phases come from its tokenizer."""
     rows = [(name, row, methods) for row in range(3) for name, methods in REASONER.items()]
     more = {**METHODS, **WORD_METHODS, **OUTSIDE}
-    first = [one for one in more if one not in (*LATER, *VECTORS)]
+    first = [one for one in more if one not in LATER]
     turns = {name: index % 3 for index, name in enumerate(first)}
     rows += [(name, {**turns, **QUESTION}[name], methods) for name, methods in more.items()]
     found = []

@@ -51,7 +51,7 @@ def soft(**settings: Any) -> dict[str, Any]:
     return {"method": "soft_thinking", **settings}
 
 
-LAST = {"selar": 18, "soft-hapo": 15}
+LAST = {"selar": 18, "soft-hapo": 15, "soft-tokens-full": 60}
 """Last tokens of prompts with which a row's ids do not hang on rounding, where others' do."""
 
 QUESTION = {
@@ -65,11 +65,10 @@ QUESTION = {
     "latent-mas": 1,
     "lead-full": 2,
     "soft-tokens": 0,
+    "soft-tokens-full": 1,
+    "swi-reasoning-full": 1,
 }
 """The same for the reasoner: which question is asked."""
-
-LATER = ("soft-forking", "pulse-gate", "soft-no-echo")
-"""Rows that came later: the others' questions go round without them."""
 
 
 def thinking_prompt(name: str) -> tuple[int, ...]:
@@ -85,8 +84,12 @@ VECTORS: dict[str, tuple[dict[str, Any], ...]] = {
     "latent-mas": ({"method": "latent_mas", "steps": 6},),
     "lead-full": ({"method": "lead", "gate": TREND, "mixture": "full"},),
     "soft-tokens": ({"method": "soft_tokens"},),
+    "soft-tokens-full": ({"method": "soft_tokens", "profile": "published"},),
 }
 """Rows that are fed more than concept tokens: hidden states, the whole vocabulary, noise."""
+
+LATER = ("soft-forking", "pulse-gate", "soft-no-echo", "swi-reasoning-full", *VECTORS)
+"""Rows that came later: the others' questions go round without them."""
 
 METHODS: dict[str, tuple[dict[str, Any], ...]] = {
     "think-router-gumbel": (
@@ -149,6 +152,7 @@ WORD_METHODS: dict[str, tuple[dict[str, Any], ...]] = {
         {"method": "cyclic_reflex", "amplitude": 20.0, "period": 40.0, "words": ["wait"]},
     ),
     "latent-grpo": ({"method": "latent_grpo", "noise": "one_sided"},),
+    "swi-reasoning-full": ({"method": "swi_reasoning", "mixture": "full"},),
 }
 """The same for the reasoner only: methods that need words, and what has another row above."""
 

@@ -26,10 +26,16 @@ changed models do with them; none of them carries rounding far."""
 
 
 class Reference(NamedTuple):
-    """A trace as plain data, and how far another engine's values may be away."""
+    """A trace as plain data, and how far another engine's values may be away.
+
+    And the log-probabilities of its tokens by the model alone: what is fed, not what is forced,
+    decides about those.
+    """
 
     trace: dict[str, Any]
     tolerance: float
+    logprobs: list[float]
+    logprob_tolerance: float
 
 
 def reference_traces(
@@ -44,11 +50,12 @@ def reference_traces(
     traced = [one for one in scenarios if one.greedy and one.methods is not None]
     found = []
     for model in nearby(path, CHANGE):
-        holders = [generated(model, tokenizer, one, markers, "full")[1] for one in traced]
-        found.append([traces(kwargs)[0].model_dump(mode="json") for kwargs in holders])
+        outputs = [generated(model, tokenizer, one, markers, "full") for one in traced]
+        dumped = [traces(one.kwargs)[0].model_dump(mode="json") for one in outputs]
+        found.append([(trace, one.logprobs) for trace, one in zip(dumped, outputs)])
     references = {}
-    for scenario, one, *others in zip(traced, *found):
-        apart = [place for other in others for place in _distances(one, other, "")]
+    for scenario, (one, logprobs), *others in zip(traced, *found):
+        apart = [place for other, _ in others for place in _distances(one, other, "")]
         wrong = [place for place, distance in apart if math.isnan(distance)]
         assert not wrong, f"{scenario.name}: chaotic, choose another prompt: {wrong[0]}"
         carried = max((distance for _, distance in apart), default=0.0)
@@ -56,7 +63,8 @@ def reference_traces(
         if scenario.name in TRACED.values():
             assert carried <= 2 * TOLERANCE, f"{scenario.name}: carries rounding too far"
             tolerance = TOLERANCE
-        references[scenario.name] = Reference(one, tolerance)
+        away = [abs(left - right) for _, other in others for left, right in zip(logprobs, other)]
+        references[scenario.name] = Reference(one, tolerance, logprobs, max(TOLERANCE, *away))
     return references
 
 
@@ -78,6 +86,21 @@ def trace_differences(reference: Reference, other: dict[str, Any]) -> list[str]:
         place
         for place, apart in places
         if not (apart <= reference.tolerance or place.startswith("spec.phase.found: "))
+    ]
+
+
+def logprob_differences(reference: Reference, other: list[dict[str, float]]) -> list[str]:
+    """Every token whose log-probability is not the reference's.
+
+    ``other``: of each token of the request by id, as texts, that of the token itself first.
+    """
+    found = [next(iter(place.values())) for place in other]
+    pairs = list(zip(reference.logprobs, found, strict=True))
+    # Written so that a NaN is too far away.
+    return [
+        f"logprobs[{place}]: {one} and {two}"
+        for place, (one, two) in enumerate(pairs)
+        if not abs(one - two) <= reference.logprob_tolerance
     ]
 
 

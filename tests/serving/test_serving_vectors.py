@@ -11,8 +11,8 @@ from torch import nn
 from tokenlens.errors import SpecError
 from tokenlens.serving.batch import REWIND_STEPS, Batch
 from tokenlens.serving.embedding import Calls
+from tokenlens.serving.engine_vectors import ServedVectors
 from tokenlens.serving.faults import FORGOTTEN
-from tokenlens.serving.host import EngineHost
 from tokenlens.serving.refusals import allows_vectors, check_vectors, vectors_of
 from tokenlens.serving.settings import Settings, vector_bytes
 from tokenlens.serving.store import PAGE, ConceptStore, entry_bytes
@@ -58,12 +58,12 @@ def make(capacity=64, slots=3):
     table.weight = nn.Parameter(torch.randn(VOCAB, HIDDEN))
     table.shard_indices = SimpleNamespace(org_vocab_start_index=0, org_vocab_end_index=VOCAB)
     head = Head()
-    host = EngineHost(table, lambda tensor: tensor, head, 1.0, VOCAB)
+    source = ServedVectors(table, lambda tensor: tensor, head, 1.0, VOCAB)
     store = ConceptStore(slots, VOCAB, 16 * PAGE * entry_bytes(VOCAB), 400, torch.device("cpu"))
-    vectors = VectorStore(store, HIDDEN, capacity)
-    core = Core(max_slots=slots, vocab_size=VOCAB, rewind_steps=REWIND_STEPS, host=host)
+    vectors = VectorStore(source, store, capacity)
+    core = Core(max_slots=slots, vocab_size=VOCAB, rewind_steps=REWIND_STEPS, host=source)
     pointers = SimpleNamespace(pointers=torch.full((512,), -1, dtype=torch.int64))
-    return Batch(core, store, pointers, host, vectors), head
+    return Batch(core, store, pointers, vectors), head
 
 
 def step(batch, name, computed, count):
@@ -137,19 +137,22 @@ def test_a_page_and_a_slot_that_are_used_again_add_nothing(clean, monkeypatch):
 def test_rooms_are_taken_apart_and_joined_again():
     batch, _ = make(capacity=20)
     store, generator = batch.vectors, np.random.default_rng(0)
-    held = []
-    for _ in range(300):
+    for number in range(300):
+        held = {name: room for name, room in store._rooms.items() if room}
         if held and generator.random() < 0.5:
-            store.give(held.pop(generator.integers(len(held))))
-        elif (room := store.take(int(generator.integers(1, 9)))) is not None:
-            held.append(room)
-        rows = [row for first, size in held for row in range(first, first + size)]
+            store.finish(str(generator.choice(list(held))))
+        else:
+            store.admit(str(number), int(generator.integers(1, 9)))
+        rooms = [room for room in store._rooms.values() if room]
+        rows = [row for first, size in rooms for row in range(first, first + size)]
         assert len(rows) == len(set(rows)) == store.in_use <= 20
         assert all(4 <= row < 24 for row in rows)
-    for room in held:
-        store.give(room)
-    assert store.take(20) is not None
-    assert store.take(1) is None
+    for name in list(store._rooms):
+        store.finish(name)
+    store.admit("all", 20)
+    store.admit("more", 1)
+    assert store._rooms["all"] == (4, 20)
+    assert store._rooms["more"] is None
 
 
 def test_the_head_is_looked_at_once_and_only_for_those_who_ask():

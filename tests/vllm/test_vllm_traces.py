@@ -3,7 +3,13 @@
 import copy
 
 import pytest
-from conformance_traces import TOLERANCE, TRACED, Reference, trace_differences
+from conformance_traces import (
+    TOLERANCE,
+    TRACED,
+    Reference,
+    logprob_differences,
+    trace_differences,
+)
 from vllm_support import needs_vllm
 
 slow = [needs_vllm, pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -42,11 +48,14 @@ def test_the_traced_rows_do_what_they_are_there_for(traced, reference, kind):
 def test_a_difference_is_seen():
     step = {"token": 3, "phase": "thinking", "entropy": 0.5, "entries": [[3, 0.7], [4, 0.3]]}
     trace = {"engine": "hf", "steps": [step], "counts": {"tokens": 1}}
-    reference = Reference(trace, TOLERANCE)
+    reference = Reference(trace, TOLERANCE, [-1.5], TOLERANCE)
     other = copy.deepcopy(trace)
     other["engine"] = "vllm"
     other["steps"][0]["entropy"] += TOLERANCE / 2
     assert trace_differences(reference, other) == []
+    assert logprob_differences(reference, [{"3": -1.5}]) == []
+    for wrong in (-1.4, float("nan")):
+        assert logprob_differences(reference, [{"3": wrong}])
     other["steps"][0]["entries"][1][1] += 2 * TOLERANCE
     other["steps"][0]["entropy"] = float("nan")
     other["counts"]["tokens"] = 2
@@ -63,27 +72,50 @@ def test_a_difference_is_seen():
 
 @pytest.fixture(scope="session")
 def vectors(checkpoints):
-    """Hugging Face's traces of the random model's rows that are fed more than concept tokens."""
+    """Hugging Face's traces of the random models' rows that are fed more than concept tokens."""
     from conformance_table import MARKERS, SCENARIOS, VECTORS
     from conformance_traces import reference_traces
 
     rows = [one for one in SCENARIOS if one.name in VECTORS]
-    return reference_traces(checkpoints["qwen3"], None, MARKERS, rows)
+    names = ("qwen3", "gemma")
+    return {name: reference_traces(checkpoints[name], None, MARKERS, rows) for name in names}
+
+
+def unlike(job, references):
+    """Rows that are fed vectors and are not the reference's, with some places."""
+    found = {}
+    for run in job["runs"]:
+        for row, reference in references.items():
+            output = run["outputs"][row]
+            places = logprob_differences(reference, output["logprobs"])
+            if output["trace"]["steps"]:
+                places += trace_differences(reference, output["trace"])
+            if places:
+                found[row] = places[:5]
+    return found
+
+
+JOBS = [
+    *((1, name) for name in ("sync", "async", "preempted", "preempted-async", "dropped")),
+    *((1, name) for name in ("compiled", "two-ranks", "gemma")),
+    *((2, name) for name in ("sync", "async", "preempted")),
+]
+
+
+@pytest.mark.parametrize(("runner", "name"), [pytest.param(*job, marks=slow) for job in JOBS])
+def test_what_is_fed_is_the_reference_s(request, vectors, runner, name):
+    """Forced tokens hide errors in what is fed: log-probabilities, and every step's values."""
+    job = request.getfixturevalue({1: "first_runner", 2: "second_runner"}[runner])[name]
+    assert unlike(job, vectors["gemma" if name == "gemma" else "qwen3"]) == {}
+    # Those of preempted engines are run twice, so that slots are used again.
+    assert len(job["runs"]) == 1 + name.startswith("preempted")
+    if name in ("sync", "preempted") and runner == 1:
+        assert all(run["outputs"]["coconut"]["trace"]["steps"] for run in job["runs"])
 
 
 @pytest.mark.parametrize(
     "runner", [pytest.param("first_runner", marks=slow), pytest.param("second_runner", marks=slow)]
 )
-@pytest.mark.parametrize("name", ["preempted", "preempted-async"])
-def test_vectors_are_the_reference_s_through_preemptions_and_reused_slots(
-    request, vectors, runner, name
-):
-    """Forced tokens hide errors in what is fed: every entropy and weight of every step."""
-    if runner == "second_runner" and name == "preempted-async":
-        pytest.skip("not a job of the second runner")
-    job = request.getfixturevalue(runner)[name]
-    assert len(job["runs"]) == 2
-    for run in job["runs"]:
-        for row, expected in vectors.items():
-            found = trace_differences(expected, run["outputs"][row]["trace"])
-            assert found == [], (row, found[:5])
+def test_without_a_replay_vectors_are_lost(request, vectors, runner):
+    job = request.getfixturevalue(runner)["no-replay"]
+    assert unlike(job, vectors["qwen3"])

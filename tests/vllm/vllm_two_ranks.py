@@ -30,6 +30,32 @@ def refuse_quantised(model):
     table.quant_method, table.weight = method, weight
 
 
+def check_vectors(table, model, vectors, places):
+    """Sums over shards are whole on each rank, and what entries add is added once."""
+    from tokenlens.core.next_input import gaussian
+
+    source, generator = vectors.source, torch.Generator().manual_seed(6)
+    assert torch.allclose(source.rms(), (table**2).mean().sqrt())
+    assert torch.allclose(source.alignment()[1], table.norm(dim=1).mean())
+    logits = torch.randn(3, 200, generator=generator)
+    dense = source.dense(logits, torch.ones(3, dtype=torch.bool), torch.full((3,), 2.0))
+    assert torch.allclose(dense, (2 * logits).softmax(dim=1) @ table, atol=1e-5)
+    ids = torch.zeros(12, dtype=torch.int64)
+    before = model.embed_tokens(ids)
+    vectors.vectors[6] = torch.randn(64, generator=generator)
+    vectors.rows[2] = vectors.rows[3] = 6
+    vectors.scale[3], vectors.seed[3], vectors.position[3] = 0.5, 7, 11
+    expected = torch.zeros_like(before)
+    expected[places[1:3]] = vectors.vectors[6]
+    expected[places[2]] += 0.5 * gaussian(torch.tensor([7]), torch.tensor([11]), 64)[0]
+    added = model.embed_tokens(ids) - before
+    assert torch.allclose(added, expected, atol=1e-5), "vectors and noise"
+    # With the guard switched off each rank adds them.
+    model.embed_tokens.shard_indices.org_vocab_start_index = 0
+    twice = model.embed_tokens(ids)[places[1]] - before[places[1]]
+    assert (twice - expected[places[1]]).abs().max() > 0.1
+
+
 def hide_avx512():
     """Make this CPU look to vLLM as if it had nothing beyond AVX2."""
     torch.cpu._is_avx512_supported = lambda: False
@@ -49,7 +75,9 @@ def main(rank, port, instructions):
 
     from tokenlens.errors import EmbeddingError
     from tokenlens.serving.embedding import InputEmbedding
+    from tokenlens.serving.engine_vectors import ServedVectors
     from tokenlens.serving.store import PAGE, ConceptStore, entry_bytes
+    from tokenlens.serving.vectors import VectorStore
     from tokenlens.vllm.embedding import layout
 
     with set_current_vllm_config(VllmConfig()):
@@ -75,7 +103,9 @@ def main(rank, port, instructions):
         with pytest.raises(EmbeddingError, match="tensor_parallel_size 2"):
             InputEmbedding(model, layout(), store, 32)
         model.embed_tokens.reduce_results = sums
-        embedding = InputEmbedding(model, layout(), store, 32)
+        source = ServedVectors(model.embed_tokens, layout().total, None, 1.0, 200)
+        vectors = VectorStore(source, store, 4)
+        embedding = InputEmbedding(model, layout(), store, 32, vectors)
         weights = torch.rand(5, 8, generator=generator)
         weights[:, 6:] = 0
         weights /= weights.sum(dim=1, keepdim=True)
@@ -99,6 +129,7 @@ def main(rank, port, instructions):
         expected = (weights[:, :, None].double() * known[entries].double()).sum(dim=1)
         assert torch.allclose(out[places].double(), expected, atol=1e-6), "mixtures per layer"
         refuse_quantised(model)
+        check_vectors(table, model, vectors, places)
     print("fine")
 
 

@@ -306,14 +306,9 @@ class Lifecycle:
         return Need.LATENT in self._now.needs
 
     @property
-    def adds(self) -> bool:
-        """A live request may be fed more than concept tokens."""
-        return bool(Need.OF_ENGINE & self._now.needs)
-
-    @property
-    def reads_hidden(self) -> bool:
-        """A live request may be fed hidden states."""
-        return Need.HIDDEN_STATE in self._now.needs
+    def live_needs(self) -> Need:
+        """What any live request needs."""
+        return self._now.needs
 
     @property
     def used(self) -> frozenset[Field]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenlens.core import Core, Request
-from tokenlens.core.columns import LATENT_STEPS, PHASE
+from tokenlens.core.columns import PHASE
 from tokenlens.core.report import StepReport
 from tokenlens.core.snapshots import SuspendedRequest
 from tokenlens.errors import MethodError
@@ -30,9 +30,8 @@ from tokenlens.serving.faults import (
     logger,
     reason_of,
 )
-from tokenlens.serving.host import EngineHost
 from tokenlens.serving.store import MISSED, NO_PAGE, PAGE, PLAIN, ConceptStore
-from tokenlens.serving.vectors import Room, VectorStore
+from tokenlens.serving.vectors import VectorStore
 from tokenlens.spec.needs import Need
 
 Ints = NDArray[np.int64]
@@ -61,14 +60,6 @@ class LiveRequest:
     rewinds: int = 0
     noise: tuple[int, bytes] | None = None
     same_noise: bool = False
-    # Vectors that it may need, and the room that it was given for them
-    vectors: int = 0
-    room: Room | None = None
-
-    @property
-    def adds(self) -> bool:
-        """Whether it may be fed more than concept tokens."""
-        return bool(self.request.needs & Need.OF_ENGINE)
 
 
 class Batch:
@@ -78,8 +69,8 @@ class Batch:
     ----------
     embedding
         ``None`` where no latent method is allowed.
-    host, vectors
-        Of the engine's vectors, and the history of those; ``None`` where no request may have any.
+    vectors
+        ``None`` where no request may be fed more than concept tokens.
     """
 
     def __init__(
@@ -87,12 +78,11 @@ class Batch:
         core: Core,
         store: ConceptStore,
         embedding: InputEmbedding | None,
-        host: EngineHost | None = None,
         vectors: VectorStore | None = None,
     ) -> None:
         self.core, self.store, self.embedding = core, store, embedding
         core.contained = {}
-        self.host, self.vectors = host, vectors
+        self.vectors = vectors
         self.live: dict[str, LiveRequest] = {}
         # Requests that cannot go on, which the engine ends, and why
         self.failed: dict[str, str] = {}
@@ -109,9 +99,6 @@ class Batch:
         self._prompt: Ints = np.full(slots + 1, NO_PROMPT, dtype=np.int64)
         self._generated: Ints = np.zeros(slots + 1, dtype=np.int64)
         self._latent = np.zeros(slots + 1, dtype=bool)
-        self._adds = np.zeros(slots + 1, dtype=bool)
-        # Its vectors found no room: only the newest is kept
-        self._roomless = np.zeros(slots + 1, dtype=bool)
         # [max_slots + 1, 2]: the tokens that are known to be the newest answer, first and stop
         self._answer: Ints = np.zeros((slots + 1, 2), dtype=np.int64)
         self._rows: list[str] = []
@@ -147,7 +134,7 @@ class Batch:
         """A new request, with the tokens of its prompt, and the vectors that it may need."""
         self.finish([req_id])
         latent = request.spec.latent is not None
-        live = LiveRequest(req_id, request, prompt_len, latent, vectors=vectors)
+        live = LiveRequest(req_id, request, prompt_len, latent)
         slot = self._take_slot()
         try:
             self.core.add(slot, request, prompt, prompt_len)
@@ -156,8 +143,8 @@ class Batch:
             self._free.append(slot)
             raise
         self._notice_noise(live, prompt)
-        if self.vectors is not None and vectors:
-            live.room = self.vectors.take(vectors)
+        if self.vectors is not None:
+            self.vectors.admit(req_id, vectors)
         self.live[req_id] = live
         self._assign_slot(live, slot)
 
@@ -201,8 +188,10 @@ class Batch:
             self.store.attach(slot, live.detached_pages)
             live.suspended = live.detached_pages = None
             self._assign_slot(live, slot)
-            page = self.store.pages[slot, max(0, generated - 1) // PAGE]
-            if page == MISSED or (self._roomless[slot] and generated > 0):
+            lost = self.store.pages[slot, max(0, generated - 1) // PAGE] == MISSED
+            if self.vectors is not None:
+                lost |= self.vectors.roomless[slot] and generated > 0
+            if lost:
                 # Its newest concept token was in the slot that it had before.
                 self.failed[live.req_id] = FORGOTTEN
         dropped = int(self._generated[live.slot]) - generated
@@ -227,8 +216,8 @@ class Batch:
                 self.store.free_detached(live.detached_pages)
             if live.suspended is not None:
                 self.core.discard(live.suspended)
-            if self.vectors is not None and live.room is not None:
-                self.vectors.give(live.room)
+            if self.vectors is not None:
+                self.vectors.finish(req_id)
             if live.slot >= 0:
                 self.store.release(live.slot)
                 self._release_slot(live)
@@ -280,10 +269,8 @@ class Batch:
         self._prompt[slot] = live.prompt_len
         self._generated[slot] = live.generated
         self._latent[slot] = live.latent
-        self._adds[slot] = live.adds
-        self._roomless[slot] = live.vectors > 0 and live.room is None
-        if self.vectors is not None and live.adds:
-            self.vectors.seat(slot, live.room)
+        if self.vectors is not None:
+            self.vectors.seat(slot, live.req_id, live.request)
         self._answer[slot] = live.answer
         self._changed = True
 
@@ -291,8 +278,7 @@ class Batch:
         slot = live.slot
         self._free.append(slot)
         self._prompt[slot], self._latent[slot] = NO_PROMPT, False
-        self._roomless[slot] = False
-        if self.vectors is not None and live.adds:
+        if self.vectors is not None:
             self.vectors.leave(slot)
 
     @property
@@ -313,23 +299,19 @@ class Batch:
             ``[num_rows]``: tokens of each row that are in the KV cache, and that this pass adds.
         """
         self._open = bool(self.live)
+        if self.vectors is not None:
+            self.vectors.begin(self.core, len(req_ids))
         if not self._open:
-            self._arm(0)
             self._clean(0)
             return
         try:
             self._begin(req_ids, computed, scheduled)
-            self._arm(len(req_ids))
         except Exception:
             self._open, self._rows = False, list(req_ids)
             self.fail_rows()
             if self.embedding is not None:
                 self.embedding.pointers.fill_(-1)
             self._fed_latent, self._num_pointers = False, 0
-
-    def _arm(self, num_rows: int) -> None:
-        if self.host is not None:
-            self.host.arm(num_rows if self.core.reads_hidden else 0)
 
     def _begin(self, req_ids: Sequence[str], computed: Ints, scheduled: Ints) -> None:
         if self._changed or self._rows != req_ids:
@@ -377,9 +359,10 @@ class Batch:
         owner, place = np.where(fed, owner, self._null), np.where(fed, index, 0)
         pages, (first, stop) = self.store.states(owner, place), self._answer[owner].T
         fed = fed & (pages != PLAIN) & ~((place >= first) & (place < stop))
-        lost = (
-            fed & ((pages == MISSED) | self._roomless[owner]) & (place < self._generated[owner] - 1)
-        )
+        missed = pages == MISSED
+        if self.vectors is not None:
+            missed |= self.vectors.roomless[owner]
+        lost = fed & missed & (place < self._generated[owner] - 1)
         if lost.any():
             gone = set(owner[lost].tolist())
             for live in self.live.values():
@@ -424,7 +407,7 @@ class Batch:
     def _take_page(self, slot: int, index: int) -> None:
         page = self.store.take_page(slot, index)
         if self.vectors is not None and page >= 0:
-            self.vectors.take_page(page, self.store.first_entry(page), bool(self._adds[slot]))
+            self.vectors.take_page(page, self.store.first_entry(page), slot)
 
     def decide(self, logits: Tensor, *, in_place: bool = False) -> Tensor:
         """The logits that the engine samples from; the same tensor, edited, where it may be."""
@@ -482,12 +465,8 @@ class Batch:
     def _keep(self) -> None:
         """Copy what the core feeds next to where the embedding finds it, now and on a replay."""
         feed = self.core.feed
-        if self.vectors is not None and self.core.adds:
-            assert self.host is not None
-            table = self.core.table
-            latent_steps = table.ints.select(1, table.columns[LATENT_STEPS].start)
-            entries, counts = self._upload(self._entries), latent_steps.index_select(0, self.slots)
-            self.vectors.keep(entries, self.slots, feed, counts, self.host.rms())
+        if self.vectors is not None and self.core.live_needs & Need.OF_ENGINE:
+            self.vectors.keep(self.core, self._upload(self._entries), self.slots)
         if self.core.device.type != "cpu":
             self.store.write(
                 self._upload(self._entries),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tokenlens.core.engine_vectors import Total
 from tokenlens.core.next_input import PER_LAYER
 from tokenlens.errors import EmbeddingError
-from tokenlens.serving.host import HeadWatch
+from tokenlens.serving.engine_vectors import HeadWatch
 from tokenlens.serving.store import ConceptStore
 from tokenlens.serving.vectors import VectorStore
 
@@ -193,7 +193,7 @@ class EmbeddingLayout:
         Given the model and its table: what watches its head; ``None`` if nothing can.
     scale_of
         Given the same: what embeddings are multiplied by behind the table, see
-        :class:`tokenlens.serving.host.EngineHost`.
+        :class:`tokenlens.serving.engine_vectors.ServedVectors`.
     """
 
     table: type[nn.Module] | tuple[type[nn.Module], ...]
@@ -204,7 +204,7 @@ class EmbeddingLayout:
     prepare: Callable[[Any], None] = lambda module: None
     total: Total | None = None
     head_of: Callable[[nn.Module, nn.Module], HeadWatch | None] = lambda model, table: None
-    scale_of: Callable[[nn.Module, nn.Module], float] = lambda model, table: 1.0
+    scale_of: Callable[[nn.Module, nn.Module], float | None] = lambda model, table: 1.0
 
 
 def find_input_embedding(model: nn.Module, layout: EmbeddingLayout) -> tuple[str, nn.Module]:

@@ -22,7 +22,7 @@ from tokenlens.serving.embedding import (
     find_input_embedding,
     per_layer_embeddings,
 )
-from tokenlens.serving.host import EngineHost
+from tokenlens.serving.engine_vectors import ServedVectors
 from tokenlens.serving.refusals import allows_latent, allows_vectors, vectors_of
 from tokenlens.serving.report import PendingReport, report_of
 from tokenlens.serving.settings import Settings
@@ -88,21 +88,9 @@ class EngineRuntime:
             facts.max_request_tokens,
             facts.device,
         )
-        embedding = host = vectors = None
+        embedding = vectors = None
         if latent:
-            _, module = find_input_embedding(facts.model, facts.layout)
-            total = facts.layout.total
-            if total is not None and allows_vectors(settings):
-                host = EngineHost(
-                    module,
-                    total,
-                    facts.layout.head_of(facts.model, module),
-                    facts.layout.scale_of(facts.model, module),
-                    binder.vocab_size,
-                    alone=not per_layer_embeddings(facts.model, facts.layout),
-                )
-                capacity = settings.vectors(host.hidden_size)
-                vectors = VectorStore(store, host.hidden_size, capacity)
+            vectors = _vectors(facts, store) if allows_vectors(settings) else None
             embedding = InputEmbedding(
                 facts.model, facts.layout, store, facts.max_pass_tokens, vectors
             )
@@ -113,12 +101,12 @@ class EngineRuntime:
             holes=binder.holes,
             device=facts.device,
             rewind_steps=REWIND_STEPS,
-            host=host,
+            host=None if vectors is None else vectors.source,
             engine=facts.engine,
             max_markers=binder.max_markers,
         )
         self._max_tokens = facts.max_request_tokens
-        self.batch = Batch(core, store, embedding, host, vectors)
+        self.batch = Batch(core, store, embedding, vectors)
         warm(core, binder, settings.allow, facts.logger)
         facts.logger.info(
             "tokenlens: %d slots; history: %s; vectors: %s; methods: %s",
@@ -147,8 +135,8 @@ class EngineRuntime:
         if request is None or not request.methods:
             return None
         wanted = 0
-        if self.batch.host is not None and request.needs & Need.OF_ENGINE:
-            self.batch.host.prepare(request)
+        if self.batch.vectors is not None and request.needs & Need.OF_ENGINE:
+            self.batch.vectors.source.prepare(request)
             room = self._max_tokens - len(prompt)
             wanted = vectors_of(request, min(most_tokens or room, room))
         self.batch.admit(req_id, request, list(prompt), len(prompt), wanted)
@@ -159,3 +147,20 @@ class EngineRuntime:
         rows = self.batch.advanced()
         step = self.batch.commit(sampled)
         return report_of(self.batch, step, rows, self.settings.max_trace_steps)
+
+
+def _vectors(facts: RunnerFacts, store: ConceptStore) -> VectorStore | None:
+    """The engine's vectors; ``None`` where it lends none."""
+    layout = facts.layout
+    if layout.total is None:
+        return None
+    _, module = find_input_embedding(facts.model, layout)
+    source = ServedVectors(
+        module,
+        layout.total,
+        layout.head_of(facts.model, module),
+        layout.scale_of(facts.model, module),
+        facts.binder.vocab_size,
+        alone=not per_layer_embeddings(facts.model, layout),
+    )
+    return VectorStore(source, store, facts.settings.vectors(source.hidden_size))

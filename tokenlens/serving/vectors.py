@@ -7,12 +7,16 @@ points to which vector is known on the device alone. Noise is not kept: an entry
 drawn from. Knows no engine and no methods.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from tokenlens.core.next_input import NextInputs
+from tokenlens.core import Core, Request
+from tokenlens.core.columns import LATENT_STEPS
+from tokenlens.serving.engine_vectors import ServedVectors
 from tokenlens.serving.settings import vector_bytes
 from tokenlens.serving.store import PAGE, ConceptStore
+from tokenlens.spec.needs import Need
 
 Room = tuple[int, int]
 """The first row and the number of rows that a request's vectors have."""
@@ -23,10 +27,10 @@ class VectorStore:
 
     Parameters
     ----------
+    source
+        What makes them.
     store
         The history whose entries they belong to.
-    hidden_size
-        Coordinates of a vector.
     capacity
         Vectors that requests can have together; each slot has one more, for its newest.
 
@@ -38,20 +42,28 @@ class VectorStore:
         ``[entries]`` int64: the vector that an entry adds, 0 for none.
     scale, seed, position
         ``[entries]`` each: the noise that an entry adds, of standard deviation ``scale``.
+    roomless
+        ``[max_slots + 1]`` bool, on the host: the slot's vectors found no room, so that only its
+        newest is kept.
     """
 
-    def __init__(self, store: ConceptStore, hidden_size: int, capacity: int) -> None:
-        self.hidden_size, self.capacity = hidden_size, capacity
-        device, entries = store.ids.device, len(store.ids)
-        self._begin = 1 + store.max_slots
-        self.vectors = torch.zeros(self._begin + capacity, hidden_size, device=device)
+    def __init__(self, source: ServedVectors, store: ConceptStore, capacity: int) -> None:
+        self.source, self.hidden_size, self.capacity = source, source.hidden_size, capacity
+        device, entries, slots = store.ids.device, len(store.ids), store.max_slots
+        self._begin = 1 + slots
+        self.vectors = torch.zeros(self._begin + capacity, self.hidden_size, device=device)
         self.rows = torch.zeros(entries, dtype=torch.int64, device=device)
         self.scale = torch.zeros(entries, device=device)
         self.seed = torch.zeros_like(self.rows)
         self.position = torch.zeros_like(self.rows)
         # [max_slots + 2] each: the slots' rooms; the last two are those of rows without a request
-        self._first = torch.zeros(store.max_slots + 2, dtype=torch.int64, device=device)
+        self._first = torch.zeros(slots + 2, dtype=torch.int64, device=device)
         self._size = torch.zeros_like(self._first)
+        self.roomless = np.zeros(slots + 1, dtype=bool)
+        # Slots whose request may be fed more than concept tokens
+        self._adding: set[int] = set()
+        # By request: its room, None if it found none
+        self._rooms: dict[str, Room | None] = {}
         # Disjoint, in order
         self._free: list[Room] = [(self._begin, capacity)]
         # Pages of the history that may hold more than concept tokens
@@ -78,19 +90,30 @@ class VectorStore:
         each = vector_bytes(self.hidden_size)
         return (
             f"{self.capacity * each / 2**20:.1f} MiB of device memory for {self.capacity} vectors"
-            f" of {each} bytes (setting: vectors_mib)"
+            f" of {each} bytes, one for each latent step that feeds one (setting: vectors_mib)"
         )
 
-    def take(self, size: int) -> Room | None:
-        """Room for so many vectors, ``None`` if there is none."""
+    # Requests come and go.
+
+    def admit(self, req_id: str, wanted: int) -> None:
+        """A new request, which may be fed so many vectors: it is given room, if there is any."""
+        if wanted:
+            self._rooms[req_id] = self._take(wanted)
+
+    def finish(self, req_id: str) -> None:
+        """A request ended: its room is free."""
+        room = self._rooms.pop(req_id, None)
+        if room is not None:
+            self._give(room)
+
+    def _take(self, size: int) -> Room | None:
         for index, (first, free) in enumerate(self._free):
             if free >= size:
                 self._free[index : index + 1] = [(first + size, free - size)] * (free > size)
                 return first, size
         return None
 
-    def give(self, room: Room) -> None:
-        """Give room back."""
+    def _give(self, room: Room) -> None:
         merged: list[Room] = []
         for first, size in sorted([*self._free, room]):
             if merged and sum(merged[-1]) == first:
@@ -99,51 +122,73 @@ class VectorStore:
                 merged.append((first, size))
         self._free = merged
 
-    def seat(self, slot: int, room: Room | None) -> None:
-        """Say where a slot's vectors go; without room only its newest is kept."""
+    def seat(self, slot: int, req_id: str, request: Request) -> None:
+        """A request has a slot: its vectors go to its room; without, only its newest is kept."""
+        if not request.needs & Need.OF_ENGINE:
+            return
+        self._adding.add(slot)
+        room = self._rooms.get(req_id)
+        self.roomless[slot] = room is None and req_id in self._rooms
         self._first[slot], self._size[slot] = room or (0, 0)
 
     def leave(self, slot: int) -> None:
         """A slot's request goes: its own entry adds nothing any more."""
-        self.seat(slot, None)
-        self._clean(slice(1 + slot, 2 + slot))
+        if slot in self._adding:
+            self._adding.remove(slot)
+            self.roomless[slot] = False
+            self._first[slot] = self._size[slot] = 0
+            self._clean(slice(1 + slot, 2 + slot))
 
-    def take_page(self, page: int, first_entry: int, adds: bool) -> None:
-        """A page of the history has a new owner, which ``adds`` to its concept tokens or not."""
+    def take_page(self, page: int, first_entry: int, slot: int) -> None:
+        """A page of the history has a new owner."""
         if page in self._dirty:
             self._clean(slice(first_entry, first_entry + PAGE))
             self._dirty.discard(page)
-        if adds:
+        if slot in self._adding:
             self._dirty.add(page)
 
     def _clean(self, entries: slice) -> None:
         self.rows[entries] = 0
         self.scale[entries] = 0.0
 
-    def keep(
-        self, entries: Tensor, slots: Tensor, feed: NextInputs, latent_steps: Tensor, rms: Tensor
-    ) -> None:
+    # Steps.
+
+    def begin(self, core: Core, num_rows: int) -> None:
+        """A pass of so many rows begins."""
+        self.source.arm(num_rows if Need.HIDDEN_STATE in core.live_needs else 0)
+
+    def keep(self, core: Core, entries: Tensor, slots: Tensor) -> None:
         """Keep what a step's rows are fed beside their concept tokens.
 
         Parameters
         ----------
-        entries, slots, latent_steps
-            ``[num_rows]`` int64: where a row's concept token went, 0 for nowhere; its slot; and the
-            latent steps of its request, this one included.
-        rms
-            A scalar: of the embedding's coordinates, the unit of the noise.
+        entries, slots
+            ``[num_rows]`` int64: where a row's concept token went, 0 for nowhere, and its slot.
         """
+        if core.live_needs & Need.ENGINE_VECTOR:
+            self._keep_vectors(core, entries, slots)
+        if Need.EMBEDDING_NOISE in core.live_needs:
+            self._keep_noise(core, entries, slots)
+
+    def _keep_vectors(self, core: Core, entries: Tensor, slots: Tensor) -> None:
+        feed, table = core.feed, core.table
         assert feed.base is not None
         assert feed.base_weight is not None
         weight = feed.base_weight.index_select(0, slots)
-        place = latent_steps - 1
+        # This step's is counted already.
+        latent_steps = table.ints.select(1, table.columns[LATENT_STEPS].start)
+        place = latent_steps.index_select(0, slots) - 1
         first, size = self._first.index_select(0, slots), self._size.index_select(0, slots)
         row = torch.where((place >= 0) & (place < size), first + place, 1 + slots)
         row = torch.where((weight > 0) & (entries > 0), row, 0)
         self.vectors.index_copy_(0, row, feed.base.index_select(0, slots) * weight[:, None])
         self.rows.index_copy_(0, entries, row)
-        self.scale.index_copy_(0, entries, feed.noise_deviation(slots, self.hidden_size) * rms)
+
+    def _keep_noise(self, core: Core, entries: Tensor, slots: Tensor) -> None:
+        feed = core.feed
         assert feed.noise_seed is not None
         assert feed.noise_position is not None
+        deviation = feed.noise_deviation(slots, self.hidden_size) * self.source.rms()
+        self.scale.index_copy_(0, entries, deviation)
         self.seed.index_copy_(0, entries, feed.noise_seed.index_select(0, slots))
         self.position.index_copy_(0, entries, feed.noise_position.index_select(0, slots))

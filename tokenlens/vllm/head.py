@@ -9,11 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tokenlens.errors import EmbeddingError
-
 
 class HeadInput:
-    """The head of one model; see :class:`tokenlens.serving.host.HeadWatch`."""
+    """The head of one model; see :class:`tokenlens.serving.engine_vectors.HeadWatch`."""
 
     def __init__(self, processor: nn.Module, head: Any, width: int) -> None:
         self.width = width
@@ -64,24 +62,19 @@ def head_of(model: nn.Module, table: nn.Module) -> HeadInput | None:
     return HeadInput(modules[outer], heads[0], int(heads[0].embedding_dim))
 
 
-def scale_of(model: nn.Module, table: nn.Module) -> float:
-    """What the model multiplies the embeddings that it has looked up by, where transformers does so
-    inside the embedding.
+def scale_of(model: nn.Module, table: nn.Module) -> float | None:
+    """What the model multiplies looked-up embeddings by, where transformers does so in the module.
 
-    Raises
-    ------
-    EmbeddingError
-        A model of such a family that does not say it.
+    ``None``: it is a model of such a family, and does not say it. Multipliers that transformers
+    applies behind its embedding as well (Granite's) scale what is fed there too, and are no matter.
     """
     name = next(name for name, one in model.named_modules() if one is table)
     owner = model.get_submodule(name.removesuffix(".base_layer").rpartition(".")[0])
-    found = getattr(owner, "normalizer", None)
-    if found is not None:
-        return float(found)
-    if "gemma" in type(model).__name__.lower():
-        raise EmbeddingError(
-            f"model: got {type(model).__name__}, whose scale of embeddings was not found; allowed:"
-            " one that says it, because a hidden state that is fed must not be scaled. Allow other"
-            " methods than coconut, latent_mas and latent_fusion: name them in the setting allow."
-        )
-    return 1.0
+    family = type(model).__name__.lower()
+    for attribute in ("normalizer", "embed_scale"):
+        found = getattr(owner, attribute, None)
+        if found is not None:
+            return float(found)
+    if "minicpm3" in family:
+        return float(owner.config.scale_emb)
+    return None if "gemma" in family else 1.0

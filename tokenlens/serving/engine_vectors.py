@@ -1,4 +1,4 @@
-"""An engine's vectors for the core: what its head and its embedding lend to methods.
+"""A served model's vectors for the core: what its head and its embedding lend to methods.
 
 An engine shows the rows that go into its language-model head (:class:`HeadWatch`), because they are
 exactly the rows that are sampled. Knows no engine and no requests.
@@ -50,8 +50,8 @@ class HeadWatch(Protocol):
         """
 
 
-class EngineHost:
-    """Vectors of one engine's model.
+class ServedVectors:
+    """Vectors of one engine's model; see :class:`tokenlens.core.engine_vectors.EngineVectors`.
 
     Parameters
     ----------
@@ -64,6 +64,7 @@ class EngineHost:
     scale
         What the model multiplies its embeddings by behind the table, where the table's own model
         does it inside the embedding: a hidden state that is fed as it is must not be scaled.
+        ``None`` where that is not known, and hidden states are not lent.
     vocab_size
         Ids that are tokens.
     alone
@@ -76,13 +77,13 @@ class EngineHost:
         module: nn.Module,
         total: Total,
         head: HeadWatch | None,
-        scale: float,
+        scale: float | None,
         vocab_size: int,
         *,
         alone: bool = True,
     ) -> None:
         self._module, self._total, self._head = module, total, head
-        self._scale, self._vocab_size = scale, vocab_size
+        self._scale, self._vocab_size = scale or 1.0, vocab_size
         shard: Any = module.shard_indices
         self._start = int(shard.org_vocab_start_index)
         self._stop = int(shard.org_vocab_end_index) - self._start
@@ -90,7 +91,8 @@ class EngineHost:
         if alone:
             self.hosts |= Need.DENSE_MIXTURE
         self.hidden_size = int(self._table.shape[1])
-        if alone and head is not None and head.width == self.hidden_size:
+        known = head is not None and head.width == self.hidden_size and scale is not None
+        if alone and known:
             self.hosts |= Need.HIDDEN_STATE
         # By whether they were made in float32; those that were not asked for are zeros
         self._alignments: dict[bool, Tensor] = {}
@@ -156,9 +158,10 @@ class EngineHost:
 
     def _check_noise(self, request: Request) -> None:
         """Refuse noise that would not be finite in the model's dtype."""
-        rms, most = self.rms(), torch.finfo(self._table.dtype).max
+        rms = self.rms()
         if self._table.dtype != torch.float16:
             return
+        most = torch.finfo(torch.float16).max
         scale = float(request.columns[NOISE_SCALE])  # type: ignore[arg-type]
         deviation = -scale * self.hidden_size**0.5 if scale < 0 else scale
         if deviation * float(rms) * MOST_NORMAL > most / 4:
@@ -185,7 +188,9 @@ class EngineHost:
             )
         dtype = torch.float32 if single else torch.float64
         table = self._table
-        self._alignments[single] = alignment_matrix(table, head[: len(table)], dtype, self._total)
+        made = alignment_matrix(table, head[: len(table)], dtype, self._total)
+        # Hidden states are divided by the scale, which the matrix is to have.
+        self._alignments[single] = made * self._scale
         self._made.add(single)
 
     @torch.no_grad()

@@ -17,6 +17,7 @@ def run(first_runner):
     [
         ("not-allowed", ["methods[0].method", "'no_thinking'", "soft_thinking, gumbel_noise"]),
         ("too-wide", ["methods[0].max_entries", "17", "at most 16"]),
+        ("vectors", ["coconut.", "at most 40 vectors of 256 bytes", "vectors_mib", "fed 50"]),
         ("full-trace", ["trace.level", "'full'", "'summary'"]),
         ("marker", ["phase.think_end", "4096", "96"]),
         ("no-tokenizer", ["phase.think_start", "no tokenizer"]),
@@ -104,5 +105,6 @@ def test_adapters_of_the_attention_are_fine_and_of_the_embedding_are_not(first_r
     assert "lora_request: got 'embedding'" in message
     assert "embed_tokens" in message
     assert outputs["soft-queries"]["trace"]["counts"]["latent_steps"] == 16
+    assert outputs["hidden-queries"]["trace"]["counts"]["latent_steps"] == 6
     # A method that feeds no mixtures does not mind: vLLM may.
     assert "ends-embedding" in outputs

@@ -123,7 +123,7 @@ def test_history_is_bounded_and_what_does_not_fit_fails_loudly(first_runner, ref
 
 @pytest.mark.parametrize("runner", ["first_runner", "second_runner"])
 def test_cached_blocks_of_mixtures_are_not_shared(request, runner):
-    latent, plain, again, fresh = (
+    latent, plain, again, fresh, alone = (
         run["outputs"] for run in request.getfixturevalue(runner)["shared"]["runs"]
     )
     assert len(latent["latent"]["ids"]) == 60
@@ -133,12 +133,17 @@ def test_cached_blocks_of_mixtures_are_not_shared(request, runner):
     assert again["again"]["ids"] == latent["latent"]["ids"]
     assert fresh["fresh"]["cached"] == 0
     assert distance(plain["plain"], fresh["fresh"]) < 1e-4
+    # The same of hidden states that were fed beneath one visible token.
+    assert plain["after-hidden"]["cached"] == 64
+    assert distance(plain["after-hidden"], alone["fresh-after-hidden"]) < 1e-4
 
 
 def test_without_the_salt_the_cache_is_polluted(first_runner):
-    _, plain, _, fresh = (run["outputs"] for run in first_runner["no-salt"]["runs"])
+    _, plain, _, fresh, alone = (run["outputs"] for run in first_runner["no-salt"]["runs"])
     assert plain["plain"]["cached"] == 128
     assert distance(plain["plain"], fresh["fresh"]) > 1e-2
+    assert plain["after-hidden"]["cached"] == 128
+    assert distance(plain["after-hidden"], alone["fresh-after-hidden"]) > 1e-2
 
 
 def distance(one, other):

@@ -145,6 +145,8 @@ def shared_scenario(path, switches=None):
     latent = Scenario("latent", (*LONG, START), (soft(),), tokens=60)
     plain = {"name": "plain", "continues": "latent", "sampling": {"max_tokens": 4, "logprobs": 5}}
     again = Scenario("again", (*LONG, START), (soft(),), tokens=60)
+    hidden = Scenario("hidden", (*LONG, START, 12), VECTORS["coconut-placeholder"], tokens=60)
+    after = {**plain, "name": "after-hidden", "continues": "hidden"}
     rows = [
         {
             "name": one.name,
@@ -152,17 +154,18 @@ def shared_scenario(path, switches=None):
             "spec": one.spec(MARKERS),
             "sampling": {"max_tokens": one.tokens},
         }
-        for one in (latent, again)
+        for one in (latent, hidden, again)
     ]
     return {
         "model": path,
         "engine": {"skip_tokenizer_init": True, "block_size": 32},
         "switches": switches or {},
         "runs": [
-            {"requests": rows[:1]},
-            {"requests": [plain]},
-            {"requests": rows[1:]},
+            {"requests": rows[:2]},
+            {"requests": [plain, after]},
+            {"requests": rows[2:]},
             {"requests": [{**plain, "name": "fresh"}], "empty_cache": True},
+            {"requests": [{**after, "name": "fresh-after-hidden"}], "empty_cache": True},
         ],
     }
 
@@ -221,7 +224,13 @@ def plain_scenario(path, **job):
 
 def admission_scenario(path):
     """Requests that are refused between requests that are not."""
-    limits = {"allow": ["soft_thinking", "gumbel_noise"], "max_entries": 16, "full_traces": False}
+    limits = {
+        "allow": ["soft_thinking", "gumbel_noise", "coconut"],
+        "max_entries": 16,
+        "full_traces": False,
+        # Forty vectors.
+        "vectors_mib": 40 * 64 * 4 / 2**20,
+    }
 
     phase = {"think_start": [6], "think_end": [7]}
 
@@ -231,6 +240,10 @@ def admission_scenario(path):
     wrong = {
         "not-allowed": {"spec": {**latent(), "methods": [{"method": "no_thinking"}]}},
         "too-wide": {"spec": latent(max_entries=17)},
+        "vectors": {
+            "spec": {"methods": [{"method": "coconut", "steps": 50}], "phase": phase},
+            "sampling": {"max_tokens": 60},
+        },
         "full-trace": {"spec": {**latent(max_entries=16), "trace": {"level": "full"}}},
         "marker": {
             "spec": {**latent(max_entries=16), "phase": {"think_start": [6], "think_end": [4096]}}
@@ -402,9 +415,11 @@ def adapters_scenario(path, folder):
     }
     spec = {"methods": [soft()], "phase": {key: list(ids) for key, ids in MARKERS.items()}}
     ends = {**spec, "methods": [{"method": "answer_now", "after": 9}]}
+    hidden = {**spec, "methods": [{"method": "coconut", "steps": 6}]}
     requests = {
         "soft": (spec, None),
         "soft-queries": (spec, "queries"),
+        "hidden-queries": (hidden, "queries"),
         "soft-embedding": (spec, "embedding"),
         "ends-embedding": (ends, "embedding"),
     }

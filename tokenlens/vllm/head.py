@@ -69,7 +69,7 @@ def scale_of(model: nn.Module, table: nn.Module) -> float | None:
     applies behind its embedding as well (Granite's) scale what is fed there too, and are no matter.
     """
     name = next(name for name, one in model.named_modules() if one is table)
-    owner = model.get_submodule(name.removesuffix(".base_layer").rpartition(".")[0])
+    owner: Any = model.get_submodule(name.removesuffix(".base_layer").rpartition(".")[0])
     family = type(model).__name__.lower()
     for attribute in ("normalizer", "embed_scale"):
         found = getattr(owner, attribute, None)

@@ -28,7 +28,7 @@ SYMBOLS: dict[Status, str] = {
 HOSTED: dict[versions.Engine, Need] = {
     "hf": Need.OF_ENGINE,
     "vllm": Need.OF_ENGINE,
-    "sglang": Need.NOTHING,
+    "sglang": Need.OF_ENGINE,
 }
 """What an engine can host beyond concept tokens; a model of it may lack some."""
 
@@ -63,12 +63,12 @@ CAPABILITIES = (
     Capability.of(
         Need.DENSE_MIXTURE | Need.EMBEDDING_NOISE,
         "full-vocabulary mixtures, Soft Tokens' noise on embeddings",
-        "transformers: where the input embedding is a plain table; vLLM: bounded by vectors_mib",
+        "transformers: where the input embedding is a plain table; others: bounded by vectors_mib",
     ),
     Capability.of(
         Need.HIDDEN_STATE,
         "hidden-state feedback: Coconut, LatentMAS",
-        "transformers: dynamic cache; vLLM: bounded by vectors_mib",
+        "transformers: dynamic cache; others: bounded by vectors_mib",
     ),
     Capability(
         "controls: top1, random_route, no_thinking, answer_now", "yes", vllm="yes", sglang="yes"

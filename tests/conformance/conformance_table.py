@@ -173,7 +173,7 @@ REASONER: dict[str, tuple[dict[str, Any], ...] | None] = {
 
 REFUSED: dict[str, frozenset[str]] = {
     "vllm": frozenset(),
-    "sglang": frozenset({"soft_tokens", "coconut", "latent_mas"}),
+    "sglang": frozenset(),
 }
 """Methods that an engine refuses; its own tests show the refusal."""
 
@@ -252,5 +252,4 @@ def hosted(engine: str, scenarios: tuple[Scenario, ...] = EVERY) -> tuple[Scenar
         one
         for one in scenarios
         if REFUSED[engine].isdisjoint(method["method"] for method in one.methods or ())
-        and not (engine == "sglang" and any(m.get("mixture") == "full" for m in one.methods or ()))
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from conformance_models import ROUNDING, generated, nearby
-from conformance_table import EVERY, MARKERS
+from conformance_table import EVERY, MARKERS, SCENARIOS, VECTORS
 
 TOLERANCE = 1e-4
 """Of entropies, probabilities and weights, float32; everything else is equal."""
@@ -68,6 +68,13 @@ def reference_traces(
     return references
 
 
+def vector_references(checkpoints: dict[str, str]) -> dict[str, dict[str, Reference]]:
+    """The references of rows that are fed more than concept tokens, by the random model's name."""
+    rows = [one for one in SCENARIOS if one.name in VECTORS]
+    names = ("qwen3", "gemma")
+    return {name: reference_traces(checkpoints[name], None, MARKERS, rows) for name in names}
+
+
 def trace_differences(reference: Reference, other: dict[str, Any]) -> list[str]:
     """Every place at which a trace is not the reference's.
 
@@ -89,13 +96,9 @@ def trace_differences(reference: Reference, other: dict[str, Any]) -> list[str]:
     ]
 
 
-def logprob_differences(reference: Reference, other: list[dict[str, float]]) -> list[str]:
-    """Every token whose log-probability is not the reference's.
-
-    ``other``: of each token of the request by id, as texts, that of the token itself first.
-    """
-    found = [next(iter(place.values())) for place in other]
-    pairs = list(zip(reference.logprobs, found, strict=True))
+def logprob_differences(reference: Reference, other: list[float]) -> list[str]:
+    """Every token whose log-probability is not the reference's."""
+    pairs = list(zip(reference.logprobs, other, strict=True))
     # Written so that a NaN is too far away.
     return [
         f"logprobs[{place}]: {one} and {two}"

@@ -2,13 +2,16 @@
 
 import conformance_models as models
 import outside
-from conformance_table import LONG, MARKERS, REFUSED, START, Scenario, hosted, soft
+from conformance_table import LONG, MARKERS, START, VECTORS, Scenario, hosted, soft
 
 # SGLang's repetition penalty leaves the prompt out, that of the reference does not.
 SCENARIOS = tuple(s for s in hosted("sglang") if "repetition_penalty" not in s.sampling)
 
 CHUNK = 16
 """Prompt tokens of a step: the long prompts of the table come in five pieces."""
+
+MOST_VECTORS = 200
+"""That an engine of these tests keeps, of 64 coordinates."""
 
 SOFT = {"methods": [soft()], "phase": {"think_start": [START], "think_end": [7]}}
 
@@ -27,7 +30,14 @@ def request(scenario, trace="summary", **more):
 
 def table(trace="summary", scenarios=SCENARIOS):
     """The whole table, staggered."""
-    return {"requests": models.requests(trace=trace, scenarios=scenarios)}
+    rows = models.requests(trace=trace, scenarios=scenarios)
+    for row in rows:
+        if row["name"] in VECTORS:
+            row["more"] = {"return_logprob": True}
+        if row["name"] == "coconut":
+            # Then there are rows in front of the head that are not sampled.
+            row["more"]["logprob_start_len"] = 0
+    return {"requests": rows}
 
 
 def radix():
@@ -43,13 +53,21 @@ def radix():
         "sampling": {"max_tokens": 4},
         "more": {"return_logprob": True, "top_logprobs_num": 5},
     }
+    hidden = Scenario("hidden", (*LONG, START, 15), VECTORS["coconut-placeholder"], tokens=40)
+    beside = {**plain, "name": "after-hidden", "continues": "hidden", "arrive": 20}
     short = Scenario("short", (*LONG, START, 12), (soft(),), tokens=1)
     after = {**plain, "name": "after-short", "continues": "short"}
     return [
-        {"requests": [request(latent)], "flush": True},
-        {"requests": [plain]},
+        {"requests": [request(latent), request(hidden)], "flush": True},
+        {"requests": [plain, beside]},
         {"requests": [request(latent) | {"name": "again"}]},
-        {"requests": [{**plain, "name": "fresh"}], "flush": True},
+        {
+            "requests": [
+                {**plain, "name": "fresh"},
+                {**beside, "name": "fresh-after-hidden"},
+            ],
+            "flush": True,
+        },
         {"requests": [request(latent) | {"name": "open", "switches": ["no_guard"]}], "flush": True},
         {"requests": [{**plain, "name": "polluted", "continues": "open"}]},
         {"requests": [request(short)], "flush": True},
@@ -145,8 +163,11 @@ def wrong():
         one("beam", sampling={"beam_width": 2}),
         one("grammar", sampling={"regex": "a+"}),
         one("session", more={"session_params": {"id": "x"}}),
-        *(one(name, spec(methods=[{"method": name}])) for name in sorted(REFUSED["sglang"])),
-        one("dense", spec(methods=[{"method": "swi_reasoning", "mixture": "full"}])),
+        one(
+            "vectors",
+            spec(methods=[{"method": "soft_tokens", "mixture": "full"}]),
+            {"max_tokens": MOST_VECTORS + 1},
+        ),
         one("right"),
     ]
     return {"requests": rows}
@@ -251,7 +272,10 @@ def work(paths, reasoner=(), off=()):
                 *going_wrong(),
                 *faults(),
             ],
-            "settings": {"methods": [*outside.NAMES, "faulty"]},
+            "settings": {
+                "methods": [*outside.NAMES, "faulty"],
+                "vectors_mib": MOST_VECTORS * 64 * 4 / 2**20,
+            },
         },
         "no-overlap": {
             "model": llama,
@@ -278,6 +302,7 @@ def work(paths, reasoner=(), off=()):
                 {"requests": staggered()},
                 {"requests": without, "flush": True},
                 *taken_back(),
+                *fed_vectors(),
             ],
         },
         **{
@@ -346,6 +371,15 @@ def taken_back():
         ]
         rows.append({"requests": four})
     return rows
+
+
+def fed_vectors():
+    """Rows that are fed more than concept tokens, retracted: with the replay, and without."""
+    rows = table("full", [one for one in SCENARIOS if one.name in VECTORS])["requests"]
+    return [
+        {"requests": [{**row, "arrive": 0} for row in rows], "flush": True},
+        {"requests": [{**row, "switches": ["no_replay"]} for row in rows], "flush": True},
+    ]
 
 
 def plain_runs():

@@ -18,7 +18,7 @@ def table():
 def refused(model, words, find=find_input_embedding):
     """The model is refused with a reason and a way out."""
     with pytest.raises(EmbeddingError, match=words) as caught:
-        find(model, layout())
+        find(model, layout(1))
     assert "--tokenlens-allow" in str(caught.value)
 
 
@@ -26,7 +26,7 @@ def main():
     """One that is taken, and four that are not."""
     model = nn.Module()
     model.embed_tokens = table()
-    assert find_input_embedding(model, layout()) == ("embed_tokens", model.embed_tokens)
+    assert find_input_embedding(model, layout(1)) == ("embed_tokens", model.embed_tokens)
     quantised, packed = type("GGUFEmbeddingMethod", (), {})(), torch.zeros(100, 16).byte()
     method, weight = model.embed_tokens.quant_method, model.embed_tokens.weight
     model.embed_tokens.quant_method = quantised
@@ -36,8 +36,8 @@ def main():
     refused(model, r"torch\.uint8.*not quantised")
     model.embed_tokens.weight = weight
     second = model.embed_tokens_per_layer = table()
-    assert find_input_embedding(model, layout())[0] == "embed_tokens"
-    assert per_layer_embeddings(model, layout()) == [second]
+    assert find_input_embedding(model, layout(1))[0] == "embed_tokens"
+    assert per_layer_embeddings(model, layout(1)) == [second]
     second.quant_method = quantised
     refused(model, "embed_tokens_per_layer: got .*GGUFEmbeddingMethod", per_layer_embeddings)
     model.word_embeddings = table()

@@ -143,13 +143,6 @@ def test_a_request_that_cannot_be_hosted_is_refused(request_of, params_of, words
     check_request(DecodingSpec(), request, params, Settings())
 
 
-@pytest.mark.parametrize("method", ["coconut", "latent_mas", "soft_tokens"])
-def test_methods_that_feed_other_vectors_are_refused(method):
-    spec = parse_spec({"methods": [{"method": method}]})
-    with pytest.raises(SpecError, match="SGLang does not host"):
-        check_request(spec, SimpleNamespace(), SimpleNamespace(), Settings())
-
-
 def test_the_owners_bounds():
     with pytest.raises(SpecError, match="at most 8 on this server"):
         check_request(SOFT, SimpleNamespace(), SimpleNamespace(), Settings(max_entries=8))

@@ -120,6 +120,9 @@ def test_prompts_are_cached_and_mixtures_never(engines):
     assert again["again"]["ids"] == latent["latent"]["ids"]
     assert fresh["fresh"]["cached"] == 0
     assert distance(plain["plain"], fresh["fresh"]) < 1e-4
+    # The same of hidden states that were fed beneath one visible token.
+    assert plain["after-hidden"]["cached"] == len(latent["hidden"]["prompt"])
+    assert distance(plain["after-hidden"], fresh["fresh-after-hidden"]) < 1e-4
     # Without the guard a plain request reads mixtures.
     assert polluted["polluted"]["cached"] > prompt
     assert distance(polluted["polluted"], fresh["fresh"]) > 1e-2
@@ -218,10 +221,7 @@ def test_rows_without_a_spec_are_untouched_beside_those_with_one(engines, name):
         ("beam", ["beam_width", "2"]),
         ("grammar", ["regex"]),
         ("session", ["session_params"]),
-        ("coconut", ["coconut.method", "SGLang does not host", "hidden state"]),
-        ("latent_mas", ["latent_mas.method", "SGLang does not host", "hidden state"]),
-        ("soft_tokens", ["soft_tokens.noise_scale", "SGLang does not host", "noise"]),
-        ("dense", ["swi_reasoning.mixture", "SGLang does not host", "whole vocabulary"]),
+        ("vectors", ["soft_tokens.mixture", "at most 200 vectors of 256 bytes", "be fed 201"]),
     ],
 )
 def test_a_bad_spec_is_refused_with_its_field(engines, name, words):

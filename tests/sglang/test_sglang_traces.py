@@ -1,7 +1,12 @@
 """Traces of the reasoner's requests are those of Hugging Face, up to the engine's name."""
 
 import pytest
-from conformance_traces import TRACED, trace_differences
+from conformance_traces import (
+    TRACED,
+    logprob_differences,
+    trace_differences,
+    vector_references,
+)
 from sglang_scenarios import REASONERS
 from sglang_support import needs_sglang
 
@@ -19,6 +24,40 @@ def test_every_step_is_the_references(engines, traced, suffix):
     wrong = {name: trace_differences(traced[name], trace)[:5] for name, trace in found.items()}
     assert {name: places for name, places in wrong.items() if places} == {}
     assert {trace["engine"] for trace in found.values()} == {"sglang"}
+
+
+@pytest.fixture(scope="module")
+def vectors(checkpoints):
+    """Hugging Face's traces and log-probabilities of rows that are fed vectors."""
+    return vector_references(checkpoints)
+
+
+def unlike(run, references):
+    """Rows that are fed vectors and are not the reference's, with some places."""
+    found = {}
+    for row, reference in references.items():
+        places = logprob_differences(reference, run[row]["logprobs"])
+        if run[row]["trace"]["steps"]:
+            places += trace_differences(reference, run[row]["trace"])
+        if places:
+            found[row] = places[:5]
+    return found
+
+
+def test_what_is_fed_is_the_references(engines, vectors):
+    """Forced tokens hide errors in what is fed: log-probabilities, and every step's values."""
+    # The second run uses slots again.
+    for run in engines["overlap"]["runs"][:2]:
+        assert unlike(run, vectors["qwen3"]) == {}
+    assert engines["overlap"]["runs"][0]["coconut"]["trace"]["steps"]
+    assert unlike(engines["two-ranks"]["runs"][0], vectors["gemma"]) == {}
+
+
+def test_vectors_are_fed_again_after_a_retraction(engines, vectors):
+    replayed, without = engines["retracted"]["runs"][-2:]
+    assert sum(one["retractions"] for one in replayed.values()) > 5
+    assert unlike(replayed, vectors["qwen3"]) == {}
+    assert unlike(without, vectors["qwen3"])
 
 
 def test_the_engine_s_detector_says_the_markers(engines):

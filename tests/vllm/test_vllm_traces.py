@@ -9,6 +9,7 @@ from conformance_traces import (
     Reference,
     logprob_differences,
     trace_differences,
+    vector_references,
 )
 from vllm_support import needs_vllm
 
@@ -53,9 +54,9 @@ def test_a_difference_is_seen():
     other["engine"] = "vllm"
     other["steps"][0]["entropy"] += TOLERANCE / 2
     assert trace_differences(reference, other) == []
-    assert logprob_differences(reference, [{"3": -1.5}]) == []
+    assert logprob_differences(reference, [-1.5]) == []
     for wrong in (-1.4, float("nan")):
-        assert logprob_differences(reference, [{"3": wrong}])
+        assert logprob_differences(reference, [wrong])
     other["steps"][0]["entries"][1][1] += 2 * TOLERANCE
     other["steps"][0]["entropy"] = float("nan")
     other["counts"]["tokens"] = 2
@@ -72,13 +73,8 @@ def test_a_difference_is_seen():
 
 @pytest.fixture(scope="session")
 def vectors(checkpoints):
-    """Hugging Face's traces of the random models' rows that are fed more than concept tokens."""
-    from conformance_table import MARKERS, SCENARIOS, VECTORS
-    from conformance_traces import reference_traces
-
-    rows = [one for one in SCENARIOS if one.name in VECTORS]
-    names = ("qwen3", "gemma")
-    return {name: reference_traces(checkpoints[name], None, MARKERS, rows) for name in names}
+    """Hugging Face's traces and log-probabilities of rows that are fed vectors."""
+    return vector_references(checkpoints)
 
 
 def unlike(job, references):
@@ -87,7 +83,9 @@ def unlike(job, references):
     for run in job["runs"]:
         for row, reference in references.items():
             output = run["outputs"][row]
-            places = logprob_differences(reference, output["logprobs"])
+            # vLLM puts the token itself first.
+            logprobs = [next(iter(place.values())) for place in output["logprobs"]]
+            places = logprob_differences(reference, logprobs)
             if output["trace"]["steps"]:
                 places += trace_differences(reference, output["trace"])
             if places:

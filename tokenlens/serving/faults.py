@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORGOTTEN = "the history of this request's concept tokens did not fit when it lost its KV cache"
+FORGOTTEN = (
+    "the history of this request's concept tokens and vectors did not fit when it lost its KV cache"
+)
 TAKEN_BACK = "the engine took back other tokens of this request than tokenlens can take back"
 BROKEN = "an error in tokenlens, which the engine's log shows, ended this request and no other"
 BROKEN_STEP = (

@@ -7,21 +7,32 @@ look-up and what it makes of the rows (their scale).
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tokenlens.errors import EmbeddingError
 from tokenlens.serving.embedding import EmbeddingLayout, cannot, mix
+from tokenlens.sglang.head import head_of, scale_of
 
 INSTEAD = "after --tokenlens-allow"
 
 
-def layout() -> EmbeddingLayout:
-    """How SGLang embeds tokens. Imports SGLang."""
+def layout(max_requests: int) -> EmbeddingLayout:
+    """How SGLang embeds tokens, at most so many requests at once. Imports SGLang."""
     from sglang.srt.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
     from sglang.srt.models.gemma3_causal import Gemma3TextScaledWordEmbedding
 
-    tables = (VocabParallelEmbedding, Gemma3TextScaledWordEmbedding)
-    return EmbeddingLayout(tables, ParallelLMHead, _mixed, INSTEAD, _refuse_adapters, _prepare)
+    return EmbeddingLayout(
+        (VocabParallelEmbedding, Gemma3TextScaledWordEmbedding),
+        ParallelLMHead,
+        _mixed,
+        INSTEAD,
+        _refuse_adapters,
+        _prepare,
+        total=_total,
+        head_of=lambda model, table: head_of(model, table, max_requests),
+        scale_of=scale_of,
+    )
 
 
 def _prepare(module: Any) -> None:
@@ -36,6 +47,21 @@ class _Lookup(nn.Embedding):
         rows = super().forward(input_)
         mix(self, input_, rows)
         return rows
+
+
+def _total(tensor: Tensor) -> Tensor:
+    """The sum over all ranks, on each of them."""
+    from sglang.srt.distributed import get_tp_group, tensor_model_parallel_all_reduce
+
+    group = get_tp_group()
+    if group.world_size == 1:
+        return tensor
+    if tensor.dtype != torch.float64:
+        summed: Tensor = tensor_model_parallel_all_reduce(tensor)
+        return summed
+    # SGLang's own ways have no float64.
+    torch.distributed.all_reduce(tensor, group=group.device_group)
+    return tensor
 
 
 def _refuse_adapters(name: str, module: nn.Module) -> None:

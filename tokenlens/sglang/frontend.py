@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from tokenlens.core import Request
 from tokenlens.errors import SpecError
 from tokenlens.serving import metrics
 from tokenlens.serving.admission import marked
@@ -20,6 +21,7 @@ from tokenlens.serving.arguments import (
 )
 from tokenlens.serving.binding import check_room
 from tokenlens.serving.off_loop import off_loop
+from tokenlens.serving.refusals import check_vectors
 from tokenlens.serving.settings import Settings
 from tokenlens.sglang import refusals, switch
 from tokenlens.sglang.binding import binder_of, reasoning_of
@@ -92,10 +94,20 @@ class SglangFrontEnd:
         rest = {key: v for key, v in params.custom_params.items() if not asks({key: None})}
         written = {**rest, KEY: spec.model_dump_json()}
         params.custom_params = marked(seeded(written, spec, params.sampling_seed))
-        params.custom_params = self.bind.found(params.custom_params, self.bind(params))
+        bound = self.bind(params)
+        if bound is not None:
+            self._check_vectors(manager, bound, params)
+        params.custom_params = self.bind.found(params.custom_params, bound)
         sent = (vars(state).get(PARAMETERS) for state in manager.rid_to_state.values())
         used = ((one or {}).get(MARKERS_KEY) for one in sent)
         check_room(params.custom_params.get(MARKERS_KEY), used)
+
+    def _check_vectors(self, manager: Any, bound: Request, params: Any) -> None:
+        model = manager.model_config
+        context = int(model.context_len)
+        most = min(params.max_new_tokens or context, context)
+        size, ranks = int(model.hidden_size), int(manager.server_args.tp_size or 1)
+        check_vectors(bound, most, self.settings, size, ranks)
 
 
 class StopsOf:

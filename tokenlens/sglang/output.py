@@ -19,6 +19,8 @@ GUARD = "skip_radix_cache_insert"
 LATENT = "_tokenlens_latent"
 """Our attribute of requests that may be fed mixtures."""
 
+MORE = "Raise --tokenlens-history-mib, or --tokenlens-vectors-mib for methods that feed vectors."
+
 
 def abort(req: Any, message: str) -> None:
     """End a request of SGLang's as an error; the engine goes on."""
@@ -45,7 +47,7 @@ class StepOutput:
         for req, commit in zip(batch.reqs, commits):
             reason = self._failed.get(req.rid)
             if reason is not None:
-                more = ". Raise --tokenlens-history-mib." if reason == FORGOTTEN else "."
+                more = "." if reason != FORGOTTEN else f". {MORE}"
                 abort(req, f"tokenlens: {reason}{more}")
             if commit is None:
                 continue

@@ -30,6 +30,7 @@ OPTIONS = {
     "tokenlens_max_entries": "max_entries",
     "tokenlens_max_trace_steps": "max_trace_steps",
     "tokenlens_history_mib": "history_mib",
+    "tokenlens_vectors_mib": "vectors_mib",
 }
 """Command-line options, and the settings that they are."""
 
@@ -93,6 +94,11 @@ def add_cli_args(original: Any, parser: argparse.ArgumentParser) -> None:
         "--tokenlens-history-mib",
         type=float,
         help="Device memory for concept tokens that a retracted request is fed again.",
+    )
+    group.add_argument(
+        "--tokenlens-vectors-mib",
+        type=float,
+        help="Device memory for vectors (hidden states, mixtures of the whole vocabulary).",
     )
 
 

@@ -58,7 +58,8 @@ class RequestFollower:
             settings=settings,
             binder=binder_of(runner.model_config, load_tokenizer(args)),
             model=runner.model,
-            layout=layout(),
+            # The pool's first row is nobody's.
+            layout=layout(requests + 1),
             device=torch.device(runner.device),
             max_requests=requests,
             max_request_tokens=context,
@@ -121,8 +122,8 @@ class RequestFollower:
     def _admit(self, req: Any) -> None:
         try:
             # As the client's prompt was read: `origin_input_ids` has hashes in an image's place.
-            prompt = req.origin_input_ids_unpadded
-            request = self.engine.admit(req.rid, req.sampling_params, prompt)
+            prompt, params = req.origin_input_ids_unpadded, req.sampling_params
+            request = self.engine.admit(req.rid, params, prompt, params.max_new_tokens)
             if request is None:
                 return
             setattr(req, LATENT, is_latent(request.spec))

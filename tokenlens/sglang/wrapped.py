@@ -2,7 +2,8 @@
 
 Each is called as ``ours(original, *args, **kwargs)`` and passes on what it was given unless the
 engine runs with tokenlens or the request asks for us. Beside them, on objects of such engines
-alone: the sampler's ``_preprocess_logits``, its ``output_logprob_processor.compute_logprobs``
+alone: the ``_get_pruned_states`` in front of the model's head (:mod:`tokenlens.sglang.head`), the
+sampler's ``_preprocess_logits``, its ``output_logprob_processor.compute_logprobs``
 (:mod:`tokenlens.sglang.scheduler`), and the class of the model's input embedding
 (:mod:`tokenlens.sglang.embedding`). Imports nothing.
 """
@@ -75,6 +76,7 @@ SWITCHED_ON: Targets = {
 
 CALLED: Mapping[str, tuple[str, ...]] = {
     "sglang.srt.layers.sampler": ("Sampler._preprocess_logits", "SGLANG_RETURN_ORIGINAL_LOGPROB"),
+    "sglang.srt.layers.logits_processor": ("LogitsProcessor._get_pruned_states",),
     "sglang.srt.layers.logprob_processor": ("OutputLogprobProcessor.compute_logprobs",),
     "sglang.srt.layers.vocab_parallel_embedding": ("VocabParallelEmbedding._embed_local_shard",),
     "sglang.srt.managers.auxiliary_output": ("append_auxiliary_output",),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tokenlens.sglang.head import HeadInput, scale_of
+from tokenlens.sglang.head import HeadBuffer, scale_of
 
 HIDDEN = 8
 
@@ -20,7 +20,7 @@ def watched(max_rows=4):
     """A processor and what looks at it."""
     processor, head = Processor(), nn.Linear(HIDDEN, 20)
     head.embedding_dim = HIDDEN
-    return processor, HeadInput(processor, head, torch.zeros(20, HIDDEN), max_rows)
+    return processor, HeadBuffer(processor, head, torch.zeros(20, HIDDEN), max_rows)
 
 
 def test_sampled_rows_are_copied_once_and_only_for_those_who_ask():

@@ -28,6 +28,14 @@ MOST_NORMAL = 7.0
 """No draw of ours is as far from 0."""
 
 
+def rows_of(head: Any) -> Tensor | None:
+    """The rows of an engine's head, ``None`` where they are no table (quantised)."""
+    weight = getattr(head, "weight", None)
+    method = type(getattr(head, "quant_method", None)).__name__
+    is_table = isinstance(weight, Tensor) and weight.is_floating_point()
+    return weight if is_table and method == "UnquantizedEmbeddingMethod" else None
+
+
 class HeadWatch(Protocol):
     """Looks at the head of a model; nothing is kept of a pass for which nobody asked."""
 

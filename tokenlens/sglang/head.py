@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tokenlens.serving.engine_vectors import rows_of
+
 PRUNED, SAMPLED = 0, 3
 """Places in what ``_get_pruned_states`` returns: the rows, and which of them are sampled."""
 
 
-class HeadInput:
+class HeadBuffer:
     """The head of one model; see :class:`tokenlens.serving.engine_vectors.HeadWatch`.
 
     Parameters
@@ -44,10 +46,7 @@ class HeadInput:
 
     def weight(self) -> Tensor | None:
         """The rows of the head's shard."""
-        weight = getattr(self._head, "weight", None)
-        method = type(getattr(self._head, "quant_method", None)).__name__
-        is_table = isinstance(weight, Tensor) and weight.is_floating_point()
-        return weight if is_table and method == "UnquantizedEmbeddingMethod" else None
+        return rows_of(self._head)
 
     def arm(self, num_rows: int) -> None:
         """Keep the rows of the next pass."""
@@ -73,7 +72,7 @@ class HeadInput:
         return self._rows[: self._wanted]
 
 
-def head_of(model: nn.Module, table: nn.Module, max_rows: int) -> HeadInput | None:
+def head_of(model: nn.Module, table: nn.Module, max_rows: int) -> HeadBuffer | None:
     """What watches a model's head; ``None`` if it has not exactly one."""
     from sglang.srt.layers.logits_processor import LogitsProcessor
     from sglang.srt.layers.vocab_parallel_embedding import ParallelLMHead
@@ -84,7 +83,7 @@ def head_of(model: nn.Module, table: nn.Module, max_rows: int) -> HeadInput | No
     weight = table.weight
     if len(processors) != 1 or len(heads) != 1 or not isinstance(weight, Tensor):
         return None
-    return HeadInput(processors[0], heads[0], weight, max_rows)
+    return HeadBuffer(processors[0], heads[0], weight, max_rows)
 
 
 def scale_of(model: nn.Module, table: nn.Module) -> float | None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tokenlens.serving.engine_vectors import rows_of
+
 
 class HeadInput:
     """The head of one model; see :class:`tokenlens.serving.engine_vectors.HeadWatch`."""
@@ -22,10 +24,7 @@ class HeadInput:
 
     def weight(self) -> Tensor | None:
         """The rows of the head's shard."""
-        weight = getattr(self._head, "weight", None)
-        method = type(getattr(self._head, "quant_method", None)).__name__
-        is_table = isinstance(weight, Tensor) and weight.is_floating_point()
-        return weight if is_table and method == "UnquantizedEmbeddingMethod" else None
+        return rows_of(self._head)
 
     def arm(self, num_rows: int) -> None:
         """Keep what the next call is given."""

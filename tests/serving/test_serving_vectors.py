@@ -18,6 +18,7 @@ from tokenlens.serving.settings import Settings, vector_bytes
 from tokenlens.serving.store import PAGE, ConceptStore, entry_bytes
 from tokenlens.serving.vectors import VectorStore
 from tokenlens.spec import parse_spec
+from tokenlens.spec.needs import Need
 from tokenlens.vllm.head import HeadInput
 
 VOCAB, HIDDEN = 40, 8
@@ -208,3 +209,53 @@ def test_nothing_is_kept_where_no_method_may_need_it():
     assert allows_vectors(Settings())
     assert allows_vectors(Settings(allow=("soft_thinking", "coconut")))
     assert not allows_vectors(Settings(allow=("soft_thinking", "gumbel_noise")))
+
+
+def served(dtype=torch.float32, scale=2.0, weight=True, **settings):
+    """Vectors of a table, whose head has the same rows or is quantised."""
+    generator = torch.Generator().manual_seed(1)
+    table = nn.Module()
+    table.weight = nn.Parameter(torch.randn(VOCAB, HIDDEN, generator=generator).to(dtype))
+    table.shard_indices = SimpleNamespace(org_vocab_start_index=0, org_vocab_end_index=VOCAB)
+    head = Head()
+    head.weight = lambda: table.weight.detach() if weight else None
+    return ServedVectors(table, lambda tensor: tensor, head, scale, VOCAB, **settings), table
+
+
+def test_what_a_model_scales_behind_its_table_is_taken_out_before():
+    """What reaches the first layer is ``scale`` times what is lent."""
+    source, table = served(scale=2.0)
+    source.arm(3)
+    assert (2 * source.hidden()).equal(torch.ones(3, HIDDEN))
+    source.prepare(request_of({"method": "latent_mas"}))
+    matrix, norm = source.alignment()
+    # A tied head's rows are the table's: the map is the table's scale, nearly.
+    torch.testing.assert_close(matrix, 2 * torch.eye(HIDDEN), rtol=0, atol=1e-4)
+    torch.testing.assert_close(norm, table.weight.norm(dim=1).mean())
+
+
+def test_what_a_model_cannot_lend_is_refused_and_nothing_else_is():
+    everything = Need.OF_ENGINE
+    assert served()[0].hosts == everything
+    # Whose scale is not known, and whose tokens are looked up in a second table.
+    assert served(scale=None)[0].hosts == everything & ~Need.HIDDEN_STATE
+    assert served(alone=False)[0].hosts == Need.EMBEDDING_NOISE
+    quantised, _ = served(weight=False)
+    quantised.prepare(request_of(COCONUT))
+    with pytest.raises(SpecError, match=r"quirks.realign: got True.*quantised"):
+        quantised.prepare(request_of({"method": "latent_mas"}))
+    quantised.prepare(request_of({"method": "latent_mas", "quirks": {"realign": False}}))
+
+
+def test_noise_that_float16_cannot_hold_is_refused():
+    loud = request_of({"method": "soft_tokens", "noise_scale": 100, "max_entries": 8})
+    served(torch.float16)[0].prepare(loud)
+    for dtype in (torch.float16, torch.bfloat16):
+        source, table = served(dtype)
+        with torch.no_grad():
+            table.weight.mul_(100)
+        if dtype == torch.bfloat16:
+            source.prepare(loud)
+            continue
+        with pytest.raises(SpecError, match=r"soft_tokens.noise_scale: got 100.*float16"):
+            source.prepare(loud)

@@ -109,9 +109,8 @@ def _mix_on_cpu(
         if len(fed) == 0:
             return
     given = () if added[0] is None or shard_start else added
-    chosen = torch.from_numpy(entries)
     # The vectors' rows, and the noise's scales
-    adds = any(of is not None and bool(of[chosen].any()) for of in given[1:3])
+    adds = any(of is not None and of.numpy()[entries].any() for of in given[1:3])
     mixture = concept_mixture(
         table,
         torch.from_numpy(ids.numpy()[entries]),
@@ -120,7 +119,7 @@ def _mix_on_cpu(
         out_dtype=torch.float32 if adds else None,
     )
     if adds:
-        mixture = (mixture + addition(chosen, *given)).to(rows.dtype)
+        mixture = (mixture + addition(torch.from_numpy(entries), *given)).to(rows.dtype)
     if len(fed) == len(place):
         rows.copy_(mixture)
     else:

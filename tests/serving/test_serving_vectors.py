@@ -259,3 +259,23 @@ def test_noise_that_float16_cannot_hold_is_refused():
             continue
         with pytest.raises(SpecError, match=r"soft_tokens.noise_scale: got 100.*float16"):
             source.prepare(loud)
+
+
+def test_a_table_that_is_whole_on_every_rank_is_not_summed():
+    """Gemma 3's on SGLang: its head may be a shard all the same."""
+
+    def never(tensor):
+        raise AssertionError("summed over ranks")
+
+    table, head = nn.Embedding(VOCAB, HIDDEN), Head()
+    head.weight = lambda: table.weight.detach()
+    source = ServedVectors(table, never, head, 1.0, VOCAB)
+    torch.testing.assert_close(source.rms(), (table.weight**2).mean().sqrt())
+    logits = torch.randn(2, VOCAB)
+    dense = source.dense(logits, torch.ones(2, dtype=torch.bool), torch.ones(2))
+    torch.testing.assert_close(dense, logits.softmax(dim=1) @ table.weight)
+    source.prepare(request_of({"method": "latent_mas"}))
+    head.weight = lambda: table.weight.detach()[: VOCAB // 2]
+    source = ServedVectors(table, never, head, 1.0, VOCAB)
+    with pytest.raises(SpecError, match=r"quirks.realign: got True.*cut another way"):
+        source.prepare(request_of({"method": "latent_mas"}))

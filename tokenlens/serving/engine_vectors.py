@@ -32,8 +32,9 @@ def rows_of(head: Any) -> Tensor | None:
     """The rows of an engine's head, ``None`` where they are no table (quantised)."""
     weight = getattr(head, "weight", None)
     method = type(getattr(head, "quant_method", None)).__name__
+    is_plain = method == "UnquantizedEmbeddingMethod" or isinstance(head, nn.Embedding)
     is_table = isinstance(weight, Tensor) and weight.is_floating_point()
-    return weight if is_table and method == "UnquantizedEmbeddingMethod" else None
+    return weight if is_table and is_plain else None
 
 
 class HeadWatch(Protocol):
@@ -56,6 +57,10 @@ class HeadWatch(Protocol):
         RuntimeError
             The pass that was asked for did not show any.
         """
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 class ServedVectors:
@@ -90,11 +95,14 @@ class ServedVectors:
         *,
         alone: bool = True,
     ) -> None:
-        self._module, self._total, self._head = module, total, head
+        self._module, self._head = module, head
         self._scale, self._vocab_size = scale or 1.0, vocab_size
-        shard: Any = module.shard_indices
-        self._start = int(shard.org_vocab_start_index)
-        self._stop = int(shard.org_vocab_end_index) - self._start
+        shard: Any = getattr(module, "shard_indices", None)
+        is_shard = hasattr(shard, "org_vocab_end_index")
+        # Else the table is whole on every rank, and nothing is summed.
+        self._total = total if is_shard else _whole
+        self._start = int(shard.org_vocab_start_index) if is_shard else 0
+        self._stop = int(shard.org_vocab_end_index) - self._start if is_shard else None
         self.hosts = Need.EMBEDDING_NOISE
         if alone:
             self.hosts |= Need.DENSE_MIXTURE
@@ -187,15 +195,15 @@ class ServedVectors:
         if single in self._made:
             return
         head = self._head.weight()
-        if head is None:
+        table = self._table
+        if head is None or len(head) < len(table):
             raise SpecError.of(
                 "latent_mas.quirks.realign",
                 True,
-                "false with this model, whose language-model head is quantised: there are no rows"
-                " to align with",
+                "false with this model, whose language-model head is quantised or cut another way"
+                " than its embeddings: there are no rows to align with",
             )
         dtype = torch.float32 if single else torch.float64
-        table = self._table
         made = alignment_matrix(table, head[: len(table)], dtype, self._total)
         # Hidden states are divided by the scale, which the matrix is to have.
         self._alignments[single] = made * self._scale

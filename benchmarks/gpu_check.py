@@ -160,7 +160,7 @@ def compiled(check: Check, device: str) -> None:
         max_slots=8,
         vocab_size=launches.VOCAB,
         device=device,
-        host=launches.Vectors(),
+        engine_vectors=launches.Vectors(),
     )
     made = {}
     for name in names:
@@ -192,7 +192,7 @@ def captured(check: Check, device: str) -> None:
         for _ in range(2):
             core = Core(
                 methods=METHODS, max_slots=4, vocab_size=launches.VOCAB, device=device,
-                host=launches.Vectors(),
+                engine_vectors=launches.Vectors(),
             )  # fmt: skip
             core.forms = None
             for slot in range(4):

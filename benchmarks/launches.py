@@ -46,7 +46,7 @@ from lowered import launches_of, text_of  # noqa: E402
 
 from tokenlens.core import Core, bind  # noqa: E402
 from tokenlens.core.compiled import FORMS, ROWS, Form, vectors  # noqa: E402
-from tokenlens.core.traced import Lent  # noqa: E402
+from tokenlens.core.traced import GivenVectors  # noqa: E402
 from tokenlens.methods import METHODS  # noqa: E402
 from tokenlens.spec import Need, parse_spec  # noqa: E402
 from tokenlens.spec.registry import METHOD_CONFIGS, NEEDS_LATENT  # noqa: E402
@@ -166,8 +166,14 @@ def request_of(methods: tuple[dict[str, Any], ...]) -> Any:
 def count(methods: tuple[dict[str, Any], ...], num_rows: int = 4) -> list[str]:
     """What one step of a batch launches, by name."""
     request = request_of(methods)
-    host = Vectors()
-    core = Core(methods=METHODS, max_slots=num_rows, vocab_size=VOCAB, device="meta", host=host)
+    engine_vectors = Vectors()
+    core = Core(
+        methods=METHODS,
+        max_slots=num_rows,
+        vocab_size=VOCAB,
+        device="meta",
+        engine_vectors=engine_vectors,
+    )
     for slot in range(num_rows):
         core.add(slot, request, [START])
     slots = torch.zeros(num_rows, dtype=torch.int64, device="meta")
@@ -175,7 +181,7 @@ def count(methods: tuple[dict[str, Any], ...], num_rows: int = 4) -> list[str]:
     advance = torch.ones(num_rows, dtype=torch.bool, device="meta")
     logits = torch.empty(num_rows, VOCAB, device="meta")
     found: list[str] = []
-    host.hidden = lambda: torch.empty(num_rows, 16, device="meta")  # type: ignore[method-assign]
+    engine_vectors.hidden = lambda: torch.empty(num_rows, 16, device="meta")  # type: ignore[method-assign]
     # What is kept from step to step is made in the first.
     for _ in range(2):
         with Launches() as launches:
@@ -216,8 +222,8 @@ class Lowered:
 
 def count_compiled(methods: tuple[dict[str, Any], ...], lowered: Lowered) -> list[str]:
     """What the compiled form of one step launches, by name."""
-    core = Core(methods=METHODS, max_slots=ROWS, vocab_size=VOCAB, host=Vectors())
-    core._host = Lent(core._host, vectors(core, ROWS))  # type: ignore[assignment]
+    core = Core(methods=METHODS, max_slots=ROWS, vocab_size=VOCAB, engine_vectors=Vectors())
+    core._engine_vectors = GivenVectors(core._engine_vectors, vectors(core, ROWS))  # type: ignore[assignment]
     request = request_of(methods)
     for slot in range(ROWS):
         core.add(slot, request, [START])
@@ -259,12 +265,16 @@ def profiled(device: str) -> list[tuple[str, int, int]]:
         found = []
         for forms in (None, FORMS):
             core = Core(
-                methods=METHODS, max_slots=4, vocab_size=VOCAB, device=device, host=Vectors()
+                methods=METHODS,
+                max_slots=4,
+                vocab_size=VOCAB,
+                device=device,
+                engine_vectors=Vectors(),
             )
             core.forms, request = forms, request_of(methods)
             if forms is not None:
                 forms.warm(core, [request], VOCAB, torch.float32)
-            core._host = Lent(core._host, vectors(core, 4))  # type: ignore[assignment]
+            core._engine_vectors = GivenVectors(core._engine_vectors, vectors(core, 4))  # type: ignore[assignment]
             for slot in range(4):
                 core.add(slot, request, [START])
             slots = torch.arange(4, device=device)

@@ -315,7 +315,7 @@ class Batch:
         ids = torch.stack([r["ids"] for r in records])
         alone = torch.zeros_like(weights)
         alone[:, 0] = 1
-        feed = self.core.feed
+        feed = self.core.next_input
         self._equal("feed.weights", feed.weights[slots], torch.where(latent, weights, alone), shown)
         self._equal("feed.ids", feed.ids[slots], torch.where(latent, ids, tokens), shown)
         self._equal("feed.latent", feed.latent[slots], latent[:, 0], shown)
@@ -340,7 +340,7 @@ class Batch:
                 found = table.column(column)[slots]
                 self._equal(f"state {column.name}", found, wanted, [(s, None) for s in slots])
         empty = sorted(set(range(self.schedules * SLOTS + 1)) - set(self.live))
-        found = self.core.feed.latent[empty]
+        found = self.core.next_input.latent[empty]
         self._equal("latent slots without a request", found, torch.zeros_like(found))
 
     def _equal(self, name, found, wanted, rows=None):

@@ -76,12 +76,12 @@ class Solo:
     @property
     def latent(self):
         """Whether the next input is a mixture."""
-        return bool(self.core.feed.latent[0])
+        return bool(self.core.next_input.latent[0])
 
     @property
     def entries(self):
         """The next input: ids and weights of the live entries."""
-        feed = self.core.feed
+        feed = self.core.next_input
         return {
             int(i): float(w) for i, w in zip(feed.ids[0], feed.weights[0], strict=True) if w > 0
         }

@@ -46,7 +46,7 @@ def life(core, noises, slots, watched, order):
         sampled = edited[:, 20:].argmax(1) + 20
         forced = edited.amax(1) > 1e5
         core.commit(torch.where(forced, edited.argmax(1), sampled), index)
-        feed, slot = core.feed, slots[watched]
+        feed, slot = core.next_input, slots[watched]
         row = rows.index(watched)
         records.append(record(feed, slot, edited[row]))
     return records
@@ -74,7 +74,7 @@ def alone_and_in_a_batch(noise, signals=signals_topk, size=7, watched=3):
         sampled = edited[:, 20:].argmax(1) + 20
         forced = edited.amax(1) > 1e5
         single.commit(torch.where(forced, edited.argmax(1), sampled), torch.tensor([0]))
-        alone.append(record(single.feed, 0, edited[0]))
+        alone.append(record(single.next_input, 0, edited[0]))
     core = Core(max_slots=size + 4, vocab_size=VOCAB, signals=signals)
     slots = [(3 * i + 1) % (size + 4) for i in range(size)]
     return alone, life(core, noises, slots, watched, rotate)
@@ -98,7 +98,7 @@ GUMBEL = NOISES["gumbel"]
 def fed(seed=0, noise=GUMBEL, sample=0, prompt=(START,)):
     solo = Solo(SoftThinking(), *noise, vocab=VOCAB, prompt=prompt, seed=seed, sample=sample)
     solo.run(logits_of(0, 0))
-    return solo.core.feed.weights[0].clone()
+    return solo.core.next_input.weights[0].clone()
 
 
 @pytest.mark.parametrize("noise", [GumbelNoise(), DirichletNoise()], ids=lambda n: n.method)
@@ -134,7 +134,7 @@ def fed_with_column(seed):
     solo = Solo(SoftThinking(), GumbelNoise(), vocab=VOCAB)
     solo.core.table.ints[0, solo.core.table.columns[SEED].start] = seed
     solo.run(logits_of(0, 0))
-    return solo.core.feed.weights[0].clone()
+    return solo.core.next_input.weights[0].clone()
 
 
 def test_rows_that_asked_for_nothing_are_untouched():

@@ -78,7 +78,7 @@ def decode(core, num_rows, steps=12, seed=1, other_order=False):
         order = torch.arange(num_rows).flip(0) if other_order else torch.arange(num_rows)
         taken = slots[order] if other_order else slots
         step = core.commit(sampled[order], taken, advance[order])
-        found += [edited, *step, core.feed.weights[:num_rows].clone()]
+        found += [edited, *step, core.next_input.weights[:num_rows].clone()]
     return found
 
 

@@ -18,8 +18,8 @@ def stepped(method, holes, logits):
     left = core.step(logits.expand(2, -1).contiguous(), slots)
     sampled = left.argmax(dim=1)
     core.commit(sampled, slots)
-    used = core.feed.weights[0] > 0
-    return set(core.feed.ids[0][used].tolist()), left
+    used = core.next_input.weights[0] > 0
+    return set(core.next_input.ids[0][used].tolist()), left
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_a_slot_s_last_request_says_nothing_of_its_next():
     core.add(0, request, [7, START])
     slots = torch.tensor([0, 1])
     core.step(torch.randn(2, VOCAB, generator=torch.Generator().manual_seed(0)), slots)
-    # In another order: filed by slot.
+    # In another order: kept by slot.
     notes = core.commit(torch.tensor([9, 9]), torch.tensor([1, 0])).records.tolist()
     assert edits_and_switch(notes[0], core.records)[0] is not None
     assert edits_and_switch(notes[1], core.records) == (None, None)

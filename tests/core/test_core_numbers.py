@@ -98,7 +98,7 @@ def admitted(value):
 def decode(requests, kinds, seed):
     """Run requests side by side and check each step; the numbers of invalid steps."""
     rows = len(requests)
-    core = Core(max_slots=rows, vocab_size=VOCAB, host=Lent(rows))
+    core = Core(max_slots=rows, vocab_size=VOCAB, engine_vectors=Lent(rows))
     for slot, request in enumerate(requests):
         core.add(slot, request, numeric.PROMPT)
     generator, slots = torch.Generator().manual_seed(seed), torch.arange(rows)
@@ -136,7 +136,7 @@ def check_step(core, step, fine):
         assert column.isfinite().all(), name
     assert not (step.latent & ~step.valid).any(), "an invalid step is fed as a mixture"
     assert not (step.latent & ~fine).any()
-    feed, rows = core.feed, len(fine)
+    feed, rows = core.next_input, len(fine)
     for table in (feed.weights, feed.base, feed.base_weight, feed.noise_scale):
         assert table[:rows].isfinite().all()
     mass = feed.weights[:rows].sum(dim=1) + feed.base_weight[:rows]

@@ -88,8 +88,8 @@ def test_an_odd_row_changes_no_other_row():
     core.commit(core.step(torch.stack([odd("NaN"), peaked(9)]), slots)[1].argmax().expand(2), slots)
     solo = Solo(SOFT, GumbelNoise(), eos=())
     solo.run(peaked(9))
-    assert torch.equal(core.feed.weights[1], solo.core.feed.weights[0])
-    assert torch.equal(core.feed.ids[1], solo.core.feed.ids[0])
+    assert torch.equal(core.next_input.weights[1], solo.core.next_input.weights[0])
+    assert torch.equal(core.next_input.ids[1], solo.core.next_input.ids[0])
 
 
 PADDED = {"small": (13, 16), "one": (40, 41), "Qwen3": (151_669, 151_936)}
@@ -129,7 +129,7 @@ def test_one_entry_has_a_weight_of_exactly_one(settings, noise):
     solo = Solo(method, *NOISES[noise])
     solo.run(torch.linspace(0, 1, VOCAB))
     assert solo.latent
-    assert solo.core.feed.weights[0].tolist() == [1.0] + [0.0] * (VOCAB - 1)
+    assert solo.core.next_input.weights[0].tolist() == [1.0] + [0.0] * (VOCAB - 1)
     if settings != {"max_entries": 1} or noise != "dirichlet":
         # A Dirichlet draw comes before the cut, so there chance decides which entry stays.
         assert solo.entries == {VOCAB - 1: 1.0}

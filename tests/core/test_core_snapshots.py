@@ -32,12 +32,12 @@ def logits_at(number):
     return logits
 
 
-def step(core, slot, number, filed=False):
-    """One step, and all that it left behind; ``filed``: committed by another tensor of slots."""
+def step(core, slot, number, by_slot=False):
+    """One step, and all that it left behind; ``by_slot``: committed by another tensor of slots."""
     slots = torch.tensor([slot])
     sampled = core.step(logits_at(number), slots).argmax(dim=1)
-    core.commit(sampled, slots.clone() if filed else slots, torch.tensor([True]))
-    feed = core.feed
+    core.commit(sampled, slots.clone() if by_slot else slots, torch.tensor([True]))
+    feed = core.next_input
     return (
         int(sampled),
         bool(feed.latent[slot]),
@@ -49,15 +49,15 @@ def step(core, slot, number, filed=False):
     )
 
 
-@pytest.mark.parametrize("filed", [False, True])
+@pytest.mark.parametrize("by_slot", [False, True])
 @pytest.mark.parametrize("dropped", [1, 2, 3])
 @pytest.mark.parametrize("at", [4, 6, 8])
-def test_tokens_taken_back_are_decided_again_in_the_same_way(dropped, at, filed):
+def test_tokens_taken_back_are_decided_again_in_the_same_way(dropped, at, by_slot):
     core = Core(max_slots=2, vocab_size=VOCAB, rewind_steps=3)
     core.add(1, request(), [1], 1)
-    before = [step(core, 1, number, filed) for number in range(at)]
+    before = [step(core, 1, number, by_slot) for number in range(at)]
     core.rewind(1, at - dropped)
-    again = [step(core, 1, number, filed) for number in range(at - dropped, at)]
+    again = [step(core, 1, number, by_slot) for number in range(at - dropped, at)]
     assert again == before[at - dropped :]
 
 

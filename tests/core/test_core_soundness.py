@@ -68,7 +68,7 @@ def test_without_both_a_mixture_is_no_number(monkeypatch):
     request = solo("soft_grpo_noise")
     request.run(row())
     assert request.latent
-    assert not request.core.feed.weights[0].isfinite().all()
+    assert not request.core.next_input.weights[0].isfinite().all()
 
 
 def test_without_both_an_edit_is_no_number(monkeypatch):

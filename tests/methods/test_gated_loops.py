@@ -105,7 +105,7 @@ def scripts(draw, number, greedy):
 
 def of_core(configs, shown, drawn):
     """Tokens and fed vectors of a batch, step by step; whether the row was still going."""
-    core = Core(max_slots=len(configs), vocab_size=VOCAB, host=Tables())
+    core = Core(max_slots=len(configs), vocab_size=VOCAB, engine_vectors=Tables())
     phase = PhaseConfig(think_start=OPENS, think_end=(END,))
     for slot, config in enumerate(configs):
         spec = DecodingSpec(methods=(config,), phase=phase)
@@ -120,7 +120,7 @@ def of_core(configs, shown, drawn):
         sampled = torch.tensor([row[place] for row in drawn])
         sampled = torch.where(forced, edited.argmax(1), sampled)
         core.commit(sampled, slots)
-        feed, rows = core.feed, slice(0, len(configs))
+        feed, rows = core.next_input, slice(0, len(configs))
         x = (feed.weights[rows, :, None] * TABLE[feed.ids[rows]]).sum(1)
         x = x + feed.base[rows] * feed.base_weight[rows, None]
         x = torch.where(feed.latent[rows, None], x, TABLE[sampled])

@@ -76,7 +76,7 @@ def soft_grpo_step(monkeypatch, **settings):
     inject(monkeypatch, -torch.tensor(record["exp"]).log())
     core, _ = core_of(SOFT, SoftGrpoNoise(**settings))
     step = decided(core)
-    return record, step, core.feed.weights[:-1, :K]
+    return record, step, core.next_input.weights[:-1, :K]
 
 
 def test_soft_grpo(monkeypatch):
@@ -108,7 +108,7 @@ def test_latent_sft():
     core, _ = core_of(LatentGrpo(max_entries=K))
     step = decided(core)
     wanted = torch.tensor(record["topk_weights"])
-    torch.testing.assert_close(core.feed.weights[:-1, :K], wanted, rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(core.next_input.weights[:-1, :K], wanted, rtol=0, atol=TOLERANCE)
     assert step.token.tolist() == record["next_token"]
     # Ties are broken by the lower id here, arbitrarily there: row 1 has seven equal logits.
     for row in (0, 2):
@@ -177,7 +177,7 @@ def test_cot2_draws_from_the_whole_vocabulary(scaled):
     drawn = torch.bincount(step.ids[:, :3].flatten(), minlength=VOCAB) / (3 * rows)
     assert float((drawn - p).abs().max()) < 5 * 0.5 / (3 * rows) ** 0.5
     assert torch.equal(step.token, step.ids[:, 0])
-    torch.testing.assert_close(core.feed.weights[0, :3], torch.full((3,), 1 / 3))
+    torch.testing.assert_close(core.next_input.weights[0, :3], torch.full((3,), 1 / 3))
 
 
 def test_cot2_never_draws_padding():

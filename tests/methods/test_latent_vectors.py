@@ -50,7 +50,7 @@ class Tables:
 def core_of(*methods, eos=(EOS,), seed=0):
     phase = PhaseConfig(think_start=(START,), think_end=(END,))
     spec = DecodingSpec(methods=methods, phase=phase, seed=seed)
-    core = Core(max_slots=1, vocab_size=VOCAB, host=Tables())
+    core = Core(max_slots=1, vocab_size=VOCAB, engine_vectors=Tables())
     request = bind(spec, tokenizer=None, vocab_size=VOCAB, eos_ids=eos)
     core.add(0, request, [START])
     return core
@@ -69,7 +69,7 @@ def entropy(height):
 
 def fed(core, step):
     """What the next forward pass embeds, and whether it is latent."""
-    feed = core.feed
+    feed = core.next_input
     if not bool(feed.latent[0]):
         return TABLE[step.token[0]], False
     mixture = concept_mixture(TABLE, feed.ids[:1], feed.weights[:1])[0]
@@ -324,7 +324,7 @@ def test_switch_control_injects_and_ends(published, tokens):
 
     phase = PhaseConfig(think_start=(START,), think_end=(END,))
     spec = DecodingSpec(methods=(swir(published, gate=gate, switch_control=control),), phase=phase)
-    core = Core(max_slots=1, vocab_size=VOCAB, host=Tables())
+    core = Core(max_slots=1, vocab_size=VOCAB, engine_vectors=Tables())
     core.add(0, bind(spec, tokenizer=Letters(), vocab_size=VOCAB, eos_ids=(EOS,)), [START])
     # Down, up, down, ...: each low step leaves a latent block.
     script = [(3, 1.0), (3, 3.0), (4, 2.0), (4, 4.0), (5, 3.0), (5, 5.0), (6, 4.0), (6, 6.0)]

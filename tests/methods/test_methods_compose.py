@@ -64,7 +64,9 @@ def test_the_order_in_the_spec_does_not_matter(temperature):
     for given in (methods, methods[::-1]):
         bench, tokens = Bench(*given), []
         for step in range(16):
-            tokens.append((int(bench.run(logits=logits.roll(step, 1))[0]), bench.core.feed.weights))
+            tokens.append(
+                (int(bench.run(logits=logits.roll(step, 1))[0]), bench.core.next_input.weights)
+            )
         outs.append([(token, weights.clone()) for token, weights in tokens])
     for (a, left), (b, right) in zip(*outs, strict=True):
         assert a == b
@@ -122,4 +124,6 @@ def test_a_request_does_the_same_alone_and_in_a_batch():
         tokens = together.run(logits=logits)
         for row, bench in enumerate(alone):
             assert int(bench.run(logits=logits[row : row + 1])[0]) == int(tokens[row])
-            assert torch.equal(bench.core.feed.weights[0], together.core.feed.weights[row])
+            assert torch.equal(
+                bench.core.next_input.weights[0], together.core.next_input.weights[row]
+            )

@@ -75,7 +75,7 @@ def test_filtered_ids_never_come_back(noise):
     live = step.weights > 0
     assert set(step.ids[live].tolist()) == {0, 1}
     assert set(step.token.tolist()) == {0, 1}
-    assert set(core.feed.ids[:-1][live].tolist()) == {0, 1}
+    assert set(core.next_input.ids[:-1][live].tolist()) == {0, 1}
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,8 @@ def test_the_floor_keeps_entries_out_of_the_draw():
 def test_a_floor_above_everything_leaves_the_largest_entry():
     step, core = draws(soft(), DirichletNoise(quirks={"probability_floor": 0.9}), num=20)
     assert step.latent.all()
-    assert torch.equal(core.feed.weights[:-1, 0], torch.ones(20))
-    assert (core.feed.ids[:-1, 0] == 0).all()
+    assert torch.equal(core.next_input.weights[:-1, 0], torch.ones(20))
+    assert (core.next_input.ids[:-1, 0] == 0).all()
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])

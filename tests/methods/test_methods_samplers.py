@@ -310,7 +310,7 @@ def test_truncation_comes_before_the_concept_tokens_filters():
     ):
         bench = Bench(*methods)
         bench.run(logits=logits)
-        assert int((bench.core.feed.weights[0] > 0).sum()) == count, methods
+        assert int((bench.core.next_input.weights[0] > 0).sum()) == count, methods
 
 
 def test_temperature_comes_before_truncation():

@@ -205,7 +205,9 @@ def test_it_changes_the_concept_token_as_well():
     for name, methods in (("soft", [soft]), ("both", [wave, soft])):
         bench = Bench(*parse_spec({"methods": methods}).methods)
         bench.run(logits=logits)
-        pairs = zip(bench.core.feed.ids[0].tolist(), bench.core.feed.weights[0].tolist())
+        pairs = zip(
+            bench.core.next_input.ids[0].tolist(), bench.core.next_input.weights[0].tolist()
+        )
         weights[name] = {token: weight for token, weight in pairs if weight > 0}
     assert max(weights["soft"], key=weights["soft"].get) == 15
     assert max(weights["both"], key=weights["both"].get) == 4

@@ -58,7 +58,7 @@ def decided(core, logits=LOGITS):
     slots = torch.arange(len(logits))
     tokens = core.step(logits, slots).argmax(1)
     step = core.commit(tokens, slots)
-    return core.feed.ids[:-1, :K], core.feed.weights[:-1, :K], tokens, step
+    return core.next_input.ids[:-1, :K], core.next_input.weights[:-1, :K], tokens, step
 
 
 def check(record, core):
@@ -148,7 +148,9 @@ def test_weighted_embedding(dtype):
         slots = torch.tensor([0])
         # A marker on top would end thinking; the script's top entry is never one.
         core.commit(core.step(torch.zeros(1, 6), slots).argmax(1), slots)
-        mixture = concept_mixture(table, core.feed.ids[:1], core.feed.weights[:1])[0].float()
+        mixture = concept_mixture(table, core.next_input.ids[:1], core.next_input.weights[:1])[
+            0
+        ].float()
         # The reference sums in bfloat16; the sum here is in float32 and rounded once.
         two_ulp = 2 * 2.0**-8 * wanted[row].abs()
         tolerance = two_ulp if dtype == torch.bfloat16 else torch.tensor(TOLERANCE)
@@ -179,7 +181,7 @@ def follow(record, core):
         aborting = bool(state(core, ABORTED))
         token = core.step(torch.zeros(1, 10), slots).argmax(1)
         core.commit(token, slots)
-        feed = core.feed
+        feed = core.next_input
         live = feed.weights[0] > 0
         found = {
             "out": int(token),

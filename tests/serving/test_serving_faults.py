@@ -33,7 +33,9 @@ def run(batch, names, steps=1, start=0):
         logits = torch.stack([account.logits_of(3, step) for _ in names])
         edited = batch.decide(logits)
         batch.commit(edited.argmax(1))
-    return [batch.core.feed.weights[batch.live[n].slot].tolist() for n in names if n in batch.live]
+    return [
+        batch.core.next_input.weights[batch.live[n].slot].tolist() for n in names if n in batch.live
+    ]
 
 
 def both(batch, guilty=(*ONE, {"method": "top1"})):

@@ -65,7 +65,7 @@ def decode(batch, names, steps=6):
             live = batch.live.get(name)
             fed = None
             if live is not None:
-                feed = batch.core.feed
+                feed = batch.core.next_input
                 slot = live.slot
                 fed = (
                     bool(feed.latent[slot]),

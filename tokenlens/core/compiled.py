@@ -21,7 +21,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from tokenlens.core.swap import Path, at, replaced, tensors_of
-from tokenlens.core.traced import Lent, stand_in
+from tokenlens.core.traced import GivenVectors, traced_core
 
 if TYPE_CHECKING:
     from tokenlens.core.columns import Field
@@ -94,21 +94,21 @@ class Form:
         with mode:
             sampled, advance = torch.empty_like(slots), torch.empty_like(slots, dtype=torch.bool)
             logits = torch.empty(slots.shape[0], columns, dtype=dtype, device=core.device)
-            lent = {
+            beside = {
                 name: torch.empty((slots.shape[0], *tensor.shape[1:]), device=core.device)
                 if name == "hidden"
                 else torch.empty(tensor.shape, device=core.device)
-                for name, tensor in core.lent(self._used).items()
+                for name, tensor in core.vectors_before_step(self._used).items()
             }
         # Where the tensors of `rest` begin
-        hosted = len(lent)
+        hosted = len(beside)
 
         def step(logits: Tensor, slots: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
             tensors = rest[hosted:]
-            given = dict(zip(lent, rest[:hosted], strict=True))
-            traced = stand_in(core, _by_id(real, tensors), self.asked, given)
+            given = dict(zip(beside, rest[:hosted], strict=True))
+            traced = traced_core(core, _by_id(real, tensors), self.asked, given)
             edited = traced.step(logits, slots, in_place=in_place)
-            self._decision = traced._intents.last()
+            self._decision = traced._pending.last()
             own = {id(tensor) for tensor in (*tensors, slots)}
             held = tensors_of(self._decision).values()
             self._handed = [tensor for tensor in held if id(tensor) not in own]
@@ -116,11 +116,11 @@ class Form:
 
         def commit(sampled: Tensor, slots: Tensor, advance: Tensor, *rest: Tensor) -> Any:
             tensors, handed = rest[: len(real)], rest[len(real) :]
-            traced = stand_in(core, _by_id(real, tensors), self.asked)
-            traced._intents.put(slots, *self._filled(slots, handed, tensors))
+            traced = traced_core(core, _by_id(real, tensors), self.asked)
+            traced._pending.put(slots, *self._filled(slots, handed, tensors))
             return tuple(traced.commit(sampled, slots, advance))
 
-        self.step = self._graph(step, [logits, slots, *lent.values()], [])
+        self.step = self._graph(step, [logits, slots, *beside.values()], [])
         with mode:
             handed = [torch.empty_like(tensor) for tensor in self._handed]
         self.commit = self._graph(commit, [sampled, slots, advance], handed)
@@ -156,8 +156,8 @@ class Form:
     def run_step(self, core: Any, logits: Tensor, slots: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The logits to sample from, and what the commit has to be handed."""
         state = (at(core, path) for path in self.step.state)
-        lent = core.lent(self._used).values()
-        edited, *handed = self.step.run(logits, slots, *lent, *state)
+        beside = core.vectors_before_step(self._used).values()
+        edited, *handed = self.step.run(logits, slots, *beside, *state)
         return edited, handed
 
     def run_commit(
@@ -242,8 +242,8 @@ class Forms:
         """A copy of a core in which some requests are live, in turn, in its first slots."""
         trial = replaced(core, {id(t): t.clone() for t in tensors_of(core).values()})
         trial.forms = None
-        if core._host is not None:
-            trial._host = Lent(core._host, vectors(core, count))
+        if core._engine_vectors is not None:
+            trial._engine_vectors = GivenVectors(core._engine_vectors, vectors(core, count))
         for slot in range(min(ROWS, trial.table.max_slots)):
             request = requests[slot % len(requests)]
             trial.add(slot, request, [i for marker in request.start_markers[:1] for i in marker])
@@ -272,8 +272,8 @@ class Forms:
                 # But for the scratch slot, into which rows write in no order.
                 for one, other in zip(_state_of(ours), _state_of(eager), strict=True):
                     _compare("state", one[:-1], other[:-1])
-                for path, tensor in tensors_of(ours.feed).items():
-                    _compare(str(path), tensor[:count], at(eager.feed, path)[:count])
+                for path, tensor in tensors_of(ours.next_input).items():
+                    _compare(str(path), tensor[:count], at(eager.next_input, path)[:count])
 
 
 def _state_of(core: Any) -> list[Tensor]:
@@ -286,7 +286,7 @@ TOLERANCE = 1e-5
 
 def vectors(core: Any, count: int) -> dict[str, Tensor]:
     """Vectors of an engine for so many rows, before it has any."""
-    size, generator = core._host.hidden_size, torch.Generator().manual_seed(1)
+    size, generator = core._engine_vectors.hidden_size, torch.Generator().manual_seed(1)
     shapes = {"hidden": (count, size), "norm": (), "matrix": (size, size), "single": (size, size)}
     return {
         name: torch.randn(shape, generator=generator).to(core.device)

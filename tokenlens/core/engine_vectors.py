@@ -116,8 +116,10 @@ class EngineVectors(Protocol):
         """
 
 
-def lent(host: EngineVectors, needs: Need, used: Collection[Field]) -> dict[str, Tensor]:
-    """What is there before a step, for :class:`tokenlens.core.traced.Lent`, hidden states first.
+def before_step(vectors: EngineVectors, needs: Need, used: Collection[Field]) -> dict[str, Tensor]:
+    """What is there before a step, hidden states first.
+
+    For :class:`tokenlens.core.traced.GivenVectors`.
 
     Raises
     ------
@@ -126,38 +128,38 @@ def lent(host: EngineVectors, needs: Need, used: Collection[Field]) -> dict[str,
     """
     if Need.DENSE_MIXTURE in needs:
         raise RuntimeError("dense: got it in a step that is to be compiled; allowed: none")
-    found = {"hidden": host.hidden()}
+    found = {"hidden": vectors.hidden()}
     if REALIGN in used or RESCALE in used:
-        found["matrix"], found["norm"] = host.alignment()
+        found["matrix"], found["norm"] = vectors.alignment()
     if SINGLE in used:
-        found["single"] = host.alignment(single=True)[0]
+        found["single"] = vectors.alignment(single=True)[0]
     return found
 
 
-def _hidden_states(host: EngineVectors, rows: Rows) -> Tensor:
+def _hidden_states(vectors: EngineVectors, rows: Rows) -> Tensor:
     """``[num_rows, hidden]``: hidden states as each row is fed them."""
-    hidden = host.hidden()
+    hidden = vectors.hidden()
     if not (rows.uses(REALIGN) or rows.uses(RESCALE)):
         return hidden
-    matrix, norm = host.alignment()
+    matrix, norm = vectors.alignment()
     if rows.uses(REALIGN):
         mapped = hidden @ matrix
         if rows.uses(SINGLE):
-            theirs = hidden @ host.alignment(single=True)[0]
+            theirs = hidden @ vectors.alignment(single=True)[0]
             mapped = torch.where(rows[SINGLE][:, None], theirs, mapped)
         hidden = torch.where(rows[REALIGN][:, None], mapped, hidden)
     return torch.where(rows[RESCALE][:, None], rescaled(hidden, norm), hidden)
 
 
-def base_vectors(host: EngineVectors, logits: Tensor, rows: Rows, proposal: Proposal) -> Tensor:
+def base_vectors(vectors: EngineVectors, logits: Tensor, rows: Rows, proposal: Proposal) -> Tensor:
     """The engine's vector for each row of a step, ``[num_rows, hidden]`` float32, 0 if none."""
-    base = torch.zeros(logits.shape[0], host.hidden_size, device=logits.device)
+    base = torch.zeros(logits.shape[0], vectors.hidden_size, device=logits.device)
     if Need.DENSE_MIXTURE in rows.needs:
         active = rows[DENSE] & proposal.latent
-        dense = host.dense(logits, active, rows[INVERSE_TEMPERATURE])
+        dense = vectors.dense(logits, active, rows[INVERSE_TEMPERATURE])
         base = torch.where(active[:, None], dense, base)
     if Need.HIDDEN_STATE in rows.needs:
-        hidden = _hidden_states(host, rows)
+        hidden = _hidden_states(vectors, rows)
         active = rows[HIDDEN] & proposal.latent
         base = torch.where(active[:, None], hidden, base)
     return base

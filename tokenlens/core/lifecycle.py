@@ -13,7 +13,7 @@ import torch
 from tokenlens_kernels import signals_topk
 from torch import Tensor
 
-from tokenlens.core import engine_vectors, phases, soundness
+from tokenlens.core import phases, soundness
 from tokenlens.core.columns import (
     ALIVE,
     ANYWHERE,
@@ -45,12 +45,13 @@ from tokenlens.core.columns import (
     TOP_P,
     Field,
 )
-from tokenlens.core.engine_vectors import EngineVectors
+from tokenlens.core.engine_vectors import FIELDS as VECTOR_FIELDS
+from tokenlens.core.engine_vectors import EngineVectors, before_step
 from tokenlens.core.marker_columns import STATE
 from tokenlens.core.marker_table import MarkerTable
 from tokenlens.core.method import HOOKS, Method, overrides
 from tokenlens.core.next_input import NextInputs
-from tokenlens.core.pending import Intents
+from tokenlens.core.pending import PendingDecisions
 from tokenlens.core.report import RESERVED, TOTAL_COLUMNS
 from tokenlens.core.request import Request
 from tokenlens.core.rows import IDLE, Live
@@ -75,7 +76,7 @@ COMMON_FIELDS: Final = (
     *(ALIVE, LATENT_STEPS, FORCED_STEPS, INVALID_STEPS),
     *(ANYWHERE, DENSE, BASE_WEIGHT, NOISE_SCALE, LOG_PROBABILITY, soundness.EDITS),
     *phases.FIELDS,
-    *engine_vectors.FIELDS,
+    *VECTOR_FIELDS,
 )
 
 
@@ -121,7 +122,7 @@ class Lifecycle:
         holes: Sequence[int] = (),
         rewind_steps: int = 0,
         signals: Callable[..., tuple[Tensor, ...]] = signals_topk,
-        host: EngineVectors | None = None,
+        engine_vectors: EngineVectors | None = None,
         engine: str = "this engine",
         max_markers: int | None = None,
     ) -> None:
@@ -138,18 +139,18 @@ class Lifecycle:
         fields = (*COMMON_FIELDS, *(column for method in self.methods for column in method.fields))
         self.table = SlotTable(max_slots, fields, self.device)
         # What `step` intends; becomes the state when a token is committed.
-        self._intents = Intents(self.table, self.width)
+        self._pending = PendingDecisions(self.table, self.width)
         self.marker_table = MarkerTable(vocab_size, self.device, max_markers or max_slots)
-        self.feed = NextInputs(max_slots, self.width, self.device)
-        self._host, self._engine = host, engine
+        self.next_input = NextInputs(max_slots, self.width, self.device)
+        self._engine_vectors, self._engine = engine_vectors, engine
         # [max_slots + 2, hidden] and [max_slots + 2, width]: of the rows that were stepped
         self._base = torch.zeros(0, device=self.device)
         self._scores = torch.zeros(0, self.width, device=self.device)
         # [max_slots + 2, len(records)]: of the rows that were stepped
         self._records = torch.zeros(0, len(self.records), device=self.device)
-        if host is not None:
-            self.feed.extend(host.hidden_size)
-            self._base = torch.zeros(max_slots + 2, host.hidden_size, device=self.device)
+        if engine_vectors is not None:
+            self.next_input.extend(engine_vectors.hidden_size)
+            self._base = torch.zeros(max_slots + 2, engine_vectors.hidden_size, device=self.device)
         self._snapshots = Snapshots(self.table, rewind_steps) if rewind_steps > 0 else None
         self._request_of: dict[int, Request] = {}
         self._live: Counter[str] = Counter()
@@ -168,7 +169,11 @@ class Lifecycle:
         self.live_key: object = ()
         """What is live, for those who compile: equal where the same ops run."""
         # The number of holes, of states to take back, of the engine's vectors' coordinates
-        self.structure = (len(holes), rewind_steps, host.hidden_size if host else 0)
+        self.structure = (
+            len(holes),
+            rewind_steps,
+            engine_vectors.hidden_size if engine_vectors else 0,
+        )
         self.forms: Forms | None = None
         if self.device.type not in ("cpu", "meta") and os.environ.get(COMPILES) != "0":
             # Elsewhere a step costs what its arithmetic costs, and compiled it was slower.
@@ -199,7 +204,11 @@ class Lifecycle:
                     values[column],
                     f"at most the {self.width} entries that this core was made for",
                 )
-        refuse_needs(request.spec, self._engine, self._host.hosts if self._host else Need.NOTHING)
+        refuse_needs(
+            request.spec,
+            self._engine,
+            self._engine_vectors.hosts if self._engine_vectors else Need.NOTHING,
+        )
         automaton = request.markers.automaton
         if Need.BLENDS in request.needs:
             if self.width <= MAX_ANCHORS:
@@ -219,7 +228,7 @@ class Lifecycle:
         if automaton is not None:
             values.update(self.marker_table.columns(automaton, int(values[STATE])))  # type: ignore[arg-type]
         self.table.write(slot, values)
-        self._intents.forget(slot)
+        self._pending.forget(slot)
         self._assign_slot(slot, request)
 
     def remove(self, slot: int) -> None:
@@ -238,8 +247,8 @@ class Lifecycle:
         self._used.subtract(request.used)
         self._find_live()
         self.table.write(slot, {})
-        self._intents.forget(slot)
-        self.feed.clear(slot)
+        self._pending.forget(slot)
+        self.next_input.clear(slot)
         return request
 
     def _free_markers(self, request: Request) -> None:
@@ -254,9 +263,9 @@ class Lifecycle:
         """
         if self._snapshots is None:
             raise RuntimeError("rewind: got a core with rewind_steps=0; allowed: at least 1")
-        self._intents.forget(slot)
+        self._pending.forget(slot)
         self._snapshots.restore(slot, generated, self.table)
-        self.feed.clear(slot)
+        self.next_input.clear(slot)
 
     def suspend(self, slot: int) -> SuspendedRequest:
         """Take a request out of its slot with all of its state, to come back with ``resume``."""
@@ -277,7 +286,7 @@ class Lifecycle:
         """Put a suspended request into a slot; what it was fed last is the engine's to remember."""
         self.remove(slot)
         restore(self.table, slot, suspended.state)
-        self._intents.forget(slot)
+        self._pending.forget(slot)
         if self._snapshots is not None and suspended.snapshots is not None:
             self._snapshots.restore_ring(slot, suspended.snapshots)
         self._assign_slot(slot, suspended.request)
@@ -315,12 +324,12 @@ class Lifecycle:
         """Columns in which a live request came with another value than the default."""
         return frozenset(self._now.used)
 
-    def lent(self, used: frozenset[Field]) -> dict[str, Tensor]:
+    def vectors_before_step(self, used: frozenset[Field]) -> dict[str, Tensor]:
         """What the engine lends to a step of requests that use some columns, before the step."""
         if not self._vectors:
             return {}
-        assert self._host is not None
-        return engine_vectors.lent(self._host, self._now.needs, used)
+        assert self._engine_vectors is not None
+        return before_step(self._engine_vectors, self._now.needs, used)
 
     def _find_live(self) -> None:
         live = [method for method in self.methods if self._live[method.name] > 0]

@@ -1,7 +1,7 @@
 """What rows intend between a step and its commit.
 
 An engine that commits the rows of the last step, in their order, gets them back as they were. One
-that commits in another order, or later, finds them filed by slot. Knows no methods.
+that commits in another order, or later, finds them kept by slot. Knows no methods.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ class Intent(NamedTuple):
     ids: Tensor
 
 
-class Intents:
+class PendingDecisions:
     """The intents of the slots that were stepped and not committed."""
 
     def __init__(self, table: SlotTable, width: int) -> None:
@@ -43,7 +43,7 @@ class Intents:
         # The same of a compiled step: made where somebody else than its commit wants it
         self._later: tuple[Tensor, Callable[[], tuple[Rows, Intent]], tuple[Any, ...]] | None = None
         # Made when it is first needed: many engines never do.
-        self._made: _Files | None = None
+        self._made: _BySlot | None = None
 
     def put(self, slots: Tensor, rows: Rows, intent: Intent) -> None:
         """Keep the intents of a step."""
@@ -65,7 +65,7 @@ class Intents:
         self._later = None
         if known is slots:
             if self._made is not None:
-                self._made.filed.index_fill_(0, slots, False)
+                self._made.kept.index_fill_(0, slots, False)
             return compiled
         self._last = (known, *make())
         return None
@@ -81,15 +81,15 @@ class Intents:
             _, rows, intent = self._last
             self._last = None
             if self._made is not None:
-                self._made.filed.index_fill_(0, slots, False)
+                self._made.kept.index_fill_(0, slots, False)
             return rows, intent
         self.file()
         files, now = self._files(), self._table
-        filed, table = files.filed.index_select(0, slots), files.table
+        kept, table = files.kept.index_select(0, slots), files.table
 
         def either(file: Tensor, state: Tensor) -> Tensor:
             there, here = file.index_select(0, slots), state.index_select(0, slots)
-            return torch.where(filed if there.dim() == 1 else filed[:, None], there, here)
+            return torch.where(kept if there.dim() == 1 else kept[:, None], there, here)
 
         def wide(column: Field) -> Tensor:
             if column not in files.columns:
@@ -106,9 +106,9 @@ class Intents:
         )
         intent = Intent(*(file.index_select(0, slots) for file in files.intent))
         intent = intent._replace(
-            latent=intent.latent & filed, forced=intent.forced & filed, valid=intent.valid | ~filed
+            latent=intent.latent & kept, forced=intent.forced & kept, valid=intent.valid | ~kept
         )
-        files.filed.index_fill_(0, slots, False)
+        files.kept.index_fill_(0, slots, False)
         return rows, intent
 
     def file(self) -> None:
@@ -124,31 +124,31 @@ class Intents:
         rows.settle()
         files.table.ints.index_copy_(0, slots, rows.ints)
         files.table.floats.index_copy_(0, slots, rows.floats)
-        # What earlier steps wrote and this one did not is filed too: it may have changed since.
+        # What earlier steps wrote and this one did not is kept, too: it may have changed since.
         files.columns.update(rows.written)
         for column in [column for column in files.columns if column not in rows.written]:
             rows[column] = rows[column]
         files.table.scatter(slots, rows)
         for file, values in zip(files.intent, intent, strict=True):
             file.index_copy_(0, slots, values)
-        files.filed.index_fill_(0, slots, True)
+        files.kept.index_fill_(0, slots, True)
 
     def forget(self, slot: int) -> None:
         """Drop what a slot intends."""
         self.file()
         if self._made is not None:
-            self._made.filed[slot] = False
+            self._made.kept[slot] = False
 
-    def _files(self) -> "_Files":
+    def _files(self) -> "_BySlot":
         if self._made is None:
             # Normal tensors, also where the step runs in inference mode.
             with torch.inference_mode(False):
-                self._made = _Files(self._table, self._width)
+                self._made = _BySlot(self._table, self._width)
         return self._made
 
 
-class _Files:
-    """Intents by slot."""
+class _BySlot:
+    """Decisions by slot."""
 
     def __init__(self, table: SlotTable, width: int) -> None:
         slots, device = table.max_slots + 2, table.device
@@ -159,8 +159,8 @@ class _Files:
         self.table = SlotTable(table.max_slots, table.fields, device)
         # Those that a step has written since the files were made
         self.columns: dict[Field, None] = {}
-        # [max_slots + 2] bool: the slot has an intent on file
-        self.filed = zeros(torch.bool)
+        # [max_slots + 2] bool: the slot has a decision
+        self.kept = zeros(torch.bool)
         self.intent = Intent(
             zeros(torch.bool),
             zeros(torch.bool),

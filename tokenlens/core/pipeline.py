@@ -59,7 +59,7 @@ class Core(Lifecycle):
         sampled ahead of their scheduler. 0 keeps nothing.
     signals
         The signals op; tests script it.
-    host
+    engine_vectors
         The engine's vectors, for methods that need more than concept tokens; ``None``: it has none.
     engine
         Its name, for the refusal of what it does not host.
@@ -99,7 +99,7 @@ class Core(Lifecycle):
             with torch.no_grad():
                 edited, handed = form.run_step(self, logits, slots)
             decision = partial(form.decision, self, slots, handed)
-            self._intents.put_later(slots, decision, (form, handed))
+            self._pending.put_later(slots, decision, (form, handed))
             return edited
         edits = LogitEdits(logits, in_place)
         try:
@@ -145,8 +145,8 @@ class Core(Lifecycle):
             method.gate(rows, signals, proposal)
         base = None
         if self._vectors:
-            assert self._host is not None
-            base = base_vectors(self._host, seen, rows, proposal)
+            assert self._engine_vectors is not None
+            base = base_vectors(self._engine_vectors, seen, rows, proposal)
         valid, highest = signals.valid, None
         if self._reweighs:
             valid = valid & soundness.keep_sound(rows, proposal, asked.active & valid, base)
@@ -166,7 +166,7 @@ class Core(Lifecycle):
             *(valid, found.entropy, found.max_probability),
             *(proposal.weights, proposal.ids),
         )
-        self._intents.put(slots, rows, intent)
+        self._pending.put(slots, rows, intent)
         if base is not None:
             self._base.index_copy_(0, slots, torch.where(proposal.latent[:, None], base, 0.0))
         if proposal.scores is not None:
@@ -205,7 +205,7 @@ class Core(Lifecycle):
         """
         if self.idle:
             return None
-        compiled = self._intents.take_compiled(slots)
+        compiled = self._pending.take_compiled(slots)
         if compiled is not None:
             form, handed = compiled
             if advance is None:
@@ -216,7 +216,7 @@ class Core(Lifecycle):
             return self._commit(sampled, slots, advance)
 
     def _commit(self, sampled: Tensor, slots: Tensor, advance: Tensor | None) -> StepReport:
-        rows, intent = self._intents.take(slots, self._now)
+        rows, intent = self._pending.take(slots, self._now)
         self._with_tables(rows)
         # Engines pad a batch's finished rows; those tokens are no request's.
         alive = rows[ALIVE]
@@ -255,11 +255,11 @@ class Core(Lifecycle):
         base_weight = None
         if self._vectors:
             base_weight = torch.where(latent, rows[BASE_WEIGHT], 0.0)
-            self.feed.write_base(slots, self._base.index_select(0, slots), base_weight)
-        self.feed.write(slots, latent, intent.weights, intent.ids, sampled, base_weight)
+            self.next_input.write_base(slots, self._base.index_select(0, slots), base_weight)
+        self.next_input.write(slots, latent, intent.weights, intent.ids, sampled, base_weight)
         if Need.EMBEDDING_NOISE in rows.needs:
             scale = torch.where(latent, rows[NOISE_SCALE], 0.0)
-            self.feed.write_noise(slots, scale, rows[SEED], position)
+            self.next_input.write_noise(slots, scale, rows[SEED], position)
         log_probability, scores = rows.constant(0.0), intent.weights[:, :0]
         if Need.SCORES in rows.needs:
             log_probability = rows[LOG_PROBABILITY]

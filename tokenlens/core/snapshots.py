@@ -73,7 +73,7 @@ class Snapshots:
     def record(self, slots: Tensor, table: SlotTable, live: Collection[Field]) -> None:
         """Remember the slots' states before a token is committed.
 
-        They are the table's: a row that was filed between step and commit already holds what the
+        They are the table's: a row that was kept between step and commit already holds what the
         step intends, which a step that is made again would do twice.
 
         Parameters

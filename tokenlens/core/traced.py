@@ -93,11 +93,15 @@ class _Nothing:
         raise AssertionError("the rows have been read")
 
 
-class Lent:
-    """Stands for an engine whose vectors are given, by the names of `engine_vectors.lent`."""
+class GivenVectors:
+    """An engine's vectors that are given, by the names of `engine_vectors.before_step`."""
 
-    def __init__(self, host: Any, given: Mapping[str, Tensor]) -> None:
-        self.hosts, self.hidden_size, self._given = host.hosts, host.hidden_size, given
+    def __init__(self, engine_vectors: Any, given: Mapping[str, Tensor]) -> None:
+        self.hosts, self.hidden_size, self._given = (
+            engine_vectors.hosts,
+            engine_vectors.hidden_size,
+            given,
+        )
 
     def dense(self, logits: Tensor, active: Tensor, inverse_temperature: Tensor) -> Tensor:
         raise RuntimeError("a product with the whole table is made in the middle of a step")
@@ -109,17 +113,17 @@ class Lent:
         return self._given["single" if single else "matrix"], self._given["norm"]
 
 
-def stand_in(
+def traced_core(
     core: Any,
     new: dict[int, Tensor],
     asked: tuple[set[Field], set[Field]],
-    lent: Mapping[str, Tensor] | None = None,
+    given: Mapping[str, Tensor] | None = None,
 ) -> Any:
     """A copy of the core over other tensors, which is traced."""
     made = replaced(core, new)
     made.table.__class__ = _Table
     made.table.asked = asked
     made.forms = made.contained = None
-    if lent:
-        made._host = Lent(core._host, lent)
+    if given:
+        made._engine_vectors = GivenVectors(core._engine_vectors, given)
     return made

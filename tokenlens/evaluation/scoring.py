@@ -67,7 +67,7 @@ def score_all(
     if name is None and sys.platform != "linux":
         return [bool(score(*job)) for job in jobs]
     many = 1 if name is None else min(MOST, os.cpu_count() or 1, 1 + len(jobs) // SHARE)
-    lent: list[_Process] = []
+    taken: list[_Process] = []
     here = threading.local()
 
     def judge(place: int) -> bool | None:
@@ -77,7 +77,7 @@ def score_all(
             if process is None or not process.alive:
                 process = None if name is None else _program(name)
                 process = here.process = process or _fork(score, jobs)
-                lent.append(process)
+                taken.append(process)
             # A fork has the jobs already.
             job = [question.id, question.prompt, question.answer, text] if process.name else place
             try:
@@ -94,7 +94,7 @@ def score_all(
         with ThreadPoolExecutor(many) as pool:
             found = list(pool.map(judge, range(len(jobs))))
     finally:
-        for process in lent:
+        for process in taken:
             if process.name and process.alive and process.idle:
                 _POOL.give_back(process)
             else:

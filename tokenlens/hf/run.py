@@ -104,7 +104,7 @@ class Run(LogitsProcessor):
         self._core: Core | None = None
         self._recorder: Recorder | None = None
         self._embedding: HookedEmbedding | None = None
-        self._host: HFVectors | None = None
+        self._engine_vectors: HFVectors | None = None
         self._noisy = False
         self._one_graph: str | None = None
         # [num_rows, hidden]: behind the logits that are decided on next
@@ -162,11 +162,11 @@ class Run(LogitsProcessor):
     def head_input(self, hidden: Any) -> None:
         """Forward pre-hook of the output embedding."""
         if isinstance(hidden, Tensor) and hidden.ndim == 3 and self.is_innermost():
-            if self._host is None:
+            if self._engine_vectors is None:
                 # The first logits come before the requests are admitted.
                 self._head_input = hidden
             else:
-                self._host.capture(hidden)
+                self._engine_vectors.capture(hidden)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if self._stage is Stage.ATTACHED:
@@ -274,10 +274,10 @@ class Run(LogitsProcessor):
             self._embedding.probe()
         if needs and self._embedding is not None:
             head = self.model.get_output_embeddings()  # type: ignore[operator]
-            self._host = HFVectors(self._embedding, head, self._vocab_size)
+            self._engine_vectors = HFVectors(self._embedding, head, self._vocab_size)
             self._noisy = Need.EMBEDDING_NOISE in needs
             if self._head_input is not None:
-                self._host.capture(self._head_input)
+                self._engine_vectors.capture(self._head_input)
                 self._head_input = None
         core = Core(
             methods=active(),
@@ -285,7 +285,7 @@ class Run(LogitsProcessor):
             vocab_size=self._vocab_size,
             holes=self._holes,
             device=scores.device,
-            host=self._host,
+            engine_vectors=self._engine_vectors,
             engine="generate() with this model",
         )
         prompts = prompts_of(self._asked, input_ids, self._prompt_ids)
@@ -308,12 +308,12 @@ class Run(LogitsProcessor):
                 f" {(self._num_rows, 1)}. Without a cache (use_cache=False) every step embeds"
                 " all tokens again, and the mixtures fed before would turn back into tokens."
             )
-        latent = core.feed.latent[: self._num_rows]
-        if self._host is None:
-            mixture = self._embedding.mixture(core.feed, self._num_rows)
+        latent = core.next_input.latent[: self._num_rows]
+        if self._engine_vectors is None:
+            mixture = self._embedding.mixture(core.next_input, self._num_rows)
         else:
-            mixture = self._embedding.mixture(core.feed, self._num_rows, torch.float32)
-            mixture = self._host.add(mixture, core.feed, self._noisy)
+            mixture = self._embedding.mixture(core.next_input, self._num_rows, torch.float32)
+            mixture = self._engine_vectors.add(mixture, core.next_input, self._noisy)
         if not getattr(cache, "is_compileable", False):
             if self._one_graph is None:
                 self._one_graph = one_graph(self.model, self._embedding.module) or ""
@@ -323,7 +323,7 @@ class Run(LogitsProcessor):
             modules = [one.module for one in (self._embedding, *self._embedding.beside)]
             self._attachment.hook(*modules)
             self._embedding.arm(latent, mixture)
-            self._embedding.arm_beside(core.feed, self._num_rows)
+            self._embedding.arm_beside(core.next_input, self._num_rows)
             return inputs
         if not takes_embeddings(self.model, self._embedding, ids.device):
             model_type = self.model.config.get_text_config().model_type  # type: ignore[operator, union-attr]

@@ -464,7 +464,7 @@ class Batch:
 
     def _keep(self) -> None:
         """Copy what the core feeds next to where the embedding finds it, now and on a replay."""
-        feed = self.core.feed
+        feed = self.core.next_input
         if self.vectors is not None and self.core.live_needs & Need.OF_ENGINE:
             self.vectors.keep(self.core, self._upload(self._entries), self.slots)
         if self.core.device.type != "cpu":

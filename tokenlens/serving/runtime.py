@@ -101,7 +101,7 @@ class EngineRuntime:
             holes=binder.holes,
             device=facts.device,
             rewind_steps=REWIND_STEPS,
-            host=None if vectors is None else vectors.source,
+            engine_vectors=None if vectors is None else vectors.source,
             engine=facts.engine,
             max_markers=binder.max_markers,
         )

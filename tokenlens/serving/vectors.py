@@ -171,7 +171,7 @@ class VectorStore:
             self._keep_noise(core, entries, slots)
 
     def _keep_vectors(self, core: Core, entries: Tensor, slots: Tensor) -> None:
-        feed, table = core.feed, core.table
+        feed, table = core.next_input, core.table
         assert feed.base is not None
         assert feed.base_weight is not None
         weight = feed.base_weight.index_select(0, slots)
@@ -185,7 +185,7 @@ class VectorStore:
         self.rows.index_copy_(0, entries, row)
 
     def _keep_noise(self, core: Core, entries: Tensor, slots: Tensor) -> None:
-        feed = core.feed
+        feed = core.next_input
         assert feed.noise_seed is not None
         assert feed.noise_position is not None
         deviation = feed.noise_deviation(slots, self.hidden_size) * self.source.rms()

@@ -1,4 +1,4 @@
-"""Vectors beside concept tokens: whose room, which rows, what is refused, what the head shows."""
+"""Vectors beside concept tokens: whose extent, which rows, what is refused, what the head shows."""
 
 from types import SimpleNamespace
 
@@ -135,25 +135,25 @@ def test_a_page_and_a_slot_that_are_used_again_add_nothing(clean, monkeypatch):
     assert left is not clean
 
 
-def test_rooms_are_taken_apart_and_joined_again():
+def test_extents_are_taken_apart_and_joined_again():
     batch, _ = make(capacity=20)
     store, generator = batch.vectors, np.random.default_rng(0)
     for number in range(300):
-        held = {name: room for name, room in store._rooms.items() if room}
+        held = {name: extent for name, extent in store._extents.items() if extent}
         if held and generator.random() < 0.5:
             store.finish(str(generator.choice(list(held))))
         else:
             store.admit(str(number), int(generator.integers(1, 9)))
-        rooms = [room for room in store._rooms.values() if room]
-        rows = [row for first, size in rooms for row in range(first, first + size)]
+        extents = [extent for extent in store._extents.values() if extent]
+        rows = [row for first, size in extents for row in range(first, first + size)]
         assert len(rows) == len(set(rows)) == store.in_use <= 20
         assert all(4 <= row < 24 for row in rows)
-    for name in list(store._rooms):
+    for name in list(store._extents):
         store.finish(name)
     store.admit("all", 20)
     store.admit("more", 1)
-    assert store._rooms["all"] == (4, 20)
-    assert store._rooms["more"] is None
+    assert store._extents["all"] == (4, 20)
+    assert store._extents["more"] is None
 
 
 def test_the_head_is_looked_at_once_and_only_for_those_who_ask():

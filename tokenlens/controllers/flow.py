@@ -54,13 +54,13 @@ def goes_on(page: Page) -> bool:
     Closes the thinking where its budget is used up.
     """
     if page.desk.frame.think_end is not None and page.answer_at is None:
-        if page.state == "eos" or page.room() <= 0:
-            return close(page) and page.room() > 0
+        if page.state == "eos" or page.tokens_left() <= 0:
+            return close(page) and page.tokens_left() > 0
         return True
     page.why = page.why or ("think_end" if page.desk.frame.think_end is not None else page.state)
     if page.state == "eos":
         return False
-    if page.room() <= 0:
+    if page.tokens_left() <= 0:
         page.state = "full"
         return False
     return True
@@ -113,10 +113,10 @@ class Probing:
     async def run(self, page: Page) -> None:
         """Write the line."""
         why = ""
-        while page.is_thinking and page.room() > 0:
+        while page.is_thinking and page.tokens_left() > 0:
             span = await page.write(self.segment(page), stop=self.stop(page))
             page.take(span)
-            if not page.is_thinking or (span.finish == "length" and page.room() <= 0):
+            if not page.is_thinking or (span.finish == "length" and page.tokens_left() <= 0):
                 break
             if found := await self.leave(page, span):
                 why = found
@@ -142,11 +142,11 @@ class Injecting:
     async def run(self, page: Page) -> None:
         """Write the line."""
         page.outlet.held = True
-        while page.is_thinking and page.room() > 0:
+        while page.is_thinking and page.tokens_left() > 0:
             start = len(page.atoms)
             span = await page.write(self.segment(page))
             page.take(span)
-            if not page.is_thinking or page.room() <= 0:
+            if not page.is_thinking or page.tokens_left() <= 0:
                 break
             self.inject(page, start)
         page.outlet.held = False

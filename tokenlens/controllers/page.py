@@ -129,7 +129,7 @@ class Page:
         """Whether the thinking may go on."""
         return self.state == "thinking"
 
-    def room(self) -> int:
+    def tokens_left(self) -> int:
         """Tokens that may still be written, in this phase."""
         prompt = self.prompts["large"]
         left = 1 << 30 if self._max_tokens is None else self._max_tokens - self.tokens
@@ -165,26 +165,26 @@ class Page:
         trip: Trip | None = None,
         sampling: Sampling | None = None,
     ) -> Span:
-        """What the model writes next, not taken yet; no tokens where there is no room."""
-        room = self.room() if max_tokens is None else min(max_tokens, self.room())
-        if room <= 0:
+        """What the model writes next, not taken yet; no tokens where none are left."""
+        most = self.tokens_left() if max_tokens is None else min(max_tokens, self.tokens_left())
+        if most <= 0:
             return Span(finish="length")
         return await self.desk.call(
-            self.context, self.begin(kind), max_tokens=room, facts=facts, warped=warped, trip=trip,
+            self.context, self.begin(kind), max_tokens=most, facts=facts, warped=warped, trip=trip,
             **self._how(stop, sampling),
         )  # fmt: skip
 
     async def write_on(
         self, max_tokens: int | None = None, *, kind: Kind = "segment", facts: int = 0,
     ) -> Span:  # fmt: skip
-        """Write and take, token by token, to the end of the phase or the room."""
-        room = self.room() if max_tokens is None else min(max_tokens, self.room())
+        """Write and take, token by token, to the end of the phase or of the tokens."""
+        most = self.tokens_left() if max_tokens is None else min(max_tokens, self.tokens_left())
         mark = self.begin(kind)
         found: list[Any] = []
         span = Span(finish="length")
-        if room > 0:
+        if most > 0:
             how = self._how(ControllerStop(), None)
-            calls = self.desk.stream(self.context, mark, max_tokens=room, facts=facts, **how)
+            calls = self.desk.stream(self.context, mark, max_tokens=most, facts=facts, **how)
             async with aclosing(calls) as spans:
                 async for span in spans:
                     found += span.facts

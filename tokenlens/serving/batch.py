@@ -190,7 +190,7 @@ class Batch:
             self._assign_slot(live, slot)
             lost = self.store.pages[slot, max(0, generated - 1) // PAGE] == MISSED
             if self.vectors is not None:
-                lost |= self.vectors.roomless[slot] and generated > 0
+                lost |= self.vectors.without_extent[slot] and generated > 0
             if lost:
                 # Its newest concept token was in the slot that it had before.
                 self.failed[live.req_id] = FORGOTTEN
@@ -361,7 +361,7 @@ class Batch:
         fed = fed & (pages != PLAIN) & ~((place >= first) & (place < stop))
         missed = pages == MISSED
         if self.vectors is not None:
-            missed |= self.vectors.roomless[owner]
+            missed |= self.vectors.without_extent[owner]
         lost = fed & missed & (place < self._generated[owner] - 1)
         if lost.any():
             gone = set(owner[lost].tolist())

@@ -84,13 +84,13 @@ def check_vectors(
             value,
             f"{way_out} on {ranks} tensor-parallel ranks, each of which has a part of the table",
         )
-    wanted, room = vectors_of(request, most_tokens), settings.vectors(hidden_size)
-    if wanted > room:
+    wanted, kept = vectors_of(request, most_tokens), settings.vectors(hidden_size)
+    if wanted > kept:
         field, value, way_out = next(iter(config.needs().values()))
         raise SpecError.of(
             f"{config.method}.{field}",
             value,
-            f"{way_out}; or a request that is fed at most {room} vectors of"
+            f"{way_out}; or a request that is fed at most {kept} vectors of"
             f" {vector_bytes(hidden_size)} bytes, which is what this server keeps (vectors_mib:"
             f" {settings.vectors_mib}), where this one may be fed {wanted}: one for each latent"
             " step up to its most tokens. Ask for fewer",

@@ -137,8 +137,8 @@ class EngineRuntime:
         wanted = 0
         if self.batch.vectors is not None and request.needs & Need.OF_ENGINE:
             self.batch.vectors.source.prepare(request)
-            room = self._max_tokens - len(prompt)
-            wanted = vectors_of(request, min(most_tokens or room, room))
+            left = self._max_tokens - len(prompt)
+            wanted = vectors_of(request, min(most_tokens or left, left))
         self.batch.admit(req_id, request, list(prompt), len(prompt), wanted)
         return request
 

@@ -1,10 +1,10 @@
 """What is fed beside concept tokens, kept as long as they are: vectors, and noise.
 
 A vector (a hidden state, a mixture of the whole vocabulary) takes as many bytes as the model is
-wide, so it has no place in every entry of the history: a request is given *room* for the vectors
-that it may need when it is admitted, and its n-th latent step writes the n-th of them. Which entry
-points to which vector is known on the device alone. Noise is not kept: an entry holds what it is
-drawn from. Knows no engine and no methods.
+wide, so it has no place in every entry of the history: a request is given an *extent* of rows for
+those that it may need when it is admitted, and its n-th latent step writes the n-th of them. Which
+entry points to which vector is known on the device alone. Noise is not kept: an entry holds what it
+is drawn from. Knows no engine and no methods.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ from tokenlens.serving.settings import vector_bytes
 from tokenlens.serving.store import PAGE, ConceptStore
 from tokenlens.spec.needs import Need
 
-Room = tuple[int, int]
+Extent = tuple[int, int]
 """The first row and the number of rows that a request's vectors have."""
 
 
@@ -42,8 +42,8 @@ class VectorStore:
         ``[entries]`` int64: the vector that an entry adds, 0 for none.
     scale, seed, position
         ``[entries]`` each: the noise that an entry adds, of standard deviation ``scale``.
-    roomless
-        ``[max_slots + 1]`` bool, on the host: the slot's vectors found no room, so that only its
+    without_extent
+        ``[max_slots + 1]`` bool, on the host: the slot's vectors found no extent, so that only its
         newest is kept.
     """
 
@@ -56,16 +56,16 @@ class VectorStore:
         self.scale = torch.zeros(entries, device=device)
         self.seed = torch.zeros_like(self.rows)
         self.position = torch.zeros_like(self.rows)
-        # [max_slots + 2] each: the slots' rooms; the last two are those of rows without a request
+        # [max_slots + 2] each: the slots' extents; the last two are those of rows without a request
         self._first = torch.zeros(slots + 2, dtype=torch.int64, device=device)
         self._size = torch.zeros_like(self._first)
-        self.roomless = np.zeros(slots + 1, dtype=bool)
+        self.without_extent = np.zeros(slots + 1, dtype=bool)
         # Slots whose request may be fed more than concept tokens
         self._adding: set[int] = set()
-        # By request: its room, None if it found none
-        self._rooms: dict[str, Room | None] = {}
+        # By request: its extent, None if it found none
+        self._extents: dict[str, Extent | None] = {}
         # Disjoint, in order
-        self._free: list[Room] = [(self._begin, capacity)]
+        self._free: list[Extent] = [(self._begin, capacity)]
         # Pages of the history that may hold more than concept tokens
         self._dirty: set[int] = set()
 
@@ -82,7 +82,7 @@ class VectorStore:
 
     @property
     def in_use(self) -> int:
-        """Vectors that requests have room for."""
+        """Vectors that requests have an extent for."""
         return self.capacity - sum(size for _, size in self._free)
 
     def describe(self) -> str:
@@ -96,26 +96,26 @@ class VectorStore:
     # Requests come and go.
 
     def admit(self, req_id: str, wanted: int) -> None:
-        """A new request, which may be fed so many vectors: it is given room, if there is any."""
+        """Give a new request, which may be fed so many vectors, an extent, if there is any."""
         if wanted:
-            self._rooms[req_id] = self._take(wanted)
+            self._extents[req_id] = self._take(wanted)
 
     def finish(self, req_id: str) -> None:
-        """A request ended: its room is free."""
-        room = self._rooms.pop(req_id, None)
-        if room is not None:
-            self._give(room)
+        """A request ended: its extent is free."""
+        extent = self._extents.pop(req_id, None)
+        if extent is not None:
+            self._give(extent)
 
-    def _take(self, size: int) -> Room | None:
+    def _take(self, size: int) -> Extent | None:
         for index, (first, free) in enumerate(self._free):
             if free >= size:
                 self._free[index : index + 1] = [(first + size, free - size)] * (free > size)
                 return first, size
         return None
 
-    def _give(self, room: Room) -> None:
-        merged: list[Room] = []
-        for first, size in sorted([*self._free, room]):
+    def _give(self, extent: Extent) -> None:
+        merged: list[Extent] = []
+        for first, size in sorted([*self._free, extent]):
             if merged and sum(merged[-1]) == first:
                 merged[-1] = (merged[-1][0], merged[-1][1] + size)
             else:
@@ -123,19 +123,19 @@ class VectorStore:
         self._free = merged
 
     def seat(self, slot: int, req_id: str, request: Request) -> None:
-        """A request has a slot: its vectors go to its room; without, only its newest is kept."""
+        """A request has a slot: its vectors go to its extent; without, only its newest is kept."""
         if not request.needs & Need.OF_ENGINE:
             return
         self._adding.add(slot)
-        room = self._rooms.get(req_id)
-        self.roomless[slot] = room is None and req_id in self._rooms
-        self._first[slot], self._size[slot] = room or (0, 0)
+        extent = self._extents.get(req_id)
+        self.without_extent[slot] = extent is None and req_id in self._extents
+        self._first[slot], self._size[slot] = extent or (0, 0)
 
     def leave(self, slot: int) -> None:
         """A slot's request goes: its own entry adds nothing any more."""
         if slot in self._adding:
             self._adding.remove(slot)
-            self.roomless[slot] = False
+            self.without_extent[slot] = False
             self._first[slot] = self._size[slot] = 0
             self._clean(slice(1 + slot, 2 + slot))
 

@@ -99,7 +99,7 @@ class Trials:
             if span.finish != "trip" or span.tripped is None:
                 continue
             count = config.trials(span.tripped.least_entropy)
-            if count < 2 or page.room() <= 0:
+            if count < 2 or page.tokens_left() <= 0:
                 skip = True
                 continue
             try:

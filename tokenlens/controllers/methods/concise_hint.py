@@ -90,7 +90,7 @@ class Hints(Injecting):
         prompt = given if isinstance(given, str) else page.model.decode(given)
         whole, first = prompt, prompt
         page.outlet.held = True
-        while page.room() > 0:
+        while page.tokens_left() > 0:
             page.prompts = {**page.prompts, "large": page.model.encode(whole)}
             start = len(page.atoms)
             kept, page.atoms = page.atoms, []

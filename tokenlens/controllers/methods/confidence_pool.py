@@ -59,7 +59,7 @@ class Confidences:
         def writer(threshold: float | None):  # type: ignore[no-untyped-def]
             async def write(line: Page) -> float | None:
                 values = seen.setdefault(id(line), [])
-                while line.is_thinking and line.room() > 0:
+                while line.is_thinking and line.tokens_left() > 0:
                     span = await line.write(config.period, facts=config.top)
                     line.take(span)
                     chunk = [confidence_of([v for _, v in fact.top]) for fact in span.facts]

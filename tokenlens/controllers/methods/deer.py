@@ -66,7 +66,7 @@ class Exits:
         """Write the line."""
         config, why, probes = self._config, "", 0
         stop = ControllerStop(texts=config.words)
-        while page.is_thinking and page.room() > 0:
+        while page.is_thinking and page.tokens_left() > 0:
             is_open = probes < config.max_probes
             span = await page.write(stop=stop if is_open else ControllerStop())
             if span.finish != "stop":
@@ -75,7 +75,7 @@ class Exits:
             # The word itself is no part of what is probed.
             head, word = divided(page, span, config.words)
             page.take(head)
-            if page.room() <= config.reserve:
+            if page.tokens_left() <= config.reserve:
                 why = "reserve"
                 break
             if page.atoms:

@@ -83,7 +83,7 @@ class Agreement:
     async def run(self, page: Page) -> None:
         """Write the line."""
         config, why = self._config, ""
-        while page.is_thinking and page.room() > 0:
+        while page.is_thinking and page.tokens_left() > 0:
             beside = None
             if config.lag and page.atoms:
                 beside = asyncio.ensure_future(self._probe(page, apart=True))
@@ -94,7 +94,7 @@ class Agreement:
             finally:
                 if beside is not None:
                     await end([beside])
-            if not page.is_thinking or page.room() <= 0:
+            if not page.is_thinking or page.tokens_left() <= 0:
                 break
             if not config.lag:
                 await self._probe(page)

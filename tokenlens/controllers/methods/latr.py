@@ -90,7 +90,7 @@ class Rollout:
         root.sampling = how
         pool = Pool(top=3)
         try:
-            rows = await self.grow(pool, root, min(self._config.force, page.room()))
+            rows = await self.grow(pool, root, min(self._config.force, page.tokens_left()))
         finally:
             await pool.close()
         failed = [row for row in rows if row.error is not None]

@@ -65,7 +65,7 @@ class Verified:
         waiting: asyncio.Task[bool] | None = None
         before = begun = 0
         try:
-            while page.is_thinking and page.room() > 0:
+            while page.is_thinking and page.tokens_left() > 0:
                 span = await page.write(stop=ControllerStop(texts=config.words))
                 page.take(span)
                 # One thought behind: the verdict on the one before this.

@@ -58,6 +58,7 @@ QUESTION = {
     "soft-hapo": 1,
     "latent-sft": 1,
     "soft-forking": 0,
+    "tripwire": 2,
     "pulse-gate": 0,
     "soft-no-echo": 1,
     "coconut": 2,
@@ -88,7 +89,7 @@ VECTORS: dict[str, tuple[dict[str, Any], ...]] = {
 }
 """Rows that are fed more than concept tokens: hidden states, the whole vocabulary, noise."""
 
-LATER = ("soft-forking", "pulse-gate", "soft-no-echo", "swi-reasoning-full", *VECTORS)
+LATER = ("soft-forking", "tripwire", "pulse-gate", "soft-no-echo", "swi-reasoning-full", *VECTORS)
 """Rows that came later: the others' questions go round without them."""
 
 METHODS: dict[str, tuple[dict[str, Any], ...]] = {

@@ -29,7 +29,10 @@ class FakeManager:
         self.preferred_sampling_params = None
         self.rid_to_state = {}
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(models.REASONER_PATH)
-        self.model_config = SimpleNamespace(vocab_size=128, is_multimodal=False)
+        self.model_config = SimpleNamespace(
+            vocab_size=128, is_multimodal=False, context_len=512, hidden_size=64
+        )
+        self.server_args = SimpleNamespace(tp_size=1)
         admission = frontend.SglangFrontEnd.__new__(frontend.SglangFrontEnd)
         admission.settings = Settings()
         admission.bind = binder_of(self.model_config, self.tokenizer)

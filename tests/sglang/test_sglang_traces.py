@@ -52,8 +52,12 @@ def test_what_is_fed_is_the_references(engines, vectors):
     for run in engines["overlap"]["runs"][:2]:
         assert unlike(run, vectors["qwen3"]) == {}
     assert engines["overlap"]["runs"][0]["coconut"]["trace"]["steps"]
-    # Sums over two ranks round otherwise; a vector that both add is off by 0.07 and more.
-    ranks = {row: one._replace(logprob_tolerance=2e-3) for row, one in vectors["gemma"].items()}
+    # Sums over two ranks round some twenty times further than the references' models are changed; a
+    # vector that both ranks add is off by 0.07 and more.
+    ranks = {
+        row: one._replace(logprob_tolerance=20 * one.logprob_tolerance)
+        for row, one in vectors["gemma"].items()
+    }
     assert unlike(engines["two-ranks"]["runs"][0], ranks) == {}
 
 

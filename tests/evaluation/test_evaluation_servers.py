@@ -14,7 +14,7 @@ from tokenlens.spec import DecodingSpec, preset
 
 SMALL = "tiny-reasoner-small"
 QUICK = {
-    "backoff": 0.01, "cooldown": 0.1, "outage": 0.5, "failures": 2, "attempts": 4, "health": 0.1,
+    "backoff": 0.01, "cooldown": 0.1, "outage": 3.0, "failures": 2, "attempts": 4, "health": 0.3,
 }  # fmt: skip
 PLAIN = [Arm(name="plain", spec=DecodingSpec())]
 

@@ -16,6 +16,8 @@ VLLM_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
+    # A connection that is closed at the moment when it is used again fails its request.
+    "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "600",
 }
 """Of processes that run vLLM on a CPU."""
 

@@ -32,7 +32,7 @@ def test_every_step_is_the_reference_s(request, traced, runner):
 
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=slow) for kind in TRACED])
 def test_the_traced_rows_do_what_they_are_there_for(traced, reference, kind):
-    trace, tolerance = traced[TRACED[kind]]
+    trace, tolerance, *_ = traced[TRACED[kind]]
     counts, steps = trace["counts"], trace["steps"]
     assert tolerance == TOLERANCE
     assert len(steps) == counts["tokens"]

@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
+from guide_commands import command_of
 from ports import free_port
-from servers import VLLM_ENVIRONMENT, Process
+from servers import Process
 from vllm_support import TIMEOUT, environment, needs_vllm
 
 # The fixture counts in the first test.
@@ -63,19 +65,18 @@ def test_a_task_that_generates_nothing_is_refused(found):
 
 
 def start(folder, name):
-    """A server of the model that the driver evaluates, which carries specs out."""
+    """A server of the model that the driver evaluates, by the command of a guide."""
     from tokenlens.assets import path_of
 
     port = free_port()
     command = [
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
-        *("--model", path_of("tiny-reasoner-latent"), "--served-model-name", "tiny"),
+        *command_of("vllm.entrypoints.openai.api_server", path_of("tiny-reasoner-latent")),
+        *("--served-model-name", "tiny"),
         *("--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--dtype", "float32"),
         *("--max-model-len", "512", "--kv-cache-memory-bytes", str(32 << 20)),
-        *("--max-num-seqs", "16", "--logits-processors", "tokenlens.vllm:TokenLens"),
-        *("--api-key", "secret"),
+        *("--max-num-seqs", "16", "--api-key", "secret"),
     ]
-    return Process(command, port, folder / f"{name}.log", environment=VLLM_ENVIRONMENT)
+    return Process(command, port, folder / f"{name}.log", environment=environment())
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +141,22 @@ def test_a_server_that_is_killed_loses_no_answer(found, pair, tmp_path, monkeypa
     assert "secret" not in "".join(p.read_text() for p in tmp_path.rglob("*") if p.is_file())
 
 
+def test_the_guide_s_command_lets_its_method_in(pair):
+    answer = httpx.post(
+        f"{pair[1].address}/v1/completions",
+        headers={"Authorization": "Bearer secret"},
+        json={
+            "model": "tiny",
+            "prompt": "<think>",
+            "max_tokens": 6,
+            "vllm_xargs": {"tokenlens_pulse_gate.latent": 2},
+        },
+        timeout=600,
+    )
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["kv_transfer_params"]["tokenlens"]["counts"]["latent_steps"] > 0
+
+
 @pytest.mark.parametrize("spec", ["", "tiny-soft", "tiny-gumbel"])
 def test_lm_eval_over_a_server_equals_lm_eval_in_this_process(found, pair, spec, monkeypatch):
     import lm_eval
@@ -157,3 +174,20 @@ def test_lm_eval_over_a_server_equals_lm_eval_in_this_process(found, pair, spec,
     samples = results["samples"]["tokenlens_countdown"]
     assert [one["resps"][0][0] for one in samples] == found["generate"][spec]
     assert [one["arguments"][0][0] for one in samples] == [p for p, _ in found["lm_eval"][spec]]
+
+
+@pytest.mark.parametrize(("spec", "samples"), [("", True), ("tiny-gumbel", False)])
+def test_repeats_of_a_prompt_are_independent_samples(pair, spec, samples, monkeypatch):
+    from lm_eval.api.instance import Instance
+
+    from tokenlens.evaluation.harness.server import TokenlensServer
+
+    monkeypatch.setenv("TOKENLENS_API_KEY", "secret")
+    model = TokenlensServer("tiny-reasoner-latent", base_url=pair[1].address, spec=spec)
+    drawn = {"do_sample": samples, "temperature": 1.0 if samples else 0.0}
+    question = "<|im_start|>user\nmake 24 using 3,5,7,2<|im_end|>\n<|im_start|>assistant\n"
+    arguments = (question, {"until": [], "max_gen_toks": 40, **drawn})
+    requests = [Instance("generate_until", {}, arguments, 0, ("t", 0, 4)) for _ in range(4)]
+    first, again = (model.generate_until(requests, disable_tqdm=True) for _ in range(2))
+    assert len(set(first)) == 4
+    assert first == again

@@ -6,7 +6,7 @@ Knows nothing that the configs do not say; a field's meaning stands beside the f
 import inspect
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from tokenlens.spec.base import MethodBase
 from tokenlens.spec.decoding import DecodingSpec
 from tokenlens.spec.errors import _allowed as describe
-from tokenlens.spec.registry import METHOD_CONFIGS, models_of
+from tokenlens.spec.registry import METHOD_CONFIGS, models_in, models_of
 
 HEAD = """# Methods and their fields
 
@@ -61,18 +61,10 @@ def rows(config: type[BaseModel], published: Mapping[str, Any] | None = None) ->
 
 def _linked(allowed: str, info: FieldInfo) -> str:
     """What is allowed, with links to the fields of the mappings."""
-    groups = ", ".join(f"[{model.__name__}](#{model.__name__.lower()})" for model in _groups(info))
+    groups = ", ".join(
+        f"[{model.__name__}](#{model.__name__.lower()})" for model in models_in(info.annotation)
+    )
     return allowed.replace("a mapping", f"a mapping: {groups}") if groups else allowed
-
-
-def _groups(info: FieldInfo) -> list[type[BaseModel]]:
-    found, rest = [], [info.annotation]
-    while rest:
-        kind: Any = rest.pop(0)
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            found.append(kind)
-        rest += get_args(kind)
-    return found
 
 
 def _source(config: type[BaseModel]) -> str:

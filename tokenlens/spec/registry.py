@@ -113,16 +113,17 @@ def exports() -> list[str]:
 def models_of(config: type[BaseModel]) -> Iterator[type[StrictModel]]:
     """The models that a config's fields hold, in order; one that several hold comes again."""
     for info in config.model_fields.values():
-        for model in _models_in(info.annotation):
+        for model in models_in(info.annotation):
             yield model
             yield from models_of(model)
 
 
-def _models_in(annotation: Any) -> Iterator[type[StrictModel]]:
+def models_in(annotation: Any) -> Iterator[type[StrictModel]]:
+    """The models that a field's annotation names, in order."""
     if isinstance(annotation, type) and issubclass(annotation, StrictModel):
         yield annotation
     for argument in get_args(annotation):
-        yield from _models_in(argument)
+        yield from models_in(argument)
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tokenlens.core.engine_vectors import Total
 from tokenlens.core.next_input import PER_LAYER
 from tokenlens.errors import EmbeddingError
-from tokenlens.serving.engine_vectors import HeadWatch
+from tokenlens.serving.engine_vectors import HeadWatch, is_plain
 from tokenlens.serving.store import ConceptStore
 from tokenlens.serving.vectors import VectorStore
 
@@ -252,8 +252,7 @@ def per_layer_embeddings(model: nn.Module, layout: EmbeddingLayout) -> list[nn.M
 def _check(name: str, module: nn.Module, layout: EmbeddingLayout) -> None:
     method = type(getattr(module, "quant_method", None)).__name__
     weight = getattr(module, "weight", None)
-    plain = method == "UnquantizedEmbeddingMethod" or isinstance(module, nn.Embedding)
-    if not plain or weight is None or weight.dtype not in TABLE_DTYPES:
+    if not is_plain(module) or weight is None or weight.dtype not in TABLE_DTYPES:
         raise EmbeddingError(
             f"{name}: got an embedding table of {getattr(weight, 'dtype', None)} ({method});"
             " allowed: float32, bfloat16 or float16, not quantised, because rows of a quantised"

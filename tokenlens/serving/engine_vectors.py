@@ -28,13 +28,27 @@ MOST_NORMAL = 7.0
 """No draw of ours is as far from 0."""
 
 
+def is_plain(module: Any) -> bool:
+    """Whether an engine's table of embeddings, or its head, is not quantised."""
+    method = type(getattr(module, "quant_method", None)).__name__
+    return method == "UnquantizedEmbeddingMethod" or isinstance(module, nn.Embedding)
+
+
 def rows_of(head: Any) -> Tensor | None:
     """The rows of an engine's head, ``None`` where they are no table (quantised)."""
     weight = getattr(head, "weight", None)
-    method = type(getattr(head, "quant_method", None)).__name__
-    is_plain = method == "UnquantizedEmbeddingMethod" or isinstance(head, nn.Embedding)
     is_table = isinstance(weight, Tensor) and weight.is_floating_point()
-    return weight if is_table and is_plain else None
+    return weight if is_table and is_plain(head) else None
+
+
+def sum_over(tensor: Tensor, group: Any, all_reduce: Total) -> Tensor:
+    """The sum over a group's ranks, on each of them; an engine's own way has no float64."""
+    if group.world_size == 1:
+        return tensor
+    if tensor.dtype != torch.float64:
+        return all_reduce(tensor)
+    torch.distributed.all_reduce(tensor, group=group.device_group)
+    return tensor
 
 
 class HeadWatch(Protocol):

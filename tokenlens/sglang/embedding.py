@@ -7,11 +7,11 @@ look-up and what it makes of the rows (their scale).
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tokenlens.errors import EmbeddingError
 from tokenlens.serving.embedding import EmbeddingLayout, cannot, mix
+from tokenlens.serving.engine_vectors import sum_over
 from tokenlens.sglang.head import head_of, scale_of
 
 INSTEAD = "after --tokenlens-allow"
@@ -53,15 +53,7 @@ def _total(tensor: Tensor) -> Tensor:
     """The sum over all ranks, on each of them."""
     from sglang.srt.distributed import get_tp_group, tensor_model_parallel_all_reduce
 
-    group = get_tp_group()
-    if group.world_size == 1:
-        return tensor
-    if tensor.dtype != torch.float64:
-        summed: Tensor = tensor_model_parallel_all_reduce(tensor)
-        return summed
-    # SGLang's own ways have no float64.
-    torch.distributed.all_reduce(tensor, group=group.device_group)
-    return tensor
+    return sum_over(tensor, get_tp_group(), tensor_model_parallel_all_reduce)
 
 
 def _refuse_adapters(name: str, module: nn.Module) -> None:

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tokenlens.errors import EmbeddingError
 from tokenlens.serving.embedding import EmbeddingLayout, mix
+from tokenlens.serving.engine_vectors import sum_over
 from tokenlens.vllm.head import head_of, scale_of
 
 
@@ -34,14 +34,7 @@ def _total(tensor: Tensor) -> Tensor:
     """The sum over all ranks, on each of them."""
     from vllm.distributed import get_tp_group, tensor_model_parallel_all_reduce
 
-    if tensor.dtype != torch.float64:
-        summed: Tensor = tensor_model_parallel_all_reduce(tensor)
-        return summed
-    group = get_tp_group()
-    if group.world_size > 1:
-        # vLLM's own ways have no float64.
-        torch.distributed.all_reduce(tensor, group=group.device_group)
-    return tensor
+    return sum_over(tensor, get_tp_group(), tensor_model_parallel_all_reduce)
 
 
 def _refuse_early_sums(name: str, module: Any) -> None:

@@ -47,14 +47,14 @@ class PendingDecisions:
 
     def put(self, slots: Tensor, rows: Rows, intent: Intent) -> None:
         """Keep the intents of a step."""
-        self.file()
+        self.keep()
         self._last = (slots, rows, intent)
 
     def put_later(
         self, slots: Tensor, make: Callable[[], tuple[Rows, Intent]], compiled: tuple[Any, ...]
     ) -> None:
         """Keep the intents of a compiled step, and what its commit is handed."""
-        self.file()
+        self.keep()
         self._later = (slots, make, compiled)
 
     def take_compiled(self, slots: Tensor) -> tuple[Any, ...] | None:
@@ -83,16 +83,16 @@ class PendingDecisions:
             if self._made is not None:
                 self._made.kept.index_fill_(0, slots, False)
             return rows, intent
-        self.file()
-        files, now = self._files(), self._table
-        kept, table = files.kept.index_select(0, slots), files.table
+        self.keep()
+        by_slot, now = self._by_slot(), self._table
+        kept, table = by_slot.kept.index_select(0, slots), by_slot.table
 
-        def either(file: Tensor, state: Tensor) -> Tensor:
-            there, here = file.index_select(0, slots), state.index_select(0, slots)
+        def either(earlier: Tensor, state: Tensor) -> Tensor:
+            there, here = earlier.index_select(0, slots), state.index_select(0, slots)
             return torch.where(kept if there.dim() == 1 else kept[:, None], there, here)
 
         def wide(column: Field) -> Tensor:
-            if column not in files.columns:
+            if column not in by_slot.columns:
                 return now.wide[column].index_select(0, slots)
             return either(table.wide[column], now.wide[column])
 
@@ -102,17 +102,17 @@ class PendingDecisions:
             lambda: either(table.floats, now.floats),
             wide,
             live,
-            files.columns,
+            by_slot.columns,
         )
-        intent = Intent(*(file.index_select(0, slots) for file in files.intent))
+        intent = Intent(*(values.index_select(0, slots) for values in by_slot.intent))
         intent = intent._replace(
             latent=intent.latent & kept, forced=intent.forced & kept, valid=intent.valid | ~kept
         )
-        files.kept.index_fill_(0, slots, False)
+        by_slot.kept.index_fill_(0, slots, False)
         return rows, intent
 
-    def file(self) -> None:
-        """Write the last step's intents down by slot: they will not be committed as they came."""
+    def keep(self) -> None:
+        """Keep the last step's decisions by slot: they will not be committed as they came."""
         if self._later is not None:
             known, make, _ = self._later
             self._later, self._last = None, (known, *make())
@@ -120,26 +120,26 @@ class PendingDecisions:
             return
         slots, rows, intent = self._last
         self._last = None
-        files = self._files()
+        by_slot = self._by_slot()
         rows.settle()
-        files.table.ints.index_copy_(0, slots, rows.ints)
-        files.table.floats.index_copy_(0, slots, rows.floats)
+        by_slot.table.ints.index_copy_(0, slots, rows.ints)
+        by_slot.table.floats.index_copy_(0, slots, rows.floats)
         # What earlier steps wrote and this one did not is kept, too: it may have changed since.
-        files.columns.update(rows.written)
-        for column in [column for column in files.columns if column not in rows.written]:
+        by_slot.columns.update(rows.written)
+        for column in [column for column in by_slot.columns if column not in rows.written]:
             rows[column] = rows[column]
-        files.table.scatter(slots, rows)
-        for file, values in zip(files.intent, intent, strict=True):
-            file.index_copy_(0, slots, values)
-        files.kept.index_fill_(0, slots, True)
+        by_slot.table.scatter(slots, rows)
+        for earlier, values in zip(by_slot.intent, intent, strict=True):
+            earlier.index_copy_(0, slots, values)
+        by_slot.kept.index_fill_(0, slots, True)
 
     def forget(self, slot: int) -> None:
         """Drop what a slot intends."""
-        self.file()
+        self.keep()
         if self._made is not None:
             self._made.kept[slot] = False
 
-    def _files(self) -> "_BySlot":
+    def _by_slot(self) -> "_BySlot":
         if self._made is None:
             # Normal tensors, also where the step runs in inference mode.
             with torch.inference_mode(False):
@@ -157,7 +157,7 @@ class _BySlot:
             return torch.zeros(slots, *shape, dtype=dtype, device=device)
 
         self.table = SlotTable(table.max_slots, table.fields, device)
-        # Those that a step has written since the files were made
+        # Those that a step has written since this was made
         self.columns: dict[Field, None] = {}
         # [max_slots + 2] bool: the slot has a decision
         self.kept = zeros(torch.bool)

@@ -10,6 +10,7 @@ import family_table
 import pytest
 import sight_table
 from family_sight import CLASSES
+from sglang_environment import environment
 
 from tokenlens import versions
 from tokenlens.hf.verify import TOLERANCE
@@ -30,22 +31,9 @@ NAMES = (*family_table.ON_SGLANG, *SEEING) if EVERY else ("gemma3_text", "qwen3_
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("families")
-    path = [str(HERE), str(HERE.parent / "sglang" / "fakes")]
-    path += filter(None, [os.environ.get("PYTHONPATH")])
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(path),
-        "SGLANG_USE_CPU_ENGINE": "1",
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONWARNINGS": "ignore",
-        "TOKENLENS_TEST_SWITCHES": "1",
-        "TOKENLENS_TEST_UNTOUCHED": str(folder / "untouched.json"),
-    }
     done = subprocess.run(
         [sys.executable, str(HERE / "family_sglang.py"), "found.json", *NAMES],
-        env=environment,
+        env=environment([HERE], TOKENLENS_TEST_UNTOUCHED=str(folder / "untouched.json")),
         cwd=folder,
         capture_output=True,
         text=True,

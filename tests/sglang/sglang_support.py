@@ -1,13 +1,12 @@
 """What the SGLang tests share: the environment of their processes, and how jobs are run."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import outside
 import pytest
+from sglang_environment import environment
 
 from tokenlens import versions
 
@@ -18,26 +17,6 @@ TIMEOUT = 3000
 needs_sglang = pytest.mark.skipif(
     versions.installed("sglang") is None, reason="SGLang is not installed"
 )
-
-
-def environment(**extra):
-    """The environment of a process that runs SGLang on a CPU."""
-    path = [
-        str(HERE / "fakes"),
-        *outside.installed(),
-        *filter(None, [os.environ.get("PYTHONPATH")]),
-    ]
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(path),
-        "SGLANG_USE_CPU_ENGINE": "1",
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONWARNINGS": "ignore",
-        "TOKENLENS_TEST_SWITCHES": "1",
-        **extra,
-    }
 
 
 def run_scenarios(work, folder, **extra):

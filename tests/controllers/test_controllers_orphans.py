@@ -13,14 +13,10 @@ def live(backend):
 @pytest.mark.parametrize("how", steered.WAYS_OUT)
 def test_no_child_outlives_its_request(how):
     backend = steered.in_process()
-    left, broken_off = steered.leave(backend, how, lambda: live(backend))
-    assert left == 0
-    assert broken_off > 0
+    steered.check_no_child_outlives(backend, how, lambda: live(backend))
     assert not backend._worker._slots
 
 
 def test_children_that_nobody_aborts_are_orphans():
     backend = steered.in_process()
-    left, broken_off = steered.leave(backend, "cancelled", lambda: live(backend), aborts=False)
-    assert left > 0
-    assert broken_off == 0
+    steered.check_orphans(backend, lambda: live(backend))

@@ -409,17 +409,13 @@ def live(server):
 @pytest.mark.parametrize("how", steered.WAYS_OUT)
 def test_no_child_outlives_its_request(server, how):
     backend = steered.served(server, "tiny", "sglang")
-    left, broken_off = steered.leave(backend, how, lambda: live(server))
-    assert left == 0
-    assert broken_off > 0
+    steered.check_no_child_outlives(backend, how, lambda: live(server))
     assert settled(server)["tokenlens_slots_in_use"] == 0
 
 
 def test_children_that_nobody_aborts_are_orphans(server):
     backend = steered.served(server, "tiny", "sglang")
-    left, broken_off = steered.leave(backend, "cancelled", lambda: live(server), aborts=False)
-    assert left > 0
-    assert broken_off == 0
+    steered.check_orphans(backend, lambda: live(server))
 
 
 def test_a_tripwire_ends_a_request_before_the_step(server):

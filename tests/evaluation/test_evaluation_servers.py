@@ -211,3 +211,23 @@ def test_controls_and_progress_are_as_in_this_process(tmp_path, servers):
     assert (found["state"], found["done"], found["total"]) == ("done", 72, 72)
     assert found["tokens"] == 144
     assert sum(one["answered"] for one in found["servers"]) == 72
+
+
+def test_a_run_until_an_interval_stops_at_one_place_whoever_answers(tmp_path, servers):
+    bounds = {"limit": 60, "until_ci": 15.0}
+    whole = run(tmp_path / "whole", connect(servers(), servers()), **bounds)
+    assert whole.stopped
+    assert len(whole.records("plain")) == 30
+    first = servers()
+
+    def progress(arm, done, total):
+        if done == 23:
+            first.mode = "drop"
+
+    with pytest.raises(ServersError):
+        run(tmp_path / "cut", connect(first), progress=progress, **bounds)
+    second = servers()
+    again = run(tmp_path / "cut", connect(second, concurrency=3), **bounds)
+    assert again.stopped == whole.stopped
+    assert again.records("plain") == whole.records("plain")
+    assert len(first.answered) + len(second.answered) == 30

@@ -32,7 +32,14 @@ STEERED = (
 COST = (
     "At equal cost each arm has the limit on an answer's tokens with which it spends the same on"
     " average, the smaller of the two means; an answer that is longer is wrong there. The area is"
-    " the mean accuracy over all costs up to that one. Not valid for specs that know their limit."
+    " the mean accuracy over all costs up to that one. Intervals and p are of a bootstrap over"
+    " questions that makes both curves anew. Not valid for specs that know their limit."
+)
+
+STOPPED = (
+    "The run ended by the tokens that it had used, or when its figures were exact enough, whatever"
+    " they were, and not when one was significant: intervals and p hold as in a whole run, up to"
+    " the error of large samples. The interval of each figure holds by itself, not all at once."
 )
 
 STYLE = """
@@ -164,7 +171,8 @@ def cost_table(results: Results) -> Cells:
 def _method(results: Results) -> str:
     """How the figures were made."""
     steered = any(arm.steer is not None for arm in results.arms)
-    return f"{METHOD} {STEERED}" if steered else METHOD
+    said = [METHOD, *([STEERED] if steered else []), *([STOPPED] if results.stopped else [])]
+    return " ".join(said)
 
 
 def _title(results: Results) -> str:

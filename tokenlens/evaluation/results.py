@@ -81,11 +81,14 @@ def comparisons(results: Results) -> list[Against]:
 
 
 def by_question(records: Sequence[Record], field: str = "correct") -> list[float]:
-    """Mean of a field over the samples of each question, in the questions' order."""
+    """Mean of a field over the samples of each question, in the order of the questions' names.
+
+    So two arms' values are paired, and no figure depends on the order that questions were asked in.
+    """
     values: dict[str, list[float]] = defaultdict(list)
     for record in records:
         values[record.question].append(float(getattr(record, field)))
-    return [sum(one) / len(one) for one in values.values()]
+    return [sum(one) / len(one) for _, one in sorted(values.items())]
 
 
 def _row(results: Results, arm: str, is_control: bool) -> Row:

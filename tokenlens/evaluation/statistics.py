@@ -88,6 +88,18 @@ def compare(left: Sequence[float], right: Sequence[float], seed: int = 0) -> Com
     return Comparison(mean, low, high, _flip_test(difference, seed))
 
 
+def from_resamples(difference: float, drawn: np.ndarray) -> Comparison:
+    """A difference with the percentile interval of its resamples, and the p-value that fits it.
+
+    p is twice the smaller share of resamples at or beyond 0, what was seen counted as one of them:
+    it is below 0.05 where the interval leaves 0 out, and never 0.
+    """
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    beyond = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    p = min(1.0, 2 * (beyond + 1) / (len(drawn) + 1))
+    return Comparison(difference, float(low), float(high), p)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values adjusted for being many (Holm 1979)."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])

@@ -77,15 +77,22 @@ def half_width(values: Sequence[float]) -> float:
     """Half of an interval of 95 % that may be looked at after every question.
 
     The rule of Chow and Robbins 1965 for sequential intervals of a fixed width: of n values with
-    variance v, ``z sqrt((v + 1/n) / n)``. The 1/n keeps a run of equal values, whose variance is
-    nothing, from ending it. To stop when an interval is narrow, whatever it holds, does not favour
-    one outcome, as to stop when a difference is significant would.
+    variance v, ``z sqrt((v + z^2/n) / n)``. They add 1/n, and prove it for widths that go to 0. At
+    2 points that covers shares below 10 % in 89 to 92 of 100 simulated runs, and z^2/n covers all
+    in 94 or more. It is as wide as Wilson's interval where all values are equal, and costs under
+    one question in a hundred where half are right.
+
+    To stop when an interval is narrow, whatever it holds, does not favour one outcome, as to stop
+    when a difference is significant would: at no difference the spread does not tell the sign. What
+    is left of the optional stopping: the variance of a share p is p (1 - p), so runs whose mean is
+    by chance farther from a half end earlier, and on average the mean is off, away from a half, by
+    about ``|1 - 2p| / (p (1 - p)) (width / z)^2``: at 2 points and p = 0.1 by 0.1 points.
     """
     data = np.asarray(values, dtype=float)
     n = len(data)
     if n < FEWEST:
         return math.inf
-    return Z * math.sqrt((float(data.var()) + 1 / n) / n)
+    return Z * math.sqrt((float(data.var()) + Z * Z / n) / n)
 
 
 def half_widths(
@@ -93,15 +100,15 @@ def half_widths(
 ) -> list[float]:
     """Of every arm's accuracy, and of every pair's difference; of whole questions."""
     means = {name: _means(found, samples) for name, found in records.items()}
-    found = [half_width(values) for values in means.values()]
+    found = [half_width(list(values.values())) for values in means.values()]
     for left, right in pairs:
-        both = zip(means[left], means[right])
-        found.append(half_width([one - other for one, other in both]))
+        one, other = means[left], means[right]
+        found.append(half_width([one[name] - other[name] for name in one if name in other]))
     return found
 
 
-def _means(records: Sequence[Record], samples: int) -> list[float]:
+def _means(records: Sequence[Record], samples: int) -> dict[str, float]:
     values: dict[str, list[bool]] = defaultdict(list)
     for record in records:
         values[record.question].append(record.correct)
-    return [sum(one) / samples for one in values.values() if len(one) == samples]
+    return {name: sum(one) / samples for name, one in values.items() if len(one) == samples}

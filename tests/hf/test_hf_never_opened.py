@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from built_tokenizers import WORDS, byte_level
+from built_tokenizers import WORDS, byte_level, word_piece
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tokenlens import SpecError
@@ -79,6 +79,9 @@ def test_a_model_without_markers_is_an_error_that_names_the_way_out(model):
     for spec in ("soft", "qwen3-soft", {"preset": "soft", "phase": "mistral"}):
         with pytest.raises(SpecError, match="phase: none"):
             generate_kwargs(model, byte_level(added=()), spec)
+    # Nothing is found either where the tokenizer cannot even write what others have.
+    with pytest.raises(SpecError, match=r"takes 3: \['\[UNK\]'.* phase: none"):
+        generate_kwargs(model, word_piece(), "soft")
     trace, said = generate(model, byte_level(added=()), {"preset": "soft", "phase": "none"}, "q")
     assert trace.counts.latent_steps == 5
     assert said == []

@@ -37,8 +37,7 @@ class Tokenizer(Protocol):
 
 def encode_text(tokenizer: Tokenizer, text: str, field: str) -> list[int]:
     """Token ids of ``text``, or an error that names the field if the tokenizer cannot write it."""
-    ids = [int(i) for i in tokenizer.encode(text, add_special_tokens=False)]
-    written = tokenizer.decode(ids) if ids else ""
+    ids, written = _encoded(tokenizer, text)
     if not ids or _squeeze(written) != _squeeze(text):
         raise SpecError.of(
             field,
@@ -46,6 +45,12 @@ def encode_text(tokenizer: Tokenizer, text: str, field: str) -> list[int]:
             f"a text that this tokenizer can write; it would write {shorten(written)}",
         )
     return ids
+
+
+def _encoded(tokenizer: Tokenizer, text: str) -> tuple[list[int], str]:
+    """Token ids of ``text``, and what they are written as."""
+    ids = [int(i) for i in tokenizer.encode(text, add_special_tokens=False)]
+    return ids, tokenizer.decode(ids) if ids else ""
 
 
 def marker_of(
@@ -74,17 +79,20 @@ def marker_of(
     text = default if marker is None else marker
     if tokenizer is None:
         raise SpecError.of(field, text, "token ids, because no tokenizer was given")
-    ids = encode_text(tokenizer, text, field)
-    if marker is None and len(ids) != 1:
-        pieces = [tokenizer.decode([i]) for i in ids]
-        raise SpecError.of(
-            field,
-            None,
-            f"the marker that this model writes: {default!r} is not a token of this tokenizer"
-            f" (it takes {len(ids)}: {pieces}), no other was found, and thinking would never open."
-            f" Name the model's own marker, give {default!r} explicitly if the model was trained to"
-            " write it so, or say phase: none for a model that has no markers",
-        )
+    if marker is None:
+        ids, written = _encoded(tokenizer, text)
+        if len(ids) != 1 or _squeeze(written) != text:
+            pieces = [tokenizer.decode([i]) for i in ids]
+            raise SpecError.of(
+                field,
+                None,
+                f"the marker that this model writes: {default!r} is not a token of this tokenizer"
+                f" (it takes {len(ids)}: {pieces}), no other was found, and thinking would never"
+                f" open. Name the model's own marker, give {default!r} explicitly if the model was"
+                " trained to write it so, or say phase: none for a model that has no markers",
+            )
+    else:
+        ids = encode_text(tokenizer, text, field)
     if len(ids) > MAX_MARKER_TOKENS:
         raise SpecError.of(
             field,

@@ -26,7 +26,7 @@ SYMBOLS: dict[Status, str] = {
 
 
 HOSTED: dict[versions.Engine, Need] = {
-    "hf": Need.OF_ENGINE,
+    "hf": Need.OF_ENGINE | Need.OF_LAYERS,
     "vllm": Need.OF_ENGINE,
     "sglang": Need.OF_ENGINE,
 }
@@ -69,6 +69,11 @@ CAPABILITIES = (
         Need.HIDDEN_STATE,
         "hidden-state feedback: Coconut, LatentMAS",
         "transformers: dynamic cache; others: bounded by vectors_mib",
+    ),
+    Capability.of(
+        Need.LAYER_SHIFT,
+        "a steering vector behind a decoder layer: EAST",
+        "the operator's files alone; vLLM and SGLang have no seat at a decoder layer yet",
     ),
     Capability(
         "controls: top1, random_route, no_thinking, answer_now", "yes", vllm="yes", sglang="yes"

@@ -47,6 +47,8 @@ from tokenlens.core.columns import (
 )
 from tokenlens.core.engine_vectors import FIELDS as VECTOR_FIELDS
 from tokenlens.core.engine_vectors import EngineVectors, before_step
+from tokenlens.core.layer_access import FIELDS as LAYER_FIELDS
+from tokenlens.core.layer_access import LayerAccess
 from tokenlens.core.marker_columns import STATE
 from tokenlens.core.marker_table import MarkerTable
 from tokenlens.core.method import HOOKS, Method, overrides
@@ -77,6 +79,7 @@ COMMON_FIELDS: Final = (
     *(ANYWHERE, DENSE, BASE_WEIGHT, NOISE_SCALE, LOG_PROBABILITY, soundness.EDITS),
     *phases.FIELDS,
     *VECTOR_FIELDS,
+    *LAYER_FIELDS,
 )
 
 
@@ -123,6 +126,7 @@ class Lifecycle:
         rewind_steps: int = 0,
         signals: Callable[..., tuple[Tensor, ...]] = signals_topk,
         engine_vectors: EngineVectors | None = None,
+        layers: LayerAccess | None = None,
         engine: str = "this engine",
         max_markers: int | None = None,
     ) -> None:
@@ -143,6 +147,7 @@ class Lifecycle:
         self.marker_table = MarkerTable(vocab_size, self.device, max_markers or max_slots)
         self.next_input = NextInputs(max_slots, self.width, self.device)
         self._engine_vectors, self._engine = engine_vectors, engine
+        self._layers = layers
         # [max_slots + 2, hidden] and [max_slots + 2, width]: of the rows that were stepped
         self._base = torch.zeros(0, device=self.device)
         self._scores = torch.zeros(0, self.width, device=self.device)
@@ -204,11 +209,10 @@ class Lifecycle:
                     values[column],
                     f"at most the {self.width} entries that this core was made for",
                 )
-        refuse_needs(
-            request.spec,
-            self._engine,
-            self._engine_vectors.hosts if self._engine_vectors else Need.NOTHING,
-        )
+        hosted = self._engine_vectors.hosts if self._engine_vectors else Need.NOTHING
+        if self._layers is not None:
+            hosted |= self._layers.hosts
+        refuse_needs(request.spec, self._engine, hosted)
         automaton = request.markers.automaton
         if Need.BLENDS in request.needs:
             if self.width <= MAX_ANCHORS:

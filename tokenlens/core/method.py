@@ -10,6 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from tokenlens.core.columns import Field, Value
+from tokenlens.core.layer_access import ModelShape
 from tokenlens.core.proposal import Proposal, SignalRequest, Signals
 from tokenlens.core.rows import Rows
 from tokenlens.spec import DecodingSpec, Vocabulary
@@ -35,6 +36,8 @@ class Admission:
     forced_texts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     # token ids of any other text, or a SpecError that names the field
     encode: Callable[[str, str], tuple[int, ...]] | None = None
+    # what an operator's file has to fit; None where the engine lends no layers
+    shape: ModelShape | None = None
 
 
 class Method:

@@ -61,6 +61,8 @@ class Core(Lifecycle):
         The signals op; tests script it.
     engine_vectors
         The engine's vectors, for methods that need more than concept tokens; ``None``: it has none.
+    layers
+        The engine's way to its decoder layers; ``None``: it has none.
     engine
         Its name, for the refusal of what it does not host.
     max_markers

@@ -20,6 +20,7 @@ from tokenlens.core.columns import (
     Phase,
     Value,
 )
+from tokenlens.core.layer_access import ModelShape
 from tokenlens.core.marker_columns import STATE
 from tokenlens.core.markers import Markers, resolve
 from tokenlens.core.method import Admission, Method, overrides
@@ -220,6 +221,7 @@ def bind(
     ends_called: tuple[str, str] = EOS_CALLED,
     engine: EngineMarkers | None = None,
     strict: bool = False,
+    shape: ModelShape | None = None,
 ) -> Request:
     """Resolve a spec for one model.
 
@@ -246,6 +248,8 @@ def bind(
     strict
         Refuse markers that a model with its own was not trained to write; whoever takes specs from
         users does. The core can follow any.
+    shape
+        The model's, for methods that read an operator's file.
 
     Notes
     -----
@@ -329,6 +333,7 @@ def bind(
         markers.end_begins,
         texts,
         encode,
+        shape,
     )
     columns: dict[Field, Value] = {
         SEED: spec.seed or 0,

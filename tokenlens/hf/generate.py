@@ -4,6 +4,9 @@ import inspect
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from operator import or_
+from os import PathLike
 from typing import Any
 
 import torch
@@ -22,11 +25,13 @@ from tokenlens.errors import ProtocolError, UnsupportedError
 from tokenlens.hf.calls import Call, calling
 from tokenlens.hf.criterion import CommitTokens, Seen
 from tokenlens.hf.given import ids_of, tokenizer_of
+from tokenlens.hf.layers import shape_of
 from tokenlens.hf.loudness import notice
 from tokenlens.hf.refusals import OUTSIDE, check, refuse_embeddings
 from tokenlens.hf.run import Run
 from tokenlens.hf.seeds import torch_seed
 from tokenlens.methods import Method
+from tokenlens.methods import files as operator_files
 from tokenlens.methods.door import active, allow, allow_from_environment
 from tokenlens.spec import DecodingSpec, Tokenizer, needs_of, parse_spec
 from tokenlens.spec.needs import Need
@@ -105,7 +110,7 @@ class Runs(LogitsProcessorList):
             self._vocab_size(),
             begin,
             holes=holes(self._tokenizer, self._vocab_size()),
-            reads_hidden=any(Need.HIDDEN_STATE in needs_of(spec) for spec in self._specs),
+            needs=reduce(or_, (needs_of(spec) for spec in self._specs), Need.NOTHING),
             committed=self._is_told(call.arguments),
             prompt_ids=self._prompt_ids,
             in_place=not self.others and call.hands_over_logits,
@@ -197,6 +202,7 @@ class Runs(LogitsProcessorList):
                 eos_ids=eos_ids,
                 turn_ends=turn_ends,
                 strict=True,
+                shape=shape_of(self._model),
             )
             for spec in self._specs
         ]
@@ -243,6 +249,7 @@ def generate_kwargs(
     stopping_criteria: Sequence[StoppingCriteria] = (),
     prompt_ids: Sequence[Sequence[int]] | Tensor | None = None,
     methods: Sequence[str | type[Method]] = (),
+    files: Mapping[str, str | PathLike[str]] | None = None,
 ) -> dict[str, Any]:
     """Arguments that make ``model.generate()`` decode as a spec says.
 
@@ -264,6 +271,8 @@ def generate_kwargs(
     methods
         Methods from outside that specs of this process may name: names of entry points in the group
         ``tokenlens.methods``, or classes. The environment variable ``TOKENLENS_METHODS`` adds some.
+    files
+        Safetensors files that specs of this process may name, by the name that they use.
 
     Returns
     -------
@@ -305,6 +314,7 @@ def generate_kwargs(
         )
     allow(methods)
     allow_from_environment()
+    operator_files.allow(files or {})
     one = isinstance(spec, (DecodingSpec, Mapping, str))
     specs = [parse_spec(item) for item in ([spec] if one else spec)]  # type: ignore[arg-type]
     if not specs:

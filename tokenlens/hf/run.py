@@ -7,6 +7,7 @@ the list that ``generate()`` makes for itself refers to a run: it ends with the 
 exception keeps it, nothing of it is on the model.
 """
 
+import weakref
 from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import reduce
@@ -25,6 +26,7 @@ from tokenlens.hf.attachment import EMBEDDING, FORWARD, HEAD, PREPARE, attach, d
 from tokenlens.hf.calls import Call, calls, innermost
 from tokenlens.hf.compiled import ONE_GRAPH, is_compiled, one_graph
 from tokenlens.hf.embedding import HookedEmbedding, substitute
+from tokenlens.hf.layers import Layers
 from tokenlens.hf.prompts import prompts_of
 from tokenlens.hf.streamers import follow
 from tokenlens.hf.vectors import HFVectors
@@ -58,8 +60,8 @@ class Run(LogitsProcessor):
         Ids up to the tokenizer's largest.
     on_begin
         Is given the run's recorder once the first logits are there.
-    reads_hidden
-        Some request is fed hidden states: they are looked at from the prompt on.
+    needs
+        What some request needs of the engine. Hidden states are looked at from the prompt on.
     holes
         Ids below ``vocab_size`` that are no token.
     committed
@@ -80,7 +82,7 @@ class Run(LogitsProcessor):
         vocab_size: int,
         on_begin: Callable[[Recorder], None],
         *,
-        reads_hidden: bool = False,
+        needs: Need = Need.NOTHING,
         holes: Sequence[int] = (),
         committed: bool = False,
         prompt_ids: Sequence[Sequence[int]] | None = None,
@@ -110,9 +112,14 @@ class Run(LogitsProcessor):
         # [num_rows, hidden]: behind the logits that are decided on next
         self._head_input: Tensor | None = None
         self._head: nn.Module | None = None
+        self._layers: Layers | None = None
+        if needs & Need.OF_LAYERS:
+            self._layers = Layers(model, reads=Need.LAYER_STATES in needs)
+            weakref.finalize(self, self._layers.disarm).atexit = False
         self._attachment = attach(self)
-        if reads_hidden:
+        if Need.HIDDEN_STATE in needs:
             self._head = model.get_output_embeddings()  # type: ignore[operator]
+        if needs & (Need.HIDDEN_STATE | Need.LAYER_STATES):
             self._attachment.wrap(self, PREPARE)
 
     # What generate() calls, in the order in which it does.
@@ -130,6 +137,7 @@ class Run(LogitsProcessor):
             if not self._chunked:
                 self._attachment.drop(id(self), PREPARE)
             inputs = bound(*args, **kwargs)
+            self._sit_at_layers(kwargs)
             self._follow_forward()
             return inputs
         self._attachment.drop(id(self), PREPARE)
@@ -141,17 +149,18 @@ class Run(LogitsProcessor):
         self._stage = Stage.PREPARED
         inputs = bound(*args, **kwargs)
         core = self._core
+        is_static = self._sit_at_layers(kwargs)
         if core is None or not core.may_be_latent:
-            if self._head is not None:
+            if self._head is not None or (self._layers is not None and not is_static):
                 self._follow_forward()
             return inputs
-        # Its name before and since transformers 5.24
-        cache = kwargs.get("cache")
-        return self._feed(core, inputs, kwargs.get("past_key_values") if cache is None else cache)
+        return self._feed(core, inputs, is_static)
 
     def forwarded(self) -> None:
         """A forward pass of the calling thread's is over, however it ended."""
         self._attachment.drop(id(self), FORWARD, EMBEDDING, HEAD)
+        if self._layers is not None:
+            self._layers.disarm()
 
     def embedded(self, module: nn.Module, output: Any) -> Any:
         """Forward hook of the input embedding."""
@@ -186,6 +195,8 @@ class Run(LogitsProcessor):
                 " itself."
             )
         self._attachment.drop(id(self), PREPARE)
+        if self._layers is not None:
+            self._layers.disarm()
         core = self._core
         assert core is not None
         if input_ids.shape[0] != self._num_rows:
@@ -254,6 +265,21 @@ class Run(LogitsProcessor):
         if not is_compiled(self.model):
             self._attachment.wrap(self, FORWARD)
 
+    def _sit_at_layers(self, prepared: dict[str, Any]) -> bool:
+        """Be at the layers in the next forward pass; returns whether its cache is static.
+
+        With such a cache the pass may be a compiled graph, in which nothing can be wrapped.
+        """
+        # Its name before and since transformers 5.24
+        cache = prepared.get("cache")
+        cache = prepared.get("past_key_values") if cache is None else cache
+        is_static = bool(getattr(cache, "is_compileable", False))
+        if self._layers is not None:
+            method = weakref.WeakMethod(self.is_innermost)
+            unwatched = is_static or is_compiled(self.model)
+            self._layers.arm(self._core, (lambda: _holds(method)) if unwatched else None)
+        return is_static
+
     def _continues(self, input_ids: Tensor) -> bool:
         return input_ids.shape == (self._num_rows, self._length + 1)
 
@@ -286,8 +312,11 @@ class Run(LogitsProcessor):
             holes=self._holes,
             device=scores.device,
             engine_vectors=self._engine_vectors,
+            layers=self._layers,
             engine="generate() with this model",
         )
+        if self._layers is not None:
+            self._layers.begin(requests, scores.device)
         prompts = prompts_of(self._asked, input_ids, self._prompt_ids)
         for row, (request, (ids, length)) in enumerate(zip(requests, prompts)):
             core.add(row, request, ids, length)
@@ -298,7 +327,7 @@ class Run(LogitsProcessor):
         self._recorder = Recorder(core, requests, "hf", [ids for ids, _ in prompts])
         self._on_begin(self._recorder)
 
-    def _feed(self, core: Core, inputs: dict[str, Any], cache: Any) -> dict[str, Any]:
+    def _feed(self, core: Core, inputs: dict[str, Any], is_static: bool) -> dict[str, Any]:
         assert self._embedding is not None
         ids = inputs.get("input_ids")
         if ids is None or ids.shape != (self._num_rows, 1):
@@ -314,7 +343,7 @@ class Run(LogitsProcessor):
         else:
             mixture = self._embedding.mixture(core.next_input, self._num_rows, torch.float32)
             mixture = self._engine_vectors.add(mixture, core.next_input, self._noisy)
-        if not getattr(cache, "is_compileable", False):
+        if not is_static:
             if self._one_graph is None:
                 self._one_graph = one_graph(self.model, self._embedding.module) or ""
             if self._one_graph:
@@ -340,4 +369,12 @@ class Run(LogitsProcessor):
         self._stage = Stage.DETACHED
         if self._embedding is not None:
             self._embedding.disarm()
+        if self._layers is not None:
+            self._layers.disarm()
         detach(self, self._attachment)
+
+
+def _holds(method: "weakref.WeakMethod[Callable[[], bool]]") -> bool:
+    """What a method of an object that may be gone says."""
+    found = method()
+    return found is not None and found()

@@ -52,6 +52,8 @@ ORDER = (
     "top1",
     # It ends a request whatever the others wanted of the step.
     "tripwire",
+    # It changes no logits and no mixture.
+    "east",
 )
 """A step that several methods share runs where the first of them stands."""
 

@@ -27,6 +27,11 @@ class Need(Flag):
     EMBEDDING_NOISE = auto()
     """Gaussian noise on the embeddings that are fed."""
 
+    LAYER_SHIFT = auto()
+    """A vector is added to what a decoder layer leaves, at positions that are generated."""
+    LAYER_STATES = auto()
+    """What every decoder layer leaves at the position whose logits are decided on."""
+
     # Of the step
     LATENT = auto()
     """Mixtures may be fed."""
@@ -55,6 +60,9 @@ class Need(Flag):
     ENGINE_VECTOR = DENSE_MIXTURE | HIDDEN_STATE
     """Any vector of the engine's own."""
     OF_ENGINE = DENSE_MIXTURE | HIDDEN_STATE | EMBEDDING_NOISE
+    """What is fed beside concept tokens, and what it is made of."""
+    OF_LAYERS = LAYER_SHIFT | LAYER_STATES
+    """What reads or writes the hidden states between decoder layers."""
 
 
 NEEDS = {
@@ -63,6 +71,8 @@ NEEDS = {
     ),
     Need.HIDDEN_STATE: "the model's last hidden state at each step",
     Need.EMBEDDING_NOISE: "noise on the embeddings that are fed",
+    Need.LAYER_SHIFT: "a vector that is added behind a decoder layer",
+    Need.LAYER_STATES: "the hidden states of all decoder layers at each step",
 }
 """What an engine may host, in words."""
 

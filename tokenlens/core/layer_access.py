@@ -1,0 +1,40 @@
+"""What a method may read and write between a model's decoder layers. Knows no engine.
+
+Layers are counted as everybody counts hidden states: 0 is what the embedding leaves, ``n`` what the
+n-th decoder layer leaves, and the last one has gone through the final norm where it is read.
+"""
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from tokenlens.core.columns import Field
+from tokenlens.spec.needs import Need
+
+SHIFT = Field("layer.shift", "float")
+"""How much of the row's vector is added in the forward pass that reads its next input."""
+SHIFT_LAYER = Field("layer.shift_layer", "int", fixed=True)
+"""Behind which decoder layer, from 1."""
+SHIFT_FILE = Field("layer.shift_file", "int", -1, fixed=True)
+"""Whose vector: the number of an operator's file (:mod:`tokenlens.methods.files`)."""
+FIELDS = (SHIFT, SHIFT_LAYER, SHIFT_FILE)
+
+
+class ModelShape(NamedTuple):
+    """What a file of vectors has to fit."""
+
+    hidden_size: int
+    num_layers: int
+
+
+class LayerAccess(Protocol):
+    """An engine's way to its layers. ``hosts``: those of ``Need.OF_LAYERS`` that it can serve.
+
+    A shift is not asked for: the engine reads the columns above once a step, and adds
+    ``SHIFT * vector`` to the last position of the rows in which it is not 0.
+    """
+
+    hosts: Need
+
+    def states(self) -> Tensor:
+        """``[num_rows, layers + 1, hidden]`` float32, behind this step's logits."""

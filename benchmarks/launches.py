@@ -28,11 +28,13 @@ import hashlib
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from tokenlens_kernels import LAUNCHES
 from torch import Tensor
 from torch.fx import GraphModule
@@ -47,7 +49,7 @@ from lowered import launches_of, text_of  # noqa: E402
 from tokenlens.core import Core, bind  # noqa: E402
 from tokenlens.core.compiled import FORMS, ROWS, Form, vectors  # noqa: E402
 from tokenlens.core.traced import GivenVectors  # noqa: E402
-from tokenlens.methods import METHODS  # noqa: E402
+from tokenlens.methods import METHODS, files  # noqa: E402
 from tokenlens.spec import DecodingSpec, Need, needs_of, parse_spec  # noqa: E402
 from tokenlens.spec.registry import METHOD_CONFIGS, NEEDS_LATENT  # noqa: E402
 
@@ -102,6 +104,21 @@ class Vectors:
         return torch.empty(size, size, device="meta"), torch.empty((), device="meta")
 
 
+class Layers:
+    """Stands for an engine's layers: reading and shifting them is the engine's launch."""
+
+    hosts = Need.OF_LAYERS
+
+
+def allow_files() -> None:
+    """Let specs name files of what methods have learned, for the toy width."""
+    vector = {"vector": torch.ones(Vectors.hidden_size)}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "east.safetensors"
+        save_file(vector, path, {"layer": "1"})
+        files.allow({"east": path})
+
+
 class Launches(TorchDispatchMode):
     """Counts what a device would be told to do."""
 
@@ -132,7 +149,10 @@ def compositions() -> Iterator[tuple[str, tuple[dict[str, Any], ...]]]:
     """Every method of the registry, then every row of the conformance table that has methods."""
     for name in METHOD_CONFIGS:
         one = {"method": name, **SETTINGS.get(name, {})}
-        yield name, ((SOFT, one) if name in NEEDS_LATENT else (one,))
+        methods = (SOFT, one) if name in NEEDS_LATENT else (one,)
+        # A mixture of the whole vocabulary is made in the middle of a step, which is eager then.
+        if Need.DENSE_MIXTURE not in needs_of(spec_of(methods)):
+            yield name, methods
     yield "soft_thinking + cold stop + gumbel_noise", (COLD, {"method": "gumbel_noise"})
     yield "swi_reasoning + switch control", (
         {**SETTINGS["swi_reasoning"], "method": "swi_reasoning",
@@ -146,7 +166,6 @@ def compositions() -> Iterator[tuple[str, tuple[dict[str, Any], ...]]]:
     rows |= {f"reasoner: {name}": methods for name, methods in table.REASONER.items() if methods}
     for name, methods in rows.items():
         toys = tuple(_toy(method) for method in methods)
-        # A mixture of the whole vocabulary is made in the middle of a step, which is eager then.
         if Need.DENSE_MIXTURE not in needs_of(spec_of(toys)):
             yield f"row {name}", toys
 
@@ -167,6 +186,7 @@ def spec_of(methods: tuple[dict[str, Any], ...]) -> DecodingSpec:
 
 def request_of(methods: tuple[dict[str, Any], ...]) -> Any:
     """A request of these methods, bound to the toy vocabulary."""
+    allow_files()
     return bind(
         spec_of(methods), methods=METHODS, tokenizer=Letters(), vocab_size=VOCAB, eos_ids=[EOS]
     )
@@ -182,6 +202,7 @@ def count(methods: tuple[dict[str, Any], ...], num_rows: int = 4) -> list[str]:
         vocab_size=VOCAB,
         device="meta",
         engine_vectors=engine_vectors,
+        layers=Layers(),  # type: ignore[arg-type]
     )
     for slot in range(num_rows):
         core.add(slot, request, [START])
@@ -231,7 +252,13 @@ class Lowered:
 
 def count_compiled(methods: tuple[dict[str, Any], ...], lowered: Lowered) -> list[str]:
     """What the compiled form of one step launches, by name."""
-    core = Core(methods=METHODS, max_slots=ROWS, vocab_size=VOCAB, engine_vectors=Vectors())
+    core = Core(
+        methods=METHODS,
+        max_slots=ROWS,
+        vocab_size=VOCAB,
+        engine_vectors=Vectors(),
+        layers=Layers(),  # type: ignore[arg-type]
+    )
     core._engine_vectors = GivenVectors(core._engine_vectors, vectors(core, ROWS))  # type: ignore[assignment]
     request = request_of(methods)
     for slot in range(ROWS):
@@ -279,6 +306,7 @@ def profiled(device: str) -> list[tuple[str, int, int]]:
                 vocab_size=VOCAB,
                 device=device,
                 engine_vectors=Vectors(),
+                layers=Layers(),  # type: ignore[arg-type]
             )
             core.forms, request = forms, request_of(methods)
             if forms is not None:

@@ -179,16 +179,9 @@ CAPABILITIES = (
         sglang="refused",
     ),
     Capability(
-        "use_cache=False",
+        "use_cache=False, classifier-free guidance",
         "refused",
-        "mixtures fed before would turn into tokens",
-        vllm="n/a",
-        sglang="n/a",
-    ),
-    Capability(
-        "classifier-free guidance",
-        "refused",
-        "its second pass is not fed mixtures",
+        "mixtures fed before would turn into tokens; a second pass is not fed any",
         vllm="n/a",
         sglang="n/a",
     ),

@@ -68,6 +68,7 @@ QUESTION = {
     "soft-tokens": 0,
     "soft-tokens-full": 1,
     "swi-reasoning-full": 1,
+    "latent-fusion": 1,
 }
 """The same for the reasoner: which question is asked."""
 
@@ -86,6 +87,7 @@ VECTORS: dict[str, tuple[dict[str, Any], ...]] = {
     "lead-full": ({"method": "lead", "gate": TREND, "mixture": "full"},),
     "soft-tokens": ({"method": "soft_tokens"},),
     "soft-tokens-full": ({"method": "soft_tokens", "profile": "published"},),
+    "latent-fusion": ({"method": "latent_fusion", "alpha": 0.25},),
 }
 """Rows that are fed more than concept tokens: hidden states, the whole vocabulary, noise."""
 
@@ -173,8 +175,8 @@ REASONER: dict[str, tuple[dict[str, Any], ...] | None] = {
 """What the reasoner is asked with every question."""
 
 REFUSED: dict[str, frozenset[str]] = {
-    "vllm": frozenset(),
-    "sglang": frozenset(),
+    "vllm": frozenset({"east"}),
+    "sglang": frozenset({"east"}),
 }
 """Methods that an engine refuses; its own tests show the refusal."""
 

@@ -15,6 +15,7 @@ from built_in import Core, bind
 from core_solo import END, EOS, Letters
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from operator_files import Layers, allow_toys
 
 from tokenlens import DecodingSpec, SpecError
 from tokenlens.core.columns import INVALID_STEPS
@@ -29,6 +30,7 @@ VOCAB, HIDDEN = numeric.VOCAB, 8
 TOKENIZER = Letters(numeric.LETTERS)
 TABLE = torch.randn(VOCAB, HIDDEN, generator=torch.Generator().manual_seed(0))
 NUMBERS = dict(numeric.numbers(numeric.SCHEMA))
+allow_toys(HIDDEN)
 
 
 class Lent(EngineVectors):
@@ -98,7 +100,7 @@ def admitted(value):
 def decode(requests, kinds, seed):
     """Run requests side by side and check each step; the numbers of invalid steps."""
     rows = len(requests)
-    core = Core(max_slots=rows, vocab_size=VOCAB, engine_vectors=Lent(rows))
+    core = Core(max_slots=rows, vocab_size=VOCAB, engine_vectors=Lent(rows), layers=Layers())
     for slot, request in enumerate(requests):
         core.add(slot, request, numeric.PROMPT)
     generator, slots = torch.Generator().manual_seed(seed), torch.arange(rows)

@@ -289,6 +289,34 @@ def test_hidden_states_are_fed_back(subject, method, mapped):
     assert check(subject, tokens, logits, found, back) == 12
 
 
+@pytest.mark.parametrize(("alpha", "rescale"), [(0.25, False), (1.0, False), (0.5, True)])
+def test_a_hidden_state_and_the_full_mixture_are_fused(subject, alpha, rescale):
+    gate = {"signal": "max_probability", "of": "raw", "latent_when": "low", "enter": 0.3}
+    config = {"method": "latent_fusion", "alpha": alpha, "rescale": rescale, "gate": gate}
+    tokens, logits, found = run(subject, config)
+    table = subject.model.get_input_embeddings().weight.detach()
+    fed = {row: [] for row in range(len(PROMPTS))}
+
+    def fused(row, place, step, _):
+        before = found[row].steps[:place]
+        given = [*fed[row], *[None] * (place - len(fed[row]))]
+        h = hidden_states(subject, PROMPTS[row], [s.token for s in before], given)
+        if rescale:
+            h = h * table.norm(dim=1).mean() / h.norm()
+        p = torch.softmax(logits[row, place].double(), 0).float()
+        x = alpha * h + (1 - alpha) * (p @ table)
+        fed[row] = [*given, x]
+        return x
+
+    assert check(subject, tokens, logits, found, fused) > 3
+    thinking = [s for trace in found for s in trace.steps if s.phase == "thinking"]
+    for row, trace in enumerate(found):
+        for place, step in enumerate(trace.steps):
+            sure = float(torch.softmax(logits[row, place].double(), 0).max()) >= 0.3
+            assert not (step.latent and sure)
+    assert {step.latent for step in thinking} == {True, False}
+
+
 def test_a_placeholder_is_the_visible_token(subject):
     config = {"method": "coconut", "steps": 3}
     tokens, _, _ = run(subject, {**config, "placeholder": 9})

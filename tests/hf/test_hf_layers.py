@@ -336,3 +336,16 @@ def test_a_file_that_is_allowed_again_is_the_new_one(subject, tmp_path):
         found.append(torch.stack(subject.generate(steps=STEPS, **kwargs).logits, dim=1))
     assert torch.equal(found[0], found[2])
     assert not torch.equal(found[0], found[1])
+
+
+def test_the_environment_allows_files(subject, tmp_path, monkeypatch):
+    save_file({"vector": torch.ones(32)}, tmp_path / "v", {"layer": "1"})
+    spec = spec_of(subject, {"method": "east", "file": "by-environment"})
+    with pytest.raises(SpecError, match="by-environment"):
+        generate_kwargs(subject.model, None, spec)
+    for wrong in ("[]", "{", '{"by-environment": 1}', '{"../x": "y"}'):
+        monkeypatch.setenv("TOKENLENS_FILES", wrong)
+        with pytest.raises(SpecError, match=r"files|FILES"):
+            generate_kwargs(subject.model, None, spec)
+    monkeypatch.setenv("TOKENLENS_FILES", f'{{"by-environment": "{tmp_path / "v"}"}}')
+    assert generate_kwargs(subject.model, None, spec)

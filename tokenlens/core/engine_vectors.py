@@ -15,7 +15,8 @@ HIDDEN = Field("feed.hidden", "bool", False)  # the last hidden state is fed
 REALIGN = Field("feed.realign", "bool", False)  # mapped into the space of the embeddings
 SINGLE = Field("feed.single", "bool", False)  # by a matrix that was made in float32
 RESCALE = Field("feed.rescale", "bool", False)  # with their mean norm
-FIELDS = (HIDDEN, REALIGN, SINGLE, RESCALE)
+SHARE = Field("feed.share", "float", 1.0)  # of it, beside the mixture of the whole vocabulary
+FIELDS = (HIDDEN, REALIGN, SINGLE, RESCALE, SHARE)
 
 RIDGE = 1e-5
 
@@ -97,6 +98,11 @@ def rescaled(hidden: Tensor, norm: Tensor) -> Tensor:
     return hidden * (norm / norms.clamp(min=1e-6))
 
 
+def fused(hidden: Tensor, mixture: Tensor, share: Tensor) -> Tensor:
+    """Both, ``[num_rows, hidden]``; at a share of 1 the hidden state, bit for bit."""
+    return torch.where(share < 1, share * hidden + (1 - share) * mixture, hidden)
+
+
 class EngineVectors(Protocol):
     """An engine's vectors. ``hosts``: those of ``Need.OF_ENGINE`` that it can serve."""
 
@@ -161,5 +167,7 @@ def base_vectors(vectors: EngineVectors, logits: Tensor, rows: Rows, proposal: P
     if Need.HIDDEN_STATE in rows.needs:
         hidden = _hidden_states(vectors, rows)
         active = rows[HIDDEN] & proposal.latent
+        if rows.uses(SHARE):
+            hidden = fused(hidden, base, rows[SHARE][:, None])
         base = torch.where(active[:, None], hidden, base)
     return base

@@ -272,7 +272,8 @@ def generate_kwargs(
         Methods from outside that specs of this process may name: names of entry points in the group
         ``tokenlens.methods``, or classes. The environment variable ``TOKENLENS_METHODS`` adds some.
     files
-        Safetensors files that specs of this process may name, by the name that they use.
+        Safetensors files that specs of this process may name, by the name that they use. The
+        environment variable ``TOKENLENS_FILES``, a JSON object, adds some.
 
     Returns
     -------
@@ -315,6 +316,7 @@ def generate_kwargs(
     allow(methods)
     allow_from_environment()
     operator_files.allow(files or {})
+    operator_files.allow_from_environment()
     one = isinstance(spec, (DecodingSpec, Mapping, str))
     specs = [parse_spec(item) for item in ([spec] if one else spec)]  # type: ignore[arg-type]
     if not specs:

@@ -5,6 +5,7 @@ safetensors files of finite numbers, read and checked once, when they are allowe
 to hold is its method's to say.
 """
 
+import json
 import os
 import re
 import threading
@@ -16,6 +17,9 @@ from tokenlens.methods._shared.named_file import NAME
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+VARIABLE = "TOKENLENS_FILES"
+"""A variable of the environment: a JSON object of names and paths."""
 
 MAX_FILES = 64
 """Files that are allowed at once."""
@@ -71,6 +75,20 @@ def allow(files: "Mapping[str, str | os.PathLike[str]]") -> tuple[str, ...]:
                 raise SpecError.of("files", name, f"at most {MAX_FILES} files")
             _read(name, os.fspath(path))
     return tuple(files)
+
+
+def allow_from_environment() -> tuple[str, ...]:
+    """Allow what :data:`VARIABLE` names and nobody has allowed yet."""
+    text = os.environ.get(VARIABLE)
+    if not text:
+        return ()
+    try:
+        named = json.loads(text)
+    except ValueError:
+        named = None
+    if not isinstance(named, dict):
+        raise SpecError.of(VARIABLE, text, 'a JSON object such as {"east": "vector.safetensors"}')
+    return allow({name: path for name, path in named.items() if name not in _NAMED})
 
 
 def _read(name: str, path: str) -> None:

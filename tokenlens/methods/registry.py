@@ -45,6 +45,7 @@ ORDER = (
     # The gate comes after all that changes weights, and after Soft Thinking has proposed.
     "selar",
     "think_router",
+    "latent_fusion",
     "swi_reasoning",
     "lead",
     # Before top1: a step that chance makes discrete is the engine's to sample.

@@ -1,0 +1,1 @@
+"""``latent_fusion``: ``config.py`` says what it can be asked for, ``step.py`` does it."""

@@ -28,28 +28,27 @@ import hashlib
 import json
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from tokenlens_kernels import LAUNCHES
 from torch import Tensor
 from torch.fx import GraphModule
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "conformance"))
+sys.path[:0] = [str(ROOT / "tests" / "conformance"), str(ROOT / "tests" / "support")]
 
 import conformance_table  # noqa: E402
 from lowered import launches_of, text_of  # noqa: E402
+from operator_files import Layers, allow_toys  # noqa: E402
 
 from tokenlens.core import Core, bind  # noqa: E402
 from tokenlens.core.compiled import FORMS, ROWS, Form, vectors  # noqa: E402
 from tokenlens.core.traced import GivenVectors  # noqa: E402
-from tokenlens.methods import METHODS, files  # noqa: E402
+from tokenlens.methods import METHODS  # noqa: E402
 from tokenlens.spec import DecodingSpec, Need, needs_of, parse_spec  # noqa: E402
 from tokenlens.spec.registry import METHOD_CONFIGS, NEEDS_LATENT  # noqa: E402
 
@@ -72,13 +71,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 """What a method must be told, or what the toy vocabulary cannot write otherwise."""
 
+EAGER = Need.DENSE_MIXTURE | Need.LAYER_STATES | Need.PROMPT_STATE
+"""What is asked of the engine in the middle of a step, which is eager then, and has no line."""
+
 COLD = {**SOFT, "cold_stop": {"entropy_threshold": 0.1, "patience": 3}}
 
 
 class Letters:
     """A tokenizer with a token for every character."""
 
-    letters = "_ .<>abcdefgh".ljust(VOCAB, "?")
+    letters = "_ .<>abcdefgh\n".ljust(VOCAB, "?")
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return [max(0, self.letters.find(c)) for c in text]
@@ -102,21 +104,6 @@ class Vectors:
     def alignment(self) -> tuple[Tensor, Tensor]:
         size = self.hidden_size
         return torch.empty(size, size, device="meta"), torch.empty((), device="meta")
-
-
-class Layers:
-    """Stands for an engine's layers: reading and shifting them is the engine's launch."""
-
-    hosts = Need.OF_LAYERS
-
-
-def allow_files() -> None:
-    """Let specs name files of what methods have learned, for the toy width."""
-    vector = {"vector": torch.ones(Vectors.hidden_size)}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "east.safetensors"
-        save_file(vector, path, {"layer": "1"})
-        files.allow({"east": path})
 
 
 class Launches(TorchDispatchMode):
@@ -150,8 +137,7 @@ def compositions() -> Iterator[tuple[str, tuple[dict[str, Any], ...]]]:
     for name in METHOD_CONFIGS:
         one = {"method": name, **SETTINGS.get(name, {})}
         methods = (SOFT, one) if name in NEEDS_LATENT else (one,)
-        # A mixture of the whole vocabulary is made in the middle of a step, which is eager then.
-        if Need.DENSE_MIXTURE not in needs_of(spec_of(methods)):
+        if not needs_of(spec_of(methods)) & EAGER:
             yield name, methods
     yield "soft_thinking + cold stop + gumbel_noise", (COLD, {"method": "gumbel_noise"})
     yield "swi_reasoning + switch control", (
@@ -166,7 +152,7 @@ def compositions() -> Iterator[tuple[str, tuple[dict[str, Any], ...]]]:
     rows |= {f"reasoner: {name}": methods for name, methods in table.REASONER.items() if methods}
     for name, methods in rows.items():
         toys = tuple(_toy(method) for method in methods)
-        if Need.DENSE_MIXTURE not in needs_of(spec_of(toys)):
+        if not needs_of(spec_of(toys)) & EAGER:
             yield f"row {name}", toys
 
 
@@ -186,7 +172,7 @@ def spec_of(methods: tuple[dict[str, Any], ...]) -> DecodingSpec:
 
 def request_of(methods: tuple[dict[str, Any], ...]) -> Any:
     """A request of these methods, bound to the toy vocabulary."""
-    allow_files()
+    allow_toys(Vectors.hidden_size, VOCAB)
     return bind(
         spec_of(methods), methods=METHODS, tokenizer=Letters(), vocab_size=VOCAB, eos_ids=[EOS]
     )
@@ -202,7 +188,7 @@ def count(methods: tuple[dict[str, Any], ...], num_rows: int = 4) -> list[str]:
         vocab_size=VOCAB,
         device="meta",
         engine_vectors=engine_vectors,
-        layers=Layers(),  # type: ignore[arg-type]
+        layers=Layers(num_rows, Vectors.hidden_size, "meta"),
     )
     for slot in range(num_rows):
         core.add(slot, request, [START])
@@ -257,7 +243,7 @@ def count_compiled(methods: tuple[dict[str, Any], ...], lowered: Lowered) -> lis
         max_slots=ROWS,
         vocab_size=VOCAB,
         engine_vectors=Vectors(),
-        layers=Layers(),  # type: ignore[arg-type]
+        layers=Layers(ROWS, Vectors.hidden_size),
     )
     core._engine_vectors = GivenVectors(core._engine_vectors, vectors(core, ROWS))  # type: ignore[assignment]
     request = request_of(methods)
@@ -306,7 +292,7 @@ def profiled(device: str) -> list[tuple[str, int, int]]:
                 vocab_size=VOCAB,
                 device=device,
                 engine_vectors=Vectors(),
-                layers=Layers(),  # type: ignore[arg-type]
+                layers=Layers(ROWS, Vectors.hidden_size),
             )
             core.forms, request = forms, request_of(methods)
             if forms is not None:

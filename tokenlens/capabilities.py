@@ -71,9 +71,9 @@ CAPABILITIES = (
         "transformers: dynamic cache; others: bounded by vectors_mib",
     ),
     Capability.of(
-        Need.LAYER_SHIFT,
-        "a steering vector behind a decoder layer: EAST",
-        "the operator's files alone; vLLM and SGLang have no seat at a decoder layer yet",
+        Need.OF_LAYERS,
+        "hidden states of decoder layers: EAST, Budget Guidance, DiffAdapt",
+        "files of the operator's; vLLM and SGLang have no seat at a decoder layer yet",
     ),
     Capability(
         "controls: top1, random_route, no_thinking, answer_now", "yes", vllm="yes", sglang="yes"

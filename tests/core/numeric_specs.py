@@ -12,7 +12,7 @@ from tokenlens.spec import METHOD_CONFIGS
 from tokenlens.spec.registry import LATENT_METHODS, NEEDS_LATENT
 
 VOCAB = 80
-LETTERS = "_ .<>abcdefgh".ljust(VOCAB, "?")
+LETTERS = "_ .<>abcdefgh\n".ljust(VOCAB, "?")
 TEXTS = ("a", "b", "c")
 """Tokens of the toy tokenizer, fine where a text or a word is asked for."""
 

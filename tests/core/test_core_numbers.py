@@ -30,7 +30,7 @@ VOCAB, HIDDEN = numeric.VOCAB, 8
 TOKENIZER = Letters(numeric.LETTERS)
 TABLE = torch.randn(VOCAB, HIDDEN, generator=torch.Generator().manual_seed(0))
 NUMBERS = dict(numeric.numbers(numeric.SCHEMA))
-allow_toys(HIDDEN)
+allow_toys(HIDDEN, VOCAB)
 
 
 class Lent(EngineVectors):
@@ -100,7 +100,9 @@ def admitted(value):
 def decode(requests, kinds, seed):
     """Run requests side by side and check each step; the numbers of invalid steps."""
     rows = len(requests)
-    core = Core(max_slots=rows, vocab_size=VOCAB, engine_vectors=Lent(rows), layers=Layers())
+    core = Core(
+        max_slots=rows, vocab_size=VOCAB, engine_vectors=Lent(rows), layers=Layers(rows, HIDDEN)
+    )
     for slot, request in enumerate(requests):
         core.add(slot, request, numeric.PROMPT)
     generator, slots = torch.Generator().manual_seed(seed), torch.arange(rows)

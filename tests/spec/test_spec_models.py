@@ -171,6 +171,7 @@ PUBLISHED = {
     "soft_thinking": CONCEPT,
     "think_router": CONCEPT,
     "east": {"where": "all"},
+    "budget_guidance": {"sure_only": True},
     "dirichlet_noise": {"probability_floor": 1e-7},
     "soft_grpo_noise": {"log_probability_of": "draw"},
     "latent_grpo": {"forced_end": "first_token", "greedy_answer": True},

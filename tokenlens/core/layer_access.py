@@ -38,3 +38,9 @@ class LayerAccess(Protocol):
 
     def states(self) -> Tensor:
         """``[num_rows, layers + 1, hidden]`` float32, behind this step's logits."""
+
+    def prompt_state(self) -> Tensor | None:
+        """``[num_rows, hidden]`` float32: the last hidden states, where a prompt may have ended.
+
+        ``None`` in a step in which no row decides on its first token.
+        """

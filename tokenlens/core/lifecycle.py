@@ -163,6 +163,7 @@ class Lifecycle:
         self._edits: Counter[str] = Counter()
         self._needs: Counter[Need] = Counter()
         self._used: Counter[Field] = Counter()
+        self._files: Counter[tuple[Field, int]] = Counter()
         self._hooks: dict[str, list[Method]] = {hook: [] for hook in HOOKS}
         self._any_method = self._reweighs = self._vectors = False
         self._outside: list[Method] = []
@@ -249,6 +250,7 @@ class Lifecycle:
         self._edits.subtract(request.edits)
         self._needs.subtract(request.needs)
         self._used.subtract(request.used)
+        self._files.subtract(request.files)
         self._find_live()
         self.table.write(slot, {})
         self._pending.forget(slot)
@@ -301,6 +303,7 @@ class Lifecycle:
         self._edits.update(request.edits)
         self._needs.update(request.needs)
         self._used.update(request.used)
+        self._files.update(request.files)
         self._find_live()
 
     def take_contained(self) -> dict[str, MethodError]:
@@ -342,7 +345,8 @@ class Lifecycle:
         for need, count in self._needs.items():
             needs = needs | need if count > 0 else needs
         used = frozenset(column for column, count in self._used.items() if count > 0)
-        self._now = Live(needs, used)
+        files = frozenset(file for file, count in self._files.items() if count > 0)
+        self._now = Live(needs, used, files)
         self._vectors = bool(needs & Need.ENGINE_VECTOR)
         # A step costs what its small calls cost, so it calls only the hooks that do anything.
         self._hooks = {hook: [m for m in live if overrides(m, hook)] for hook in HOOKS}

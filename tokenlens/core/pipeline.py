@@ -181,7 +181,7 @@ class Core(Lifecycle):
     def _with_tables(self, rows: Rows) -> Rows:
         """Rows with what hooks look up beside their columns."""
         rows.vocab_size, rows.holes = self.vocab_size, self._holes
-        rows.marker_tables = self.marker_table.tensors
+        rows.marker_tables, rows.layers = self.marker_table.tensors, self._layers
         return rows
 
     def commit(

@@ -107,6 +107,15 @@ class Request:
         """Columns with another value than their default."""
         return frozenset(column for column, value in self.columns.items() if differs(column, value))
 
+    @cached_property
+    def files(self) -> frozenset[tuple[Field, int]]:
+        """Columns that hold the number of an operator's file, by their names, with the number."""
+        return frozenset(
+            (column, value)
+            for column, value in self.columns.items()
+            if column.name.endswith(".file") and isinstance(value, int) and value >= 0
+        )
+
     @property
     def start_markers(self) -> tuple[tuple[int, ...], ...]:
         """The tokens of what opens thinking, as they would be written."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tokenlens.core.columns import EOS_IDS, PHASE, Field, Phase
+from tokenlens.core.layer_access import LayerAccess
 from tokenlens.core.logit_edits import LogitEdits
 from tokenlens.spec.needs import Need
 
@@ -17,6 +18,8 @@ class Live(NamedTuple):
     needs: Need
     # Columns in which a live request came with another value than the default
     used: Collection[Field]
+    # The operator's files that live requests read, each with the column that holds its number
+    files: Collection[tuple[Field, int]] = ()
 
 
 IDLE = Live(Need.NOTHING, frozenset())
@@ -53,6 +56,8 @@ class Rows:
         Columns that were assigned, in that order.
     edits
         Who writes logits asks it for the tensor, in ``step``'s hooks.
+    layers
+        The engine's way to its decoder layers, in ``step``'s hooks; ``None``: it lends none.
     records
         What was given to :meth:`record`, by name.
     latent, forced
@@ -66,6 +71,7 @@ class Rows:
     latent: Tensor
     forced: Tensor
     edits: LogitEdits
+    layers: LayerAccess | None = None
 
     def __init__(
         self,
@@ -80,6 +86,7 @@ class Rows:
         self.columns = columns
         self.needs = live.needs
         self._used = live.used
+        self._files = live.files
         # [num_rows, columns] int64, as they were
         self.ints = ints
         self._read_floats, self._wide = floats, wide
@@ -152,6 +159,10 @@ class Rows:
         if self._thinking is None or self._thinking[0] is not phase:
             self._thinking = (phase, phase == int(Phase.THINKING))
         return self._thinking[1]
+
+    def files(self, column: Field) -> list[int]:
+        """Numbers of the files that live requests read by a column, known on the host."""
+        return sorted(number for field, number in self._files if field is column)
 
     def choose(self, column: Field, where: Tensor, values: Tensor | float | int | bool) -> None:
         """Set a column where the mask holds."""

@@ -101,21 +101,23 @@ class Layers:
 
     Parameters
     ----------
-    reads
-        Some request reads hidden states: every layer is looked at, from the prompt on.
+    needs
+        Of some request. Where layers are read, each is looked at, from the prompt on.
     """
 
     hosts = Need.OF_LAYERS
 
-    def __init__(self, model: nn.Module, *, reads: bool) -> None:
+    def __init__(self, model: nn.Module, needs: Need) -> None:
         self._layers = decoder_layers(model)
         self._head: nn.Module | None = model.get_output_embeddings()  # type: ignore[operator]
-        self._reads = reads
-        if reads and self._head is None:
+        self._reads = Need.LAYER_STATES in needs
+        self._reads_prompt = Need.PROMPT_STATE in needs
+        if (self._reads or self._reads_prompt) and self._head is None:
             raise UnsupportedError("model: got one without an output embedding; allowed: one with")
         self._thread = 0
         self._sat: dict[nn.Module, Seat] = {}
         self._last: list[Seat] = []
+        self._prompt: Seat | None = None
         # By layer, from 1: [num_rows, hidden] float32 and [num_rows] bool
         self._shifts: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -153,6 +155,11 @@ class Layers:
             assert self._head is not None
             seats[self._head].reads = "input"
             self._last = [seats[one] for one in (*self._layers, self._head)]
+        self._prompt = None
+        if self._reads_prompt and core is None:
+            assert self._head is not None
+            self._prompt = seats[self._head]
+            self._prompt.reads = "input"
         if core is not None:
             # [slots]: the rows of a call are its slots
             shift = core.table.column(SHIFT)
@@ -184,14 +191,21 @@ class Layers:
 
     def states(self) -> Tensor:
         """``[num_rows, layers + 1, hidden]`` float32, behind this step's logits."""
-        found = [seat.found for seat in self._last]
-        if not found or any(one is None for one in found):
-            raise ProtocolError(
-                "hidden states: got a forward pass that did not call the model's decoder layers as"
-                " modules; allowed: one that does"
-            )
-        device = found[-1].device  # type: ignore[union-attr]
-        return torch.stack([one.to(device).float() for one in found if one is not None], dim=1)
+        found = [_kept(seat) for seat in self._last]
+        return torch.stack([one.to(found[-1].device) for one in found], dim=1)
+
+    def prompt_state(self) -> Tensor | None:
+        """``[num_rows, hidden]`` float32 in the first step, ``None`` later."""
+        return None if self._prompt is None else _kept(self._prompt)
+
+
+def _kept(seat: Seat) -> Tensor:
+    if seat.found is None:
+        raise ProtocolError(
+            "hidden states: got a forward pass that did not call the model's decoder layers and its"
+            " output embedding as modules; allowed: one that does"
+        )
+    return seat.found.float()
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:

@@ -114,12 +114,12 @@ class Run(LogitsProcessor):
         self._head: nn.Module | None = None
         self._layers: Layers | None = None
         if needs & Need.OF_LAYERS:
-            self._layers = Layers(model, reads=Need.LAYER_STATES in needs)
+            self._layers = Layers(model, needs)
             weakref.finalize(self, self._layers.disarm).atexit = False
         self._attachment = attach(self)
         if Need.HIDDEN_STATE in needs:
             self._head = model.get_output_embeddings()  # type: ignore[operator]
-        if needs & (Need.HIDDEN_STATE | Need.LAYER_STATES):
+        if needs & (Need.HIDDEN_STATE | Need.LAYER_STATES | Need.PROMPT_STATE):
             self._attachment.wrap(self, PREPARE)
 
     # What generate() calls, in the order in which it does.

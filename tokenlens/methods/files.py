@@ -10,12 +10,14 @@ import os
 import re
 import threading
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokenlens.errors import SpecError
 from tokenlens.methods._shared.named_file import NAME
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 VARIABLE = "TOKENLENS_FILES"
@@ -150,6 +152,12 @@ def find(field: str, name: str) -> OperatorFile:
 def numbered(number: int) -> OperatorFile:
     """The file of a column."""
     return _READ[number]
+
+
+@lru_cache(maxsize=64)
+def on_device(number: int, device: "torch.device") -> "Mapping[str, Tensor]":
+    """The tensors of a column's file on a device; the last ones are kept there."""
+    return {name: tensor.to(device) for name, tensor in _READ[number].tensors.items()}
 
 
 def tensor_of(

@@ -93,7 +93,7 @@ class _Guard:
         declared = Need.NOTHING
         for need in config.needs():
             declared |= need
-        if missing := found & Need.OF_ENGINE & ~declared:
+        if missing := found & (Need.OF_ENGINE | Need.OF_LAYERS) & ~declared:
             self.fail(
                 str(missing), "what its config's needs() names, so that engines can refuse it"
             )

@@ -25,10 +25,12 @@ ORDER = (
     # After the biases: whether a token would be sampled depends on them.
     "s1",
     "alpha_one",
+    "budget_guidance",
     # The entropy is that of the edited logits, and a truncation cuts what the temperature left.
     "edt",
     "hapo",
     "forking_temperature",
+    "diffadapt",
     "top_h",
     "top_n_sigma",
     "min_p",

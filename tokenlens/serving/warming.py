@@ -55,10 +55,10 @@ def warm(
     for methods in compositions(allow):
         try:
             request = binder.bind(parse_spec({"methods": methods}), binder.turn_ends)
+            made += core.forms.warm(core, [request], binder.width, torch.float32, in_place=True)
         except (SpecError, ValueError):
             continue
         wanted += 1
-        made += core.forms.warm(core, [request], binder.width, torch.float32, in_place=True)
     seconds = time.perf_counter() - began
     logger.info("tokenlens: %d of %d compiled steps made in %.0f s", made, wanted, seconds)
     return made, wanted

@@ -31,6 +31,8 @@ class Need(Flag):
     """A vector is added to what a decoder layer leaves, at positions that are generated."""
     LAYER_STATES = auto()
     """What every decoder layer leaves at the position whose logits are decided on."""
+    PROMPT_STATE = auto()
+    """The last hidden state behind the prompt."""
 
     # Of the step
     LATENT = auto()
@@ -61,7 +63,7 @@ class Need(Flag):
     """Any vector of the engine's own."""
     OF_ENGINE = DENSE_MIXTURE | HIDDEN_STATE | EMBEDDING_NOISE
     """What is fed beside concept tokens, and what it is made of."""
-    OF_LAYERS = LAYER_SHIFT | LAYER_STATES
+    OF_LAYERS = LAYER_SHIFT | LAYER_STATES | PROMPT_STATE
     """What reads or writes the hidden states between decoder layers."""
 
 
@@ -73,6 +75,7 @@ NEEDS = {
     Need.EMBEDDING_NOISE: "noise on the embeddings that are fed",
     Need.LAYER_SHIFT: "a vector that is added behind a decoder layer",
     Need.LAYER_STATES: "the hidden states of all decoder layers at each step",
+    Need.PROMPT_STATE: "the last hidden state behind the prompt",
 }
 """What an engine may host, in words."""
 

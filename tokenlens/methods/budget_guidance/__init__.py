@@ -1,0 +1,1 @@
+"""``budget_guidance``: ``config.py`` says what it can be asked for, ``step.py`` does it."""

@@ -68,6 +68,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "answer_now": {"after": 2},
     "tripwire": {"entropy": 1.0, "margin": 0.1, "token": 7, "top_k": 20, "top_p": 0.9},
     "swi_reasoning": {"first": {"tokens": [7], "keep": 0.9}},
+    "softcotpp": {"placeholder": 7},
 }
 """What a method must be told, or what the toy vocabulary cannot write otherwise."""
 

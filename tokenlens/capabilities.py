@@ -72,7 +72,7 @@ CAPABILITIES = (
     ),
     Capability.of(
         Need.OF_LAYERS,
-        "hidden states of decoder layers: EAST, Budget Guidance, DiffAdapt",
+        "hidden states of layers: EAST, Budget Guidance, DiffAdapt; SoftCoT++'s rows in a prompt",
         "files of the operator's; vLLM and SGLang have no seat at a decoder layer yet",
     ),
     Capability(

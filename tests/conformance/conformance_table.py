@@ -175,8 +175,8 @@ REASONER: dict[str, tuple[dict[str, Any], ...] | None] = {
 """What the reasoner is asked with every question."""
 
 REFUSED: dict[str, frozenset[str]] = {
-    "vllm": frozenset({"budget_guidance", "diffadapt", "east"}),
-    "sglang": frozenset({"budget_guidance", "diffadapt", "east"}),
+    "vllm": frozenset({"budget_guidance", "diffadapt", "east", "softcotpp"}),
+    "sglang": frozenset({"budget_guidance", "diffadapt", "east", "softcotpp"}),
 }
 """Methods that an engine refuses; its own tests show the refusal."""
 

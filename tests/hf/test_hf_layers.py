@@ -349,3 +349,85 @@ def test_the_environment_allows_files(subject, tmp_path, monkeypatch):
             generate_kwargs(subject.model, None, spec)
     monkeypatch.setenv("TOKENLENS_FILES", f'{{"by-environment": "{tmp_path / "v"}"}}')
     assert generate_kwargs(subject.model, None, spec)
+
+
+SOFT = 9
+
+
+def soft_prompt(places, length=9):
+    return [1, START, *[SOFT if i in places else 20 + i for i in range(length)]]
+
+
+def softcotpp(variant=0, **more):
+    return {"method": "softcotpp", "file": "rows", "placeholder": SOFT, "variant": variant, **more}
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Two sets of three rows."""
+    path = tmp_path_factory.mktemp("rows") / "rows"
+    found = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(8)) * 0.3
+    save_file({"rows": found}, path)
+    files.allow({"rows": path})
+    return found
+
+
+@torch.no_grad()
+def with_rows(subject, prompt, tokens, rows):
+    embed = subject.model.get_input_embeddings()
+    x = embed(torch.tensor([[*prompt, *tokens]]))
+    x[0, [i for i, token in enumerate(prompt) if token == SOFT]] = rows
+    return subject.model(inputs_embeds=x, use_cache=False).logits[0, len(prompt) - 1 :]
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gemma3"])
+@pytest.mark.parametrize("settings", [{}, {"cache_implementation": "static"}])
+def test_rows_of_a_file_stand_in_the_prompt(subjects, rows, vectors, name, settings):
+    subject = subjects(name)
+    prompts = [soft_prompt((2, 3, 4)), soft_prompt((0, 5, 8), length=12), [1, START, 30]]
+    specs = [
+        spec_of(subject, softcotpp()),
+        spec_of(subject, softcotpp(1), east(1)),
+        {"methods": []},
+    ]
+    plain = subject.generate(prompts, steps=STEPS, **settings)
+    kwargs = generate_kwargs(subject.model, None, specs)
+    output = subject.generate(prompts, steps=STEPS, **kwargs, **settings)
+    logits, tokens = torch.stack(output.logits, dim=1), new_tokens(output, prompts)
+    wanted = with_rows(subject, prompts[0], tokens[0].tolist()[:-1], rows[0])
+    torch.testing.assert_close(logits[0], wanted, rtol=0, atol=TOLERANCE)
+    # Of the other set the first logits, before anything is steered.
+    first = with_rows(subject, prompts[1], [], rows[1])[0]
+    torch.testing.assert_close(logits[1, 0], first, rtol=0, atol=TOLERANCE)
+    assert torch.equal(logits[2], torch.stack(plain.logits, dim=1)[2])
+    assert (logits[0] - torch.stack(plain.logits, dim=1)[0]).abs().max() > 0.05
+    assert_clean(subject)
+
+
+@pytest.mark.parametrize("places", [(), (1, 2), (1, 2, 3, 4)])
+def test_a_prompt_has_as_many_placeholders_as_there_are_rows(subject, rows, places):
+    kwargs = generate_kwargs(subject.model, None, spec_of(subject, softcotpp()))
+    with pytest.raises(SpecError, match=r"softcotpp\.placeholder.*3"):
+        subject.generate([soft_prompt(places)], steps=2, **kwargs)
+    assert_clean(subject)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "fields", "words"),
+    [
+        ({"rows": torch.ones(2, 3, 31)}, {}, r"softcotpp\.file"),
+        ({"rows": torch.ones(3)}, {}, r"softcotpp\.file"),
+        ({"rows": torch.ones(0, 32)}, {}, r"softcotpp\.file.*no rows"),
+        ({"vector": torch.ones(3, 32)}, {}, r"softcotpp\.file"),
+        ({"rows": torch.ones(2, 3, 32)}, {"variant": 2}, r"softcotpp\.variant.*0 to 1"),
+        ({"rows": torch.ones(3, 32)}, {"variant": 1}, r"softcotpp\.variant.*0 to 0"),
+        ({"rows": torch.ones(3, 32)}, {"placeholder": 5000}, r"softcotpp\.placeholder"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(subject, tmp_path, tensors, fields, words):
+    save_file(tensors, tmp_path / "f")
+    files.allow({"wrong-rows": tmp_path / "f"})
+    with pytest.raises(SpecError, match=words):
+        generate_kwargs(
+            subject.model, None, spec_of(subject, softcotpp(**{"file": "wrong-rows", **fields}))
+        )

@@ -13,6 +13,7 @@ from tokenlens.methods.budget_guidance import predictor
 from tokenlens.methods.budget_guidance.step import weighed, weights
 from tokenlens.methods.diffadapt.step import CLASSES, probe
 from tokenlens.methods.east.step import steering_vector
+from tokenlens.methods.softcotpp.step import projected, variant_of
 
 CASES = json.loads(
     (Path(__file__).parents[1] / "vectors" / "search_methods.json").read_text(encoding="utf-8")
@@ -132,3 +133,19 @@ def test_the_predictor_is_the_encoder_of_bert():
     # Layers have no places: their order is not seen.
     again = predictor.predict(states.flip(1), w, heads)[0]
     torch.testing.assert_close(again, alpha)
+
+
+@pytest.mark.parametrize("case", CASES["softcotpp_prefix"])
+def test_the_rows_of_softcotpp(case):
+    """Of the toy assistant of the specification, one prompt for each learned token."""
+    table, mix = torch.tensor(case["assistant_table"]), torch.tensor(case["M"])
+    weight = torch.tensor(case["projection_weight"])
+    bias, base = torch.tensor(case["projection_bias"]), torch.tensor(case["base_embeds"])
+    begin, end, at, until = case["thought_index"]
+    for token, wanted in zip(case["initial_tokens"], case["outputs"], strict=True):
+        inputs = table[case["assistant_ids"]].clone()
+        inputs[at:until] = torch.tensor(token)
+        hidden = torch.tanh(inputs.cumsum(0) @ mix)[at:until]
+        outputs = base.clone()
+        outputs[begin:end] = variant_of(projected(hidden, weight, bias)[None], 0)
+        torch.testing.assert_close(outputs, torch.tensor(wanted), rtol=0, atol=2e-5)

@@ -50,8 +50,10 @@ def test_the_documented_order_is_the_registrys():
     latent = {name for name, config in METHOD_CONFIGS.items() if "latent" in config.family}
     edits = [m.name for m in METHODS if type(m).edit is not Method.edit and m.name not in latent]
     assert line.split(" → ") == edits
-    # What is composed below are all of them, but for the one that would end the request.
-    assert {config.method for config in (*EVERY, *TEMPERATURES)} == set(edits) - {"tripwire"}
+    # What is composed below are all of them, but for the one that would end the request, and those
+    # that read a model's layers.
+    others = {"tripwire", "budget_guidance", "diffadapt"}
+    assert {config.method for config in (*EVERY, *TEMPERATURES)} == set(edits) - others
     names = [method.name for method in METHODS]
     assert names.index("min_p") < names.index("soft_thinking"), "before the concept token"
 

@@ -17,7 +17,11 @@ SHIFT_LAYER = Field("layer.shift_layer", "int", fixed=True)
 """Behind which decoder layer, from 1."""
 SHIFT_FILE = Field("layer.shift_file", "int", -1, fixed=True)
 """Whose vector: the number of an operator's file (:mod:`tokenlens.methods.files`)."""
-FIELDS = (SHIFT, SHIFT_LAYER, SHIFT_FILE)
+ROWS_FILE = Field("layer.rows_file", "int", -1, fixed=True)
+"""Whose rows stand in the prompt, each at a place of the placeholder, in order."""
+ROW_VARIANT = Field("layer.row_variant", "int", fixed=True)
+ROW_PLACEHOLDER = Field("layer.row_placeholder", "int", -1, fixed=True)
+FIELDS = (SHIFT, SHIFT_LAYER, SHIFT_FILE, ROWS_FILE, ROW_VARIANT, ROW_PLACEHOLDER)
 
 
 class ModelShape(NamedTuple):

@@ -15,10 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from tokenlens.core import Core, Request
-from tokenlens.core.layer_access import SHIFT, SHIFT_FILE, SHIFT_LAYER, ModelShape
-from tokenlens.errors import ProtocolError, UnsupportedError
+from tokenlens.core.layer_access import (
+    ROW_PLACEHOLDER,
+    ROW_VARIANT,
+    ROWS_FILE,
+    SHIFT,
+    SHIFT_FILE,
+    SHIFT_LAYER,
+    ModelShape,
+)
+from tokenlens.errors import ProtocolError, SpecError, UnsupportedError
 from tokenlens.methods import files
 from tokenlens.methods.east.step import VECTOR
+from tokenlens.methods.softcotpp.step import ROWS, variant_of
 from tokenlens.spec.needs import Need
 
 SEATS = "_tokenlens_seats"
@@ -38,6 +47,8 @@ class Seat:
         ``[num_rows, hidden]``: what was kept.
     shift, active
         ``[num_rows, hidden]`` float32 and ``[num_rows]`` bool: what is added to the output.
+    placed
+        ``[n]`` rows and ``[n]`` columns of the output, and ``[n, hidden]``: what is fed there.
     here
         Whether a pass that is no graph is the one that was meant; ``None``: it is.
     """
@@ -48,6 +59,7 @@ class Seat:
         self.found: Tensor | None = None
         self.shift: Tensor | None = None
         self.active: Tensor | None = None
+        self.placed: tuple[Tensor, Tensor, Tensor] | None = None
 
     def passed(self, given: Any, output: Any) -> Any:
         """Look at a call of the module; returns its output."""
@@ -56,6 +68,9 @@ class Seat:
             self.found = given[:, -1]
         elif self.reads == "output":
             self.found = states[:, -1]
+        if self.placed is not None:
+            rows, columns, vectors = (one.to(states.device) for one in self.placed)
+            return states.index_put((rows, columns), vectors.to(states.dtype))
         if self.shift is None or self.active is None or states.shape[1] != 1:
             return output
         moved = shifted(states, self.shift, self.active)
@@ -118,6 +133,8 @@ class Layers:
         self._sat: dict[nn.Module, Seat] = {}
         self._last: list[Seat] = []
         self._prompt: Seat | None = None
+        self._embedding: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
+        self._placed: tuple[Tensor, Tensor, Tensor] | None = None
         # By layer, from 1: [num_rows, hidden] float32 and [num_rows] bool
         self._shifts: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -135,6 +152,46 @@ class Layers:
             for row, vector in wanted:
                 vectors[row], has[row] = vector, True
             self._shifts[layer] = vectors.to(device), has.to(device)
+
+    def place(self, requests: Sequence[Request], ids: Tensor | None) -> None:
+        """Find where rows of the requests' files stand in the prompts, before the first pass.
+
+        Parameters
+        ----------
+        ids
+            ``[num_rows, tokens]``: what the pass will embed.
+
+        Raises
+        ------
+        SpecError
+            A prompt has another number of placeholders than the file has rows.
+        UnsupportedError
+            The prompts come as embeddings.
+        """
+        places, vectors = [], []
+        for row, request in enumerate(requests):
+            if Need.PROMPT_ROWS not in request.needs:
+                continue
+            if ids is None:
+                raise UnsupportedError(
+                    "inputs_embeds: got prompts as embeddings; allowed: input_ids with softcotpp,"
+                    " whose rows stand at tokens of the prompt"
+                )
+            columns: Mapping[Any, Any] = request.columns
+            rows = files.numbered(columns[ROWS_FILE]).tensors[ROWS]
+            rows = variant_of(rows, columns[ROW_VARIANT])
+            here = (ids[row] == columns[ROW_PLACEHOLDER]).nonzero()[:, 0].tolist()
+            if len(here) != len(rows):
+                raise SpecError.of(
+                    "softcotpp.placeholder",
+                    f"a prompt with {len(here)} of them",
+                    f"as many as the file has rows: {len(rows)}",
+                )
+            places += [(row, column) for column in here]
+            vectors.append(rows)
+        if places:
+            at = torch.tensor(places)
+            self._placed = at[:, 0], at[:, 1], torch.cat(vectors)
 
     @torch.no_grad()
     def arm(self, core: Core | None, here: Callable[[], bool] | None = None) -> None:
@@ -156,6 +213,8 @@ class Layers:
             seats[self._head].reads = "input"
             self._last = [seats[one] for one in (*self._layers, self._head)]
         self._prompt = None
+        if core is None and self._placed is not None:
+            seats[self._embedding].placed = self._placed
         if self._reads_prompt and core is None:
             assert self._head is not None
             self._prompt = seats[self._head]

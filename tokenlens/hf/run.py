@@ -34,6 +34,8 @@ from tokenlens.hf.ways_in import takes_embeddings
 from tokenlens.methods.door import active
 from tokenlens.spec.needs import Need
 
+READ_WITH_THE_PROMPT = Need.HIDDEN_STATE | Need.LAYER_STATES | Need.PROMPT_STATE | Need.PROMPT_ROWS
+
 
 class Stage(Enum):
     """What happened last."""
@@ -116,10 +118,17 @@ class Run(LogitsProcessor):
         if needs & Need.OF_LAYERS:
             self._layers = Layers(model, needs)
             weakref.finalize(self, self._layers.disarm).atexit = False
+        self._requests: Sequence[Request] | None = None
+        self._places_rows = Need.PROMPT_ROWS in needs
+        if self._places_rows and self._chunked:
+            raise UnsupportedError(
+                "prefill_chunk_size: got a prompt in chunks; allowed: None with softcotpp, whose"
+                " rows stand at places of the prompt"
+            )
         self._attachment = attach(self)
         if Need.HIDDEN_STATE in needs:
             self._head = model.get_output_embeddings()  # type: ignore[operator]
-        if needs & (Need.HIDDEN_STATE | Need.LAYER_STATES | Need.PROMPT_STATE):
+        if needs & READ_WITH_THE_PROMPT:
             self._attachment.wrap(self, PREPARE)
 
     # What generate() calls, in the order in which it does.
@@ -137,6 +146,10 @@ class Run(LogitsProcessor):
             if not self._chunked:
                 self._attachment.drop(id(self), PREPARE)
             inputs = bound(*args, **kwargs)
+            if self._layers is not None and self._places_rows:
+                self._layers.place(
+                    self._requests_of(len(input_ids), input_ids), inputs["input_ids"]
+                )
             self._sit_at_layers(kwargs)
             self._follow_forward()
             return inputs
@@ -178,6 +191,8 @@ class Run(LogitsProcessor):
                 self._engine_vectors.capture(hidden)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self._layers is not None:
+            self._layers.disarm()
         if self._stage is Stage.ATTACHED:
             self._begin(input_ids, scores)
         elif self._stage is not Stage.PREPARED:
@@ -195,8 +210,6 @@ class Run(LogitsProcessor):
                 " itself."
             )
         self._attachment.drop(id(self), PREPARE)
-        if self._layers is not None:
-            self._layers.disarm()
         core = self._core
         assert core is not None
         if input_ids.shape[0] != self._num_rows:
@@ -283,6 +296,12 @@ class Run(LogitsProcessor):
     def _continues(self, input_ids: Tensor) -> bool:
         return input_ids.shape == (self._num_rows, self._length + 1)
 
+    def _requests_of(self, num_rows: int, like: Tensor) -> Sequence[Request]:
+        """The requests of the rows, made once: seeds are drawn for them."""
+        if self._requests is None or len(self._requests) != num_rows:
+            self._requests = self._requests_for(num_rows, like.device)
+        return self._requests
+
     def _begin(self, input_ids: Tensor, scores: Tensor) -> None:
         if self._call not in calls():
             # Whoever put the list together has returned: the loop is another function's.
@@ -292,7 +311,7 @@ class Run(LogitsProcessor):
             raise ProtocolError(
                 f"logits: got {width} columns; allowed: at least the tokenizer's {self._vocab_size}"
             )
-        requests = self._requests_for(num_rows, scores.device)
+        requests = self._requests_of(num_rows, scores)
         latent = any(Need.LATENT in request.needs for request in requests)
         needs = reduce(or_, (request.needs for request in requests), Need.NOTHING) & Need.OF_ENGINE
         if latent:

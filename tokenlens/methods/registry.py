@@ -57,6 +57,7 @@ ORDER = (
     "tripwire",
     # It changes no logits and no mixture.
     "east",
+    "softcotpp",
 )
 """A step that several methods share runs where the first of them stands."""
 

@@ -33,6 +33,8 @@ class Need(Flag):
     """What every decoder layer leaves at the position whose logits are decided on."""
     PROMPT_STATE = auto()
     """The last hidden state behind the prompt."""
+    PROMPT_ROWS = auto()
+    """Vectors are fed at places of the prompt."""
 
     # Of the step
     LATENT = auto()
@@ -63,7 +65,7 @@ class Need(Flag):
     """Any vector of the engine's own."""
     OF_ENGINE = DENSE_MIXTURE | HIDDEN_STATE | EMBEDDING_NOISE
     """What is fed beside concept tokens, and what it is made of."""
-    OF_LAYERS = LAYER_SHIFT | LAYER_STATES | PROMPT_STATE
+    OF_LAYERS = LAYER_SHIFT | LAYER_STATES | PROMPT_STATE | PROMPT_ROWS
     """What reads or writes the hidden states between decoder layers."""
 
 
@@ -75,6 +77,7 @@ NEEDS = {
     Need.EMBEDDING_NOISE: "noise on the embeddings that are fed",
     Need.LAYER_SHIFT: "a vector that is added behind a decoder layer",
     Need.LAYER_STATES: "the hidden states of all decoder layers at each step",
+    Need.PROMPT_ROWS: "vectors of a file at places of the prompt",
     Need.PROMPT_STATE: "the last hidden state behind the prompt",
 }
 """What an engine may host, in words."""

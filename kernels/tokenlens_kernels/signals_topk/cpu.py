@@ -8,7 +8,6 @@ here: this file never sees device tensors.
 
 from __future__ import annotations
 
-import operator
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -122,37 +121,6 @@ def _tied(ordered: Array) -> bool:
     return bool(np.count_nonzero(equal & (ordered[:, 1:] > -np.inf)))
 
 
-class _Planned(threading.local):
-    """The plan of a thread's last call, and of its active rows if they were not all."""
-
-    parameters: tuple[Tensor, ...] = ()
-    versions: tuple[int, ...] = ()
-    width = 0
-    plan: Plan
-    active = b""
-    some: Plan
-
-
-_PLANNED = _Planned()
-
-
-def _plan(parameters: tuple[Tensor, ...], width: int) -> Plan:
-    """The plan of all rows; the last one, if the very same tensors hold what they held then."""
-    known = _PLANNED
-    same = known.width == width and len(known.parameters) == len(parameters)
-    if same and all(map(operator.is_, known.parameters, parameters)):
-        versions = tuple([tensor._version for tensor in parameters])
-        if versions == known.versions:
-            return known.plan
-    known.plan, known.active = Plan([v.numpy()[:, None] for v in parameters], width), b""
-    # A tensor of the inference mode does not say when it was changed in place.
-    known.parameters, known.width = (), width
-    if not any(tensor.is_inference() for tensor in parameters):
-        known.parameters = parameters
-        known.versions = tuple([tensor._version for tensor in parameters])
-    return known.plan
-
-
 def signals_topk(
     logits: Tensor,
     active: Tensor,
@@ -176,16 +144,13 @@ def signals_topk(
         nothing = np.zeros((0, 1))
         none = np.zeros((0, width)), np.zeros((0, width), dtype=np.int64)
         return _outputs((nothing,) * 3, (none, none), width, len(wanted), slice(0))
-    plan = _plan(parameters, width)
     if logits.shape[1] != vocab_size:
         logits = logits[:, :vocab_size]
     rows: Ints | slice = slice(None)
     if count < len(wanted):
-        rows, some = np.flatnonzero(wanted), wanted.tobytes()
-        if _PLANNED.active != some:
-            _PLANNED.active, _PLANNED.some = some, plan.of_rows(rows)
-        plan = _PLANNED.some
+        rows = np.flatnonzero(wanted)
         logits = logits.index_select(0, torch.from_numpy(rows))
+    plan = Plan([values.numpy()[rows, None] for values in parameters], width)
     # numpy would warn of what a device does silently; a last look at the weights tells.
     with np.errstate(all="ignore"):
         return _of_active(logits, plan, positions[rows], statistics, len(wanted), rows)

@@ -32,11 +32,10 @@ _ROUND = np.arange(philox.ROUNDS, dtype=np.uint64).reshape(-1, 1, 1, 1)
 
 
 class Plan:
-    """What some rows ask of their entries, made ready once for as long as they ask the same.
+    """What some rows ask of their entries, made ready for one step.
 
-    Which of the filters any row wants is settled here, so that a step does not ask again. What a
-    row is divided by depends on its own parameters alone, so that its bits are the same in any
-    batch.
+    Which of the filters any row wants is settled here. What a row is divided by depends on its own
+    parameters alone, so that its bits are the same in any batch.
 
     Parameters
     ----------
@@ -49,32 +48,29 @@ class Plan:
 
     def __init__(self, parameters: Sequence[NDArray[Any]], width: int) -> None:
         inverse_temperature, top_k, top_p, min_p, max_entries, noise_temperature, seed = parameters
-        self._parameters = parameters
         self.width = width
         self.inverse_temperature = inverse_temperature
         limited = top_k > 0
-        self.needs_mass = not limited.all()
+        self._limited = _rows(limited)
+        self.needs_mass = self._limited is not True
         """Some row has no top-k: the mass of its whole vocabulary counts."""
         self.kept = width if self.needs_mass else min(width, int(top_k.max()))
         """Entries behind these are dead in all rows: nobody looks for them."""
-        self._limited = _rows(limited)
-        self._head = _head(np.where(limited, top_k, self.kept), self.kept)
+        ends = np.where(limited, top_k, width) if self.needs_mass else top_k
+        self._head = _head(ends, self.kept)
         # Float64 holds the float32 parameters exactly; the literal comparison would round the mass.
         nucleus, floor = top_p.astype(np.float64), min_p.astype(np.float64)
         filtering = nucleus < 1.0
-        self._nucleus = np.where(filtering, nucleus, np.inf) if filtering.any() else None
+        some = _rows(filtering)
+        self._nucleus = None if some is False else np.where(filtering, nucleus, np.inf)
         self._unfinished = _rows(filtering | ~limited)
         self._floor, self._floored = floor, _rows(floor > 0)
         # A row that may keep all its entries keeps their bits.
-        self._cutting = _rows(max_entries < np.where(limited, top_k, width))
+        self._cutting = _rows(max_entries < ends)
         self._cut_head = _head(max_entries, self.kept)
-        tau = noise_temperature.astype(np.float64)
-        self._noisy = _rows(tau > 0)
-        self._tau, self._seed = np.where(tau > 0, tau, 1.0), seed
-
-    def of_rows(self, rows: Ints) -> Plan:
-        """The plan of some of the rows."""
-        return Plan([values[rows] for values in self._parameters], self.width)
+        noisy = noise_temperature > 0
+        self._noisy, self._seed = _rows(noisy), seed
+        self._tau = np.where(noisy, noise_temperature, 1.0).astype(np.float64)
 
     def probabilities(self, values: Floats, highest: Floats, total: Floats | None) -> Floats:
         """Filtered probabilities ``[num_rows, kept]`` float64 of the largest logits, in order.
@@ -131,9 +127,11 @@ class Plan:
 
 def _rows(mask: Mask) -> Mask | bool:
     """True for all rows, False for none, the mask for some."""
-    if mask.all():
+    # The cheapest of numpy's ways to ask
+    count = np.count_nonzero(mask)
+    if count == mask.size:
         return True
-    return mask if mask.any() else False
+    return mask if count else False
 
 
 def _choose(rows: Mask | bool, yes: _Values, no: _Values) -> _Values:
@@ -145,7 +143,7 @@ def _choose(rows: Mask | bool, yes: _Values, no: _Values) -> _Values:
 
 def _head(lengths: Ints, kept: int) -> Mask | None:
     """Where the first entries of each row are, ``None`` if that is everywhere."""
-    return None if lengths.min(initial=kept) >= kept else np.arange(kept) < lengths
+    return np.arange(kept) < lengths if np.count_nonzero(lengths < kept) else None
 
 
 def _within(head: Mask | None, p: Floats) -> Floats:

@@ -68,4 +68,4 @@ def test_rows_that_wait_for_their_commit_do_not_hold_the_logits():
     core, _ = batch("edits")
     core.add(ROWS - 1, request_of([{"method": "no_thinking"}]), [START])
     core.step(torch.zeros(ROWS, VOCAB), torch.arange(ROWS), in_place=True)
-    assert not hasattr(core._pending.last()[0], "edits")
+    assert not hasattr(core._pending.decision().rows, "edits")

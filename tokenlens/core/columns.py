@@ -29,8 +29,8 @@ class Field:
 
     A wide field lies in a table of its own, which a step reads only if a hook asks for it.
     ``infinite`` allows infinities: a bound that is off.
-    ``fixed`` promises that hooks do not assign it: it is what the request came with, and is read
-    once for as long as the batch keeps its requests and their order.
+    ``fixed`` promises that hooks do not assign it: it is what the request came with, of which no
+    state is kept to go back to.
     """
 
     name: str

@@ -20,6 +20,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
+from tokenlens.core.pending import PendingDecision
 from tokenlens.core.swap import Path, at, replaced, tensors_of
 from tokenlens.core.traced import GivenVectors, traced_core
 
@@ -108,7 +109,7 @@ class Form:
             given = dict(zip(beside, rest[:hosted], strict=True))
             traced = traced_core(core, _by_id(real, tensors), self.asked, given)
             edited = traced.step(logits, slots, in_place=in_place)
-            self._decision = traced._pending.last()
+            self._decision = traced._pending.decision()._replace(rows=None)
             own = {id(tensor) for tensor in (*tensors, slots)}
             held = tensors_of(self._decision).values()
             self._handed = [tensor for tensor in held if id(tensor) not in own]
@@ -117,7 +118,8 @@ class Form:
         def commit(sampled: Tensor, slots: Tensor, advance: Tensor, *rest: Tensor) -> Any:
             tensors, handed = rest[: len(real)], rest[len(real) :]
             traced = traced_core(core, _by_id(real, tensors), self.asked)
-            traced._pending.put(slots, *self._filled(slots, handed, tensors))
+            decision = self._filled(slots, handed, tensors)
+            traced._pending = PendingDecision(slots, lambda: decision)
             return tuple(traced.commit(sampled, slots, advance))
 
         self.step = self._graph(step, [logits, slots, *beside.values()], [])

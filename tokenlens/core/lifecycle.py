@@ -53,7 +53,6 @@ from tokenlens.core.marker_columns import STATE
 from tokenlens.core.marker_table import MarkerTable
 from tokenlens.core.method import HOOKS, Method, overrides
 from tokenlens.core.next_input import NextInputs
-from tokenlens.core.pending import PendingDecisions
 from tokenlens.core.report import RESERVED, TOTAL_COLUMNS
 from tokenlens.core.request import Request
 from tokenlens.core.rows import IDLE, Live
@@ -66,6 +65,7 @@ from tokenlens.spec.needs import Need
 
 if TYPE_CHECKING:
     from tokenlens.core.compiled import Forms
+    from tokenlens.core.pending import PendingDecision
 
 COMPILES = "TOKENLENS_COMPILE"
 """A variable of the environment: 0 leaves the step eager on devices too."""
@@ -142,20 +142,14 @@ class Lifecycle:
         self._signals = signals
         fields = (*COMMON_FIELDS, *(column for method in self.methods for column in method.fields))
         self.table = SlotTable(max_slots, fields, self.device)
-        # What `step` intends; becomes the state when a token is committed.
-        self._pending = PendingDecisions(self.table, self.width)
+        # What `step` decided; becomes the state when tokens are committed.
+        self._pending: PendingDecision | None = None
         self.marker_table = MarkerTable(vocab_size, self.device, max_markers or max_slots)
         self.next_input = NextInputs(max_slots, self.width, self.device)
         self._engine_vectors, self._engine = engine_vectors, engine
         self._layers = layers
-        # [max_slots + 2, hidden] and [max_slots + 2, width]: of the rows that were stepped
-        self._base = torch.zeros(0, device=self.device)
-        self._scores = torch.zeros(0, self.width, device=self.device)
-        # [max_slots + 2, len(records)]: of the rows that were stepped
-        self._records = torch.zeros(0, len(self.records), device=self.device)
         if engine_vectors is not None:
             self.next_input.extend(engine_vectors.hidden_size)
-            self._base = torch.zeros(max_slots + 2, engine_vectors.hidden_size, device=self.device)
         self._snapshots = Snapshots(self.table, rewind_steps) if rewind_steps > 0 else None
         self._request_of: dict[int, Request] = {}
         self._live: Counter[str] = Counter()
@@ -220,12 +214,6 @@ class Lifecycle:
                 raise SpecError.of("width", self.width, f"more than {MAX_ANCHORS}, for blends")
             limit = self.width - MAX_ANCHORS
             values[MAX_ENTRIES] = min(int(values[MAX_ENTRIES]), limit)  # type: ignore[arg-type]
-        if Need.SCORES in request.needs and len(self._scores) == 0:
-            self._scores = torch.zeros(self.table.max_slots + 2, self.width, device=self.device)
-        if Need.FULL_TRACE in request.needs and len(self._records) == 0:
-            self._records = torch.zeros(
-                self.table.max_slots + 2, len(self.records), device=self.device
-            )
         if automaton is not None:
             # First what may be refused.
             self.marker_table.enter(automaton)
@@ -233,7 +221,7 @@ class Lifecycle:
         if automaton is not None:
             values.update(self.marker_table.columns(automaton, int(values[STATE])))  # type: ignore[arg-type]
         self.table.write(slot, values)
-        self._pending.forget(slot)
+        self._forget(slot)
         self._assign_slot(slot, request)
 
     def remove(self, slot: int) -> None:
@@ -253,9 +241,14 @@ class Lifecycle:
         self._files.subtract(request.files)
         self._find_live()
         self.table.write(slot, {})
-        self._pending.forget(slot)
+        self._forget(slot)
         self.next_input.clear(slot)
         return request
+
+    def _forget(self, slot: int) -> None:
+        """Drop what a step decided of a slot."""
+        if self._pending is not None:
+            self._pending.forgotten.add(slot)
 
     def _free_markers(self, request: Request) -> None:
         """Give a request's markers back to the marker table."""
@@ -269,7 +262,7 @@ class Lifecycle:
         """
         if self._snapshots is None:
             raise RuntimeError("rewind: got a core with rewind_steps=0; allowed: at least 1")
-        self._pending.forget(slot)
+        self._forget(slot)
         self._snapshots.restore(slot, generated, self.table)
         self.next_input.clear(slot)
 
@@ -292,7 +285,7 @@ class Lifecycle:
         """Put a suspended request into a slot; what it was fed last is the engine's to remember."""
         self.remove(slot)
         restore(self.table, slot, suspended.state)
-        self._pending.forget(slot)
+        self._forget(slot)
         if self._snapshots is not None and suspended.snapshots is not None:
             self._snapshots.restore_ring(slot, suspended.snapshots)
         self._assign_slot(slot, suspended.request)

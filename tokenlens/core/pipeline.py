@@ -32,7 +32,7 @@ from tokenlens.core.engine_vectors import base_vectors
 from tokenlens.core.forcing import advance_forcing, continue_forcing, force_logits
 from tokenlens.core.lifecycle import Lifecycle
 from tokenlens.core.logit_edits import LogitEdits
-from tokenlens.core.pending import Intent
+from tokenlens.core.pending import Intent, PendingDecision, StepDecision
 from tokenlens.core.proposal import Proposal, SignalRequest
 from tokenlens.core.report import StepReport
 from tokenlens.core.rows import Rows
@@ -100,23 +100,26 @@ class Core(Lifecycle):
         if form is not None:
             with torch.no_grad():
                 edited, handed = form.run_step(self, logits, slots)
-            decision = partial(form.decision, self, slots, handed)
-            self._pending.put_later(slots, decision, (form, handed))
+            made = partial(form.decision, self, slots, handed)
+            self._pending = PendingDecision(slots, made, (form, handed))
             return edited
         edits = LogitEdits(logits, in_place)
         try:
             with torch.inference_mode():
-                edited, intent, highest = self._decide(edits, slots)
+                edited, decision, highest = self._decide(edits, slots)
         except BaseException:
             edits.undo()
             raise
+        self._pending, intent = PendingDecision(slots, lambda: decision), decision.intent
         # What leaves is an ordinary tensor, which the engine may change in place.
         with torch.no_grad():
             ours = in_place or edited is not logits
             return force_logits(edited, intent.forced, intent.recorded, highest, in_place=ours)
 
-    def _decide(self, edits: LogitEdits, slots: Tensor) -> tuple[Tensor, Intent, Tensor | None]:
-        """Edited logits, intents, and each row's largest logit where logits are edited."""
+    def _decide(
+        self, edits: LogitEdits, slots: Tensor
+    ) -> tuple[Tensor, StepDecision, Tensor | None]:
+        """Edited logits, the decision, and each row's largest logit where logits are edited."""
         hooks = self._hooks
         logits = edits.stock
         rows = self._with_tables(self.table.gather(slots, self._now))
@@ -126,8 +129,6 @@ class Core(Lifecycle):
             method.control(rows)
         for method in hooks["edit"]:
             logits = method.edit(logits, rows)
-        # Rows wait for their commit: they must not hold the logits.
-        del rows.edits
         # [num_rows, width]: what thinking is made of; the engine samples from all logits
         seen = logits
         if self._holes is not None:
@@ -163,20 +164,20 @@ class Core(Lifecycle):
         if self._outside:
             theirs = reduce(or_, (rows[method.on] for method in self._outside))
             valid = valid & soundness.keep_known(rows, proposal, theirs)
+        if base is not None:
+            base = torch.where(proposal.latent[:, None], base, 0.0)
+        records = None
+        if Need.FULL_TRACE in rows.needs:
+            records = torch.where(valid[:, None], rows.stacked_records(self.records), 0.0)
         intent = Intent(
             *(proposal.latent, proposal.forced, proposal.recorded),
             *(valid, found.entropy, found.max_probability),
             *(proposal.weights, proposal.ids),
+            *(base, proposal.scores, records),
         )
-        self._pending.put(slots, rows, intent)
-        if base is not None:
-            self._base.index_copy_(0, slots, torch.where(proposal.latent[:, None], base, 0.0))
-        if proposal.scores is not None:
-            self._scores.index_copy_(0, slots, proposal.scores)
-        if Need.FULL_TRACE in rows.needs:
-            records = torch.where(valid[:, None], rows.stacked_records(self.records), 0.0)
-            self._records.index_copy_(0, slots, records)
-        return logits, intent, highest
+        # Rows wait for their commit: they must not hold the logits.
+        del rows.edits
+        return logits, StepDecision(rows.written, intent, rows), highest
 
     def _with_tables(self, rows: Rows) -> Rows:
         """Rows with what hooks look up beside their columns."""
@@ -195,7 +196,8 @@ class Core(Lifecycle):
             ``[num_rows]`` int64.
         slots
             ``[num_rows]`` int64, the slots in the order of ``sampled``. The very tensor that was
-            given to ``step`` is the fast way; another may have another order.
+            given to the last ``step`` is the fast way; another may have another order. Of what that
+            step did not decide, the tokens are taken as they are.
         advance
             ``[num_rows]`` bool; False for rows that were not sampled (a chunk of a prompt), whose
             intent is dropped. ``None`` means all.
@@ -207,18 +209,28 @@ class Core(Lifecycle):
         """
         if self.idle:
             return None
-        compiled = self._pending.take_compiled(slots)
-        if compiled is not None:
-            form, handed = compiled
+        pending, self._pending = self._pending, None
+        if pending is not None and pending.compiled is not None and pending.is_of(slots):
+            form, handed = pending.compiled
             if advance is None:
                 advance = torch.ones_like(slots, dtype=torch.bool)
             with torch.no_grad():
                 return StepReport(*form.run_commit(self, sampled, slots, advance, handed))
         with torch.inference_mode():
-            return self._commit(sampled, slots, advance)
+            return self._commit(sampled, slots, advance, pending)
 
-    def _commit(self, sampled: Tensor, slots: Tensor, advance: Tensor | None) -> StepReport:
-        rows, intent = self._pending.take(slots, self._now)
+    def _commit(
+        self,
+        sampled: Tensor,
+        slots: Tensor,
+        advance: Tensor | None,
+        pending: PendingDecision | None,
+    ) -> StepReport:
+        if pending is None:
+            rows = self.table.gather(slots, self._now)
+            intent = Intent.nothing(len(slots), self.width, self.device)
+        else:
+            rows, intent = pending.take(self.table, slots, self._now)
         self._with_tables(rows)
         # Engines pad a batch's finished rows; those tokens are no request's.
         alive = rows[ALIVE]
@@ -233,8 +245,7 @@ class Core(Lifecycle):
         if Need.BLOCKS in rows.needs:
             phases.begin_block(rows, before)
         alive = rows[ALIVE]
-        rows.add(POSITION, rows.constant(True))
-        rows.add(GENERATED, rows.constant(True))
+        rows[POSITION], rows[GENERATED] = position + 1, rows[GENERATED] + 1
         if Need.FORCING in rows.needs:
             advance_forcing(rows, as_recorded)
         rows.latent, rows.forced = intent.latent, intent.forced
@@ -255,23 +266,18 @@ class Core(Lifecycle):
         rows.add(FORCED_STEPS, forced)
         rows.add(INVALID_STEPS, ~intent.valid)
         base_weight = None
-        if self._vectors:
+        if intent.base is not None:
             base_weight = torch.where(latent, rows[BASE_WEIGHT], 0.0)
-            self.next_input.write_base(slots, self._base.index_select(0, slots), base_weight)
+            self.next_input.write_base(slots, intent.base, base_weight)
         self.next_input.write(slots, latent, intent.weights, intent.ids, sampled, base_weight)
         if Need.EMBEDDING_NOISE in rows.needs:
             scale = torch.where(latent, rows[NOISE_SCALE], 0.0)
             self.next_input.write_noise(slots, scale, rows[SEED], position)
-        log_probability, scores = rows.constant(0.0), intent.weights[:, :0]
-        if Need.SCORES in rows.needs:
-            log_probability = rows[LOG_PROBABILITY]
-            scores = self._scores.index_select(0, slots)
-        records = intent.weights[:, :0]
-        if Need.FULL_TRACE in rows.needs:
-            records = self._records.index_select(0, slots)
+        nothing, scores, records = intent.weights[:, :0], intent.scores, intent.records
         self.table.scatter(slots, rows)
         return StepReport(
             position, before, sampled, latent, forced, intent.valid, advance,
             intent.entropy, intent.max_probability, intent.weights, intent.ids,
-            log_probability, scores, records,
+            rows.constant(0.0) if scores is None else rows[LOG_PROBABILITY],
+            nothing if scores is None else scores, nothing if records is None else records,
         )  # fmt: skip

@@ -1,7 +1,7 @@
-"""One step's copy of the state: a row for each row of the batch. Knows no slots and no engine."""
+"""One step's copy of the state: a row for each row of the batch. Knows no engine."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +10,9 @@ from tokenlens.core.columns import EOS_IDS, PHASE, Field, Phase
 from tokenlens.core.layer_access import LayerAccess
 from tokenlens.core.logit_edits import LogitEdits
 from tokenlens.spec.needs import Need
+
+if TYPE_CHECKING:
+    from tokenlens.core.slots import SlotTable
 
 
 class Live(NamedTuple):
@@ -29,8 +32,7 @@ class RowState(NamedTuple):
     """What rows held when a hook began; columns that nobody had looked at are not in it."""
 
     values: dict[Field, Tensor]
-    written: dict[Field, None]
-    added: dict[Field, Tensor]
+    written: dict[Field, Tensor]
     records: dict[str, Tensor]
     intended: dict[str, Tensor]
 
@@ -40,6 +42,13 @@ class Rows:
 
     ``rows[FIELD]`` reads a column as ``[num_rows]`` (``[num_rows, size]`` where the field is
     wide); assigning to it changes the copy, never the slots.
+
+    Parameters
+    ----------
+    table
+        The state of all slots, with which wide fields are looked up: before it changes.
+    slots
+        ``[num_rows]`` int64.
 
     Attributes
     ----------
@@ -53,7 +62,7 @@ class Rows:
     marker_tables
         See :mod:`tokenlens.core.marker_columns`; given where a request has the need LONG_MARKERS.
     written
-        Columns that were assigned, in that order.
+        What was assigned, by column.
     edits
         Who writes logits asks it for the tensor, in ``step``'s hooks.
     layers
@@ -73,92 +82,50 @@ class Rows:
     edits: LogitEdits
     layers: LayerAccess | None = None
 
-    def __init__(
-        self,
-        columns: Mapping[Field, slice],
-        ints: Tensor,
-        floats: Callable[[], Tensor],
-        wide: Callable[[Field], Tensor],
-        live: Live = IDLE,
-        written: Iterable[Field] = (),
-        fixed: dict[object, Tensor] | None = None,
-    ) -> None:
-        self.columns = columns
-        self.needs = live.needs
-        self._used = live.used
-        self._files = live.files
-        # [num_rows, columns] int64, as they were
-        self.ints = ints
-        self._read_floats, self._wide = floats, wide
-        self._floats: Tensor | None = None
-        # What was looked at: a step costs what its small calls cost, so nothing else is viewed.
-        self._values: dict[Field, Tensor] = {}
-        # The same of fixed columns and constants, which other steps have looked at too
-        self._fixed: dict[object, Tensor] = {} if fixed is None else fixed
-        self.written = dict.fromkeys(written)
-        # What is still to be added to columns, all at once
-        self._added: dict[Field, Tensor] = {}
+    def __init__(self, table: "SlotTable", slots: Tensor, live: Live = IDLE) -> None:
+        self._table, self._slots = table, slots
+        self.needs, self._used, self._files = live
+        # [num_rows, columns] int64 and float32, as they were
+        self.ints = table.ints.index_select(0, slots)
+        self.floats = table.floats.index_select(0, slots)
+        # All bools at once: one launch, however many are looked at
+        self._bools = self.ints != 0
+        self._read: dict[Field, Tensor] = {}
+        self._thinking: Tensor | None = None
+        self.written: dict[Field, Tensor] = {}
         self.records: dict[str, Tensor] = {}
-        # The phases that were compared, and the result
-        self._thinking: tuple[Tensor, Tensor] | None = None
 
     def __getitem__(self, column: Field) -> Tensor:
-        known = self._fixed if column.fixed else self._values
-        values = known.get(column)
+        values = self._read.get(column)
         if values is None:
-            if column.fixed:
-                # A normal tensor of its own: this step's rows are of the inference mode, and go.
-                with torch.inference_mode(False):
-                    values = self._read(column).clone()
-            else:
-                values = self._read(column)
-            known[column] = values
-        if column in self._added:
-            self[column] = values = values + self._added.pop(column)
+            values = self._read[column] = self._look_up(column)
         return values
 
-    def _read(self, column: Field) -> Tensor:
+    def _look_up(self, column: Field) -> Tensor:
         if column.size > 1:
-            values = self._wide(column)
-        else:
-            table = self.floats if column.kind == "float" else self.ints
-            values = table.select(1, self.columns[column].start)
-        return values != 0 if column.kind == "bool" else values
-
-    @property
-    def floats(self) -> Tensor:
-        """``[num_rows, columns]`` float32, as they were; read when they are first looked at."""
-        if self._floats is None:
-            self._floats = self._read_floats()
-        return self._floats
+            return self._table.wide[column].index_select(0, self._slots)
+        tables = {"int": self.ints, "float": self.floats, "bool": self._bools}
+        return tables[column.kind].select(1, self._table.columns[column].start)
 
     def __setitem__(self, column: Field, values: Tensor) -> None:
         if column.fixed:
             raise TypeError(f"{column.name}: got an assignment; allowed: none, the field is fixed")
-        self._values[column] = values
-        self.written[column] = None
+        self._read[column] = self.written[column] = values
+        if column is PHASE:
+            self._thinking = None
 
     def constant(self, value: bool | int | float) -> Tensor:
         """``[num_rows]`` bool, int64 or float32 of one value; never changed in place."""
-        # True is 1 to a dict.
-        key = type(value), value
-        values = self._fixed.get(key)
-        if values is None:
-            dtype = {bool: torch.bool, int: torch.int64, float: torch.float32}[type(value)]
-            with torch.inference_mode(False):
-                values = torch.full(
-                    self.ints.shape[:1], value, dtype=dtype, device=self.ints.device
-                )
-            self._fixed[key] = values
-        return values
+        # A view of one number: no launch where it is nothing.
+        one = self._table.zeros[type(value)]
+        return (one + value if value else one).expand(self.ints.shape[0])
 
     @property
     def thinking(self) -> Tensor:
-        """Rows that think, ``[num_rows]`` bool; compared once for all hooks."""
-        phase = self[PHASE]
-        if self._thinking is None or self._thinking[0] is not phase:
-            self._thinking = (phase, phase == int(Phase.THINKING))
-        return self._thinking[1]
+        """Rows that think, ``[num_rows]`` bool; one launch for all hooks."""
+        if self._thinking is None:
+            self._thinking = self[PHASE] == int(Phase.THINKING)
+        return self._thinking
 
     def files(self, column: Field) -> list[int]:
         """Numbers of the files that live requests read by a column, known on the host."""
@@ -171,65 +138,36 @@ class Rows:
         )
 
     def add(self, column: Field, amount: Tensor) -> None:
-        """Add to a column, e.g. a mask to a counter: now, or with others when it is looked at.
-
-        Parameters
-        ----------
-        amount
-            ``[num_rows]`` bool or int64.
-        """
-        if column.fixed:
-            raise TypeError(f"{column.name}: got an addition; allowed: none, the field is fixed")
-        if column in self.written or column in self._added:
-            self[column] = self[column] + amount
-        else:
-            self._added[column] = amount
-
-    def take_added(self) -> dict[Field, Tensor]:
-        """What is still to be added, by column; it is the caller's to add from now on."""
-        added, self._added = self._added, {}
-        return added
+        """Add ``[num_rows]`` bool or int64 to a column, e.g. a mask to a counter."""
+        self[column] = self[column] + amount
 
     def mark(self) -> RowState:
         """What the rows hold now, to go back to."""
         kept = vars(self)
+        names: tuple[str, ...] = ("latent", "forced")
         return RowState(
-            dict(self._values),
+            dict(self._read),
             dict(self.written),
-            dict(self._added),
             dict(self.records),
-            {name: kept[name] for name in ("latent", "forced") if name in kept},
+            {name: kept[name] for name in names if name in kept},
         )
 
     def restore(self, mark: RowState) -> None:
         """Go back to a mark. What was changed in place stays changed."""
-        self._values, self.written = dict(mark.values), dict(mark.written)
-        self._added, self.records = dict(mark.added), dict(mark.records)
-        self._thinking = None
+        self._read, self.written = dict(mark.values), dict(mark.written)
+        self.records, self._thinking = dict(mark.records), None
         vars(self).update(mark.intended)
 
-    def pretend(self, column: Field, values: Tensor) -> Tensor:
-        """Have a fixed column read as something else; returns what it was."""
-        before = self[column]
-        self._fixed[column] = values
-        return before
+    def pretend(self, column: Field, values: Tensor) -> None:
+        """Have a fixed column read as something else."""
+        self._read[column] = values
 
     def changed(self, mark: RowState) -> Iterator[tuple[Field, Tensor, Tensor]]:
-        """Columns that were assigned or added to since a mark, with their values now and then."""
-        added = [c for c, amount in self._added.items() if amount is not mark.added.get(c)]
-        for column in added:
-            self[column]
-        for column in self.written:
-            now, then = self._values.get(column), mark.values.get(column)
-            if now is None or now is then:
-                continue
-            then = self._read(column) if then is None else then
-            yield column, now, then + mark.added[column] if column in mark.added else then
-
-    def settle(self) -> None:
-        """Add what is still to be added."""
-        for column in list(self._added):
-            self[column]
+        """Columns that were assigned since a mark, with their values now and then."""
+        for column, now in self.written.items():
+            then = mark.values.get(column)
+            if now is not then:
+                yield column, now, self._look_up(column) if then is None else then
 
     def uses(self, column: Field) -> bool:
         """Whether a live request was admitted with another value than the column's default.

@@ -14,9 +14,6 @@ from torch import Tensor
 from tokenlens.core.columns import Field, Value
 from tokenlens.core.rows import IDLE, Live, Rows
 
-MAX_PLACES = 512
-"""Combinations of columns that are kept: which methods meet in a batch is up to clients."""
-
 
 class SlotTable:
     """State of ``max_slots`` requests on one device.
@@ -34,6 +31,8 @@ class SlotTable:
         ``[max_slots + 2, columns]`` int64 and float32: the fields of one number, at ``columns``.
     wide
         ``[max_slots + 2, size]`` for each field of several.
+    zeros
+        ``[1]``, of each kind of number.
     """
 
     def __init__(self, max_slots: int, fields: tuple[Field, ...], device: torch.device) -> None:
@@ -54,9 +53,11 @@ class SlotTable:
             for column in fields
             if column.size > 1
         }  # fmt: skip
-        self._places: dict[tuple[Field, ...], Tensor] = {}
-        # The slots of the last step, what was done to them in place, their fixed columns
-        self._fixed: tuple[Tensor, int, dict[object, Tensor]] | None = None
+
+        self.zeros = {
+            kind: torch.zeros(1, dtype=dtype, device=device)
+            for kind, dtype in ((bool, torch.bool), (int, torch.int64), (float, torch.float32))
+        }
 
     def _place(self, fields: Iterable[Field]) -> list[float | int]:
         """Give the fields of one number their columns; returns their defaults."""
@@ -76,7 +77,6 @@ class SlotTable:
 
     def write(self, slot: int, values: Mapping[Field, Value]) -> None:
         """Overwrite a whole slot: the given values, and the defaults of all other columns."""
-        self.forget_fixed()
         ints, floats = self._ints.clone(), self._floats.clone()
         for column, value in values.items():
             if column.size == 1:
@@ -101,72 +101,31 @@ class SlotTable:
         return table[:, self.columns[column].start]
 
     def gather(self, slots: Tensor, live: Live = IDLE) -> Rows:
-        """A copy of the given slots as rows. ``slots``: ``[num_rows]`` int64.
-
-        Numbers that are no ints, and wide fields, are copied when they are looked at, which must be
-        before the table changes.
-        Fixed ones are kept for the next call that gives the same tensor.
-        """
-        return Rows(
-            self.columns,
-            self.ints.index_select(0, slots),
-            lambda: self.floats.index_select(0, slots),
-            lambda column: self.wide[column].index_select(0, slots),
-            live,
-            fixed=self._fixed_of(slots),
-        )
-
-    def forget_fixed(self) -> None:
-        """Another request has come into a slot."""
-        self._fixed = None
-
-    def _fixed_of(self, slots: Tensor) -> dict[object, Tensor]:
-        if slots.is_inference():
-            # Such a tensor does not say when it was changed in place.
-            return {}
-        if self._fixed is not None:
-            known, version, fixed = self._fixed
-            if known is slots and version == slots._version:
-                return fixed
-        fixed = {}
-        self._fixed = (slots, slots._version, fixed)
-        return fixed
+        """A copy of the given slots as rows. ``slots``: ``[num_rows]`` int64."""
+        return Rows(self, slots, live)
 
     def scatter(self, slots: Tensor, rows: Rows) -> None:
-        """Write the columns that were assigned, or added to, back into their slots."""
-        added = rows.take_added()
-        ints, floats = (
-            tuple(f for f in rows.written if f.size == 1 and is_float(f) == kind)
-            for kind in (False, True)
-        )
-        if ints or added:
-            # [fields, num_rows]
-            values = torch.stack([*(rows[column] for column in ints), *added.values()])
-            values = values.to(torch.int64)
-            if added:
-                places = self._places_of(tuple(added))[:, 0]
-                values[len(ints) :] += rows.ints.index_select(1, places).T
-            self.ints.index_put_((slots, self._places_of((*ints, *added))), values)
-        if floats:
-            values = torch.stack([rows[column] for column in floats]).to(torch.float32)
-            self.floats.index_put_((slots, self._places_of(floats)), values)
-        for column in rows.written:
-            if column.size > 1:
+        """Write the columns that were assigned back into their slots."""
+        single: dict[bool, dict[int, Tensor]] = {False: {}, True: {}}
+        for column, values in rows.written.items():
+            if column.size == 1:
+                single[is_float(column)][self.columns[column].start] = values
+            else:
                 table = self.wide[column]
-                table.index_copy_(0, slots, rows[column].to(table.dtype))
-
-    def _places_of(self, fields: tuple[Field, ...]) -> Tensor:
-        """``[fields, 1]`` column numbers; a handful of tuples occur at a time."""
-        places = self._places.get(fields)
-        if places is None:
-            if len(self._places) >= MAX_PLACES:
-                self._places.clear()
-            numbers = [[self.columns[column].start] for column in fields]
-            # A normal tensor, also where the first step runs in inference mode.
-            with torch.inference_mode(False):
-                places = torch.tensor(numbers, device=self.device)
-            self._places[fields] = places
-        return places
+                table.index_copy_(0, slots, values.to(table.dtype))
+        for table, before, written in (
+            (self.ints, rows.ints, single[False]),
+            (self.floats, rows.floats, single[True]),
+        ):
+            if written:
+                # Whole rows, put together of what was written and what lies between: one launch.
+                pieces, begin = [], 0
+                for place in sorted(written):
+                    if begin < place:
+                        pieces.append(before[:, begin:place])
+                    pieces.append(written[place][:, None])
+                    begin = place + 1
+                table.index_copy_(0, slots, torch.cat([*pieces, before[:, begin:]], dim=1))
 
 
 def fits(column: Field, value: Value) -> bool:

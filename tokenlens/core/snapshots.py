@@ -37,7 +37,6 @@ def copy_of(table: SlotTable, slot: int) -> State:
 
 def restore(table: SlotTable, slot: int, state: State) -> None:
     """Write a copy back, into any slot."""
-    table.forget_fixed()
     _copy_into(State(table.ints, table.floats, table.wide), slice(slot, slot + 1), state)
 
 

@@ -1,4 +1,4 @@
-"""A core as it is traced: no caches, which a compiler has no use for, and whole rows written."""
+"""A core as it is traced: over other tensors, of any number of slots."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,72 +6,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenlens.core.columns import PHASE, Field, Phase
+from tokenlens.core.columns import Field
 from tokenlens.core.rows import IDLE, Live, Rows
 from tokenlens.core.slots import SlotTable, dtype_of
 from tokenlens.core.swap import replaced
 
 
 class _Rows(Rows):
-    """Rows that keep nothing to save small calls: a compiler sees to them."""
+    """Rows that note which columns hooks ask about."""
 
-    def __getitem__(self, column: Field) -> Tensor:
-        values = self._values.get(column)
-        if values is None:
-            # Not kept: what is handed on to the commit is what was written.
-            values = self._read(column)
-        return values
-
-    def add(self, column: Field, amount: Tensor) -> None:
-        self[column] = self[column] + amount
-
-    def constant(self, value: bool | int | float) -> Tensor:
-        dtype = {bool: torch.bool, int: torch.int64, float: torch.float32}[type(value)]
-        return torch.full(self.ints.shape[:1], value, dtype=dtype, device=self.ints.device)
-
-    @property
-    def thinking(self) -> Tensor:
-        return self[PHASE] == int(Phase.THINKING)
+    asked: tuple[set[Field], set[Field]]
+    """Columns of which a hook has asked whether a live request uses them: no, yes."""
 
     def uses(self, column: Field) -> bool:
         used = super().uses(column)
         self.asked[used].add(column)
         return used
 
-    asked: tuple[set[Field], set[Field]]
-    """Columns of which a hook has asked whether a live request uses them: no, yes."""
-
-
-class _Wide:
-    """Reads wide columns of some slots."""
-
-    def __init__(self, table: SlotTable, slots: Tensor) -> None:
-        self.table, self.slots = table, slots
-
-    def __call__(self, column: Field) -> Tensor:
-        return self.table.wide[column].index_select(0, self.slots)
-
 
 class _Table(SlotTable):
-    """A slot table whose rows go back in one write of each kind, without an index of columns."""
+    """A slot table of any size."""
 
     asked: tuple[set[Field], set[Field]]
 
     @property
     def scratch_slot(self) -> Any:
-        # Of any core's size.
         last = self.ints.shape[0] - 1
         return torch.full((), last, dtype=torch.int64, device=self.ints.device)
 
     def gather(self, slots: Tensor, live: Live = IDLE) -> Rows:
-        floats = self.floats.index_select(0, slots)
-        ints = self.ints.index_select(0, slots)
-        rows = _Rows(self.columns, ints, _Nothing(), _Wide(self, slots), live, fixed={})
-        rows._floats, rows.asked = floats, self.asked
+        rows = super().gather(slots, live)
+        rows.__class__ = _Rows
+        rows.asked = self.asked  # type: ignore[attr-defined]
         return rows
 
     def scatter(self, slots: Tensor, rows: Rows) -> None:
         for table, before in ((self.ints, rows.ints), (self.floats, rows.floats)):
+            # Fuses with what makes the columns; pieces of whole rows do not.
             columns = [f for f in rows.written if f.size == 1 and dtype_of(f) == table.dtype]
             place = torch.arange(table.shape[1], device=table.device)
             values = before
@@ -84,13 +55,6 @@ class _Table(SlotTable):
             if column.size > 1:
                 wide = self.wide[column]
                 wide.index_copy_(0, slots, rows[column].to(wide.dtype))
-
-
-class _Nothing:
-    """Stands where rows have a reader that is not needed."""
-
-    def __call__(self) -> Tensor:
-        raise AssertionError("the rows have been read")
 
 
 class GivenVectors:

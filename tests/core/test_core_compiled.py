@@ -1,6 +1,8 @@
 """Compiled forms of the step give the eager step's numbers, or are not used."""
 
 import logging
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,10 @@ from tokenlens.core.compiled import Forms, inductor
 from tokenlens.core.swap import at, tensors_of
 from tokenlens.methods import METHODS
 from tokenlens.spec import parse_spec
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import launches
 
 TOKENS = Letters("_ .<>abcdefgh".ljust(VOCAB, "?"))
 COLD = SPECS[0]
@@ -30,7 +36,7 @@ def request_of(methods, seed=0, level="summary"):
 
 
 def core_of(requests=(), forms=None, slots=6, **core):
-    made = Core(methods=METHODS, max_slots=slots, vocab_size=VOCAB, **core)
+    made = Core(methods=METHODS, max_slots=slots, **{"vocab_size": VOCAB, **core})
     made.forms = forms
     for slot, request in enumerate(requests):
         made.add(slot, request, [START])
@@ -179,3 +185,28 @@ def test_warming_leaves_a_core_as_it_was():
     assert core.idle
     for path, tensor in zip(tensors_of(core), before, strict=True):
         assert at(core, path).equal(tensor), path
+
+
+def rows_of_the_conformance_table():
+    """Its rows, by the form that carries them out: what is live decides which ops run."""
+    found = {}
+    for name, methods in launches.compositions():
+        if name.startswith("row "):
+            request = launches.request_of(methods)
+            core = core_of([request], vocab_size=launches.VOCAB, engine_vectors=launches.Vectors())
+            found.setdefault(core.live_key, {})[name.removeprefix("row ")] = request
+    return {next(iter(rows)): list(rows.values()) for rows in found.values()}
+
+
+FORMS = rows_of_the_conformance_table()
+
+
+@pytest.mark.parametrize("rows", FORMS)
+def test_the_graphs_of_conformance_rows_are_the_eager_step(rows, monkeypatch, caplog):
+    """To the bit: what a compiler is handed. What it makes of that, each start compares."""
+    monkeypatch.setattr(module, "TOLERANCE", 0.0)
+    monkeypatch.setattr(module, "ROWS", len(FORMS[rows]) + 1)
+    core = core_of(slots=module.ROWS, vocab_size=launches.VOCAB, engine_vectors=launches.Vectors())
+    with caplog.at_level(logging.WARNING):
+        forms = Forms(as_it_is)
+        assert forms.warm(core, FORMS[rows], launches.VOCAB, torch.float32), caplog.text

@@ -7,6 +7,9 @@ a turn. ``stock again`` is a second stock call: the noise of the comparison. Bef
 printed, the soft run with ``top_k=1`` must give the tokens of the stock run.
 
     python benchmarks/hf_decode.py [--hidden 1024] [--layers 28] [--vocab 32000] [--rounds 3]
+
+With ``--steer`` the ways are those of a steering vector behind the middle layer: a file that is
+allowed and that nobody names, a shift of 0, and one that shifts.
 """
 
 if __name__ == "__main__":
@@ -16,6 +19,7 @@ import argparse
 import copy
 import csv
 import random
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -24,13 +28,15 @@ from pathlib import Path
 
 import torch
 from rich.progress import Progress
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, Qwen3Config, StoppingCriteria, StoppingCriteriaList
 
 # The figures of the vLLM sibling are printed the same way.
 from vllm_decode import report
 
 from tokenlens.hf import generate_kwargs
-from tokenlens.spec import DecodingSpec, GumbelNoise, PhaseConfig, SoftThinking
+from tokenlens.methods import files
+from tokenlens.spec import DecodingSpec, East, GumbelNoise, PhaseConfig, SoftThinking
 
 PROMPT_TOKENS = 16
 
@@ -105,6 +111,24 @@ def spec(**settings):
     )
 
 
+def steering(hidden, layers):
+    """Ways of a steering vector, by name; its file is allowed."""
+    vector = {"vector": torch.randn(hidden) / hidden**0.5}
+    with tempfile.TemporaryDirectory() as folder:
+        save_file(vector, Path(folder) / "v", {"layer": str(layers // 2)})
+        files.allow({"east": Path(folder) / "v"})
+    phase = PhaseConfig(think_start=(1,), think_end=(2,))
+
+    def east(beta):
+        return DecodingSpec(methods=(East(beta=beta, where="all"),), phase=phase)
+
+    return {
+        "allowed, unused": DecodingSpec(methods=(), phase=phase),
+        "east, beta 0": east(0.0),
+        "east": east(1e-4),
+    }
+
+
 def run(model, ids, steps, what, criterion=None):
     """The tokens of one call."""
     criteria = [] if criterion is None else [criterion]
@@ -156,6 +180,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3, help="calls one after the other")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--steer", action="store_true", help="a steering vector's ways")
     parser.add_argument("--csv", type=Path, help="write every step here too")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -168,6 +193,9 @@ def main():
         # Needs the entropy of the whole vocabulary; the threshold is never reached.
         "soft + Cold Stop": spec(cold_stop={"entropy_threshold": 1e-9}),
     }
+    if arguments.steer:
+        specs = {"stock": None, "stock again": None}
+        specs |= steering(arguments.hidden, arguments.layers)
     ways = {way: (another(model), what) for way, what in specs.items()}
     rows = []
     with Progress(transient=True) as progress:

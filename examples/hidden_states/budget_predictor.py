@@ -21,8 +21,8 @@ from tokenlens.methods.budget_guidance.predictor import predict
 WIDTH, WIDE, HEADS, BLOCKS = 32, 64, 2, 2
 
 
-def fresh(hidden: int, vocab: int) -> dict[str, Tensor]:
-    """Parameters before training."""
+def fresh(hidden: int, vocab: int, target: Tensor) -> dict[str, Tensor]:
+    """Parameters before training: the Gamma of all labels, whatever is read."""
 
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape) * shape[-1] ** -0.5
@@ -37,8 +37,12 @@ def fresh(hidden: int, vocab: int) -> dict[str, Tensor]:
         for name in ("norm1", "norm2"):
             w[f"blocks.{block}.{name}.weight"] = torch.ones(WIDTH)
             w[f"blocks.{block}.{name}.bias"] = torch.zeros(WIDTH)
-    for head in ("alpha", "rate"):
-        w[f"{head}.weight"] = random(vocab, WIDTH)
+    mean, variance = target.mean(), target.var()
+    # What leaves the encoder has this mean, so that equal weights give the same for all.
+    w[f"blocks.{BLOCKS - 1}.norm2.bias"] += 1
+    for head, value in (("alpha", mean**2 / variance), ("rate", mean / variance)):
+        level = value.expm1().log() / WIDTH
+        w[f"{head}.weight"] = level + random(vocab, WIDTH) * 0.01
     return {name: tensor.requires_grad_() for name, tensor in w.items()}
 
 
@@ -47,7 +51,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("out", type=Path)
     parser.add_argument("--rollouts", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--control", choices=["shuffled"])
     arguments = parser.parse_args()
     torch.manual_seed(0)
@@ -66,8 +70,8 @@ def main() -> None:
     # Every eighth rollout's worth of positions is held out.
     held = torch.arange(len(x)) >= len(x) * 7 // 8
     train, test = (~held).nonzero()[:, 0], held.nonzero()[:, 0]
-    w = fresh(model.config.hidden_size, model.config.vocab_size)
-    optimizer = torch.optim.AdamW(w.values(), lr=3e-3)
+    w = fresh(model.config.hidden_size, model.config.vocab_size, target[train])
+    optimizer = torch.optim.AdamW(w.values(), lr=2e-3, weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, arguments.steps)
 
     def loss(at: Tensor) -> Tensor:

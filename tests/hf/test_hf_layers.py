@@ -255,14 +255,24 @@ def test_another_thread_is_not_shifted(vectors):
     assert not torch.equal(results[0][1], before[1])
 
 
-def test_a_shift_that_is_not_finite_is_not_made(vectors, tmp_path):
+def test_a_shift_that_the_dtype_cannot_hold_is_refused(vectors, tmp_path):
     own = TinyModel("qwen3")
-    save_file({"vector": torch.full((32,), 1e30)}, tmp_path / "v.safetensors")
+    save_file({"vector": torch.full((32,), 3e4)}, tmp_path / "v.safetensors")
     files.allow({"huge": tmp_path / "v.safetensors"})
+    spec = spec_of(own, {"method": "east", "file": "huge", "layer": 1})
+    run(own, spec)
     own.model.half()
-    before = plain(own)
-    after = run(own, spec_of(own, {"method": "east", "file": "huge", "layer": 1}))
-    assert torch.equal(after[1], before[1])
+    with pytest.raises(SpecError, match=r"east\.beta.*float16"):
+        run(own, spec)
+    assert_clean(own)
+
+
+def test_a_sum_that_is_not_finite_is_not_made():
+    states = torch.full((2, 1, 4), 6e4, dtype=torch.float16)
+    moved = layers.shifted(states, torch.full((2, 4), 1e4), torch.tensor([True, True]))
+    assert torch.equal(moved, states)
+    moved = layers.shifted(states, torch.full((2, 4), -10016.0), torch.tensor([True, False]))
+    assert moved[:, 0, 0].tolist() == [49984.0, 60000.0]
 
 
 def wrong_files(folder):

@@ -26,7 +26,7 @@ from tokenlens.core.layer_access import (
 )
 from tokenlens.errors import ProtocolError, SpecError, UnsupportedError
 from tokenlens.methods import files
-from tokenlens.methods.east.step import VECTOR
+from tokenlens.methods.east.step import BETA, VECTOR
 from tokenlens.methods.softcotpp.step import ROWS, variant_of
 from tokenlens.spec.needs import Need
 
@@ -124,6 +124,7 @@ class Layers:
 
     def __init__(self, model: nn.Module, needs: Need) -> None:
         self._layers = decoder_layers(model)
+        self._dtype = next(model.parameters()).dtype
         self._head: nn.Module | None = model.get_output_embeddings()  # type: ignore[operator]
         self._reads = Need.LAYER_STATES in needs
         self._reads_prompt = Need.PROMPT_STATE in needs
@@ -139,12 +140,22 @@ class Layers:
         self._shifts: dict[int, tuple[Tensor, Tensor]] = {}
 
     def begin(self, requests: Sequence[Request], device: torch.device) -> None:
-        """The requests of the call's rows are known."""
+        """The requests of the call's rows are known.
+
+        Raises
+        ------
+        SpecError
+            A shift that the model's dtype cannot hold.
+        """
         rows: dict[int, list[tuple[int, Tensor]]] = {}
         for row, request in enumerate(requests):
             if Need.LAYER_SHIFT in request.needs:
                 columns: Mapping[Any, Any] = request.columns
                 vector = files.numbered(columns[SHIFT_FILE]).tensors[VECTOR]
+                largest = float(vector.abs().max()) * abs(columns[BETA])
+                if largest > torch.finfo(self._dtype).max / 4:
+                    allowed = f"one whose shift {self._dtype} can hold with this vector"
+                    raise SpecError.of("east.beta", columns[BETA], allowed)
                 rows.setdefault(columns[SHIFT_LAYER], []).append((row, vector))
         for layer, wanted in rows.items():
             vectors = torch.zeros(len(requests), len(wanted[0][1]))

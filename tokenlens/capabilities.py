@@ -151,9 +151,9 @@ CAPABILITIES = (
     Capability(
         "structured output",
         "n/a",
-        "a forced token may break the grammar",
-        vllm="refused",
-        sglang="refused",
+        "behind the thinking, with the engine's reasoning parser; nothing is forced in it",
+        vllm="yes",
+        sglang="yes",
     ),
     Capability(
         "multimodal models, with images and without",

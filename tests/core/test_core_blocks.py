@@ -4,6 +4,8 @@ import pytest
 import torch
 from built_in import Core, bind
 from built_tokenizers import byte_level
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tokenlens import parse_spec
 
@@ -107,3 +109,61 @@ def test_rows_with_markers_beside_rows_without():
         seen.append(step.token.tolist())
     end = TOKENIZER.convert_tokens_to_ids("</think>")
     assert seen == [[7, 7], [7, 7], [7, end], [7, 7]]
+
+
+ONCE = {"reopens": False}
+
+
+def test_thinking_that_does_not_open_again():
+    text = "<think>a</think>b<think>c</think>d<tool_call>e"
+    assert written(text, ONCE) == ["P", "T*", "T", *"AAAAAAA"]
+    assert "T*" in written(text)[4:]
+
+
+def test_what_stands_behind_the_end_is_not_forced():
+    ended = {"method": "answer_now", "after": 1, "text": "</think>xy"}
+    for phase, forced in ((ONCE, False), ("auto", True)):
+        spec = parse_spec({"methods": [ended], "phase": phase, "seed": 1})
+        request = bind(spec, tokenizer=TOKENIZER, vocab_size=len(TOKENIZER))
+        core = Core(max_slots=1, vocab_size=len(TOKENIZER))
+        core.add(0, request, TOKENIZER.encode("q<think>", add_special_tokens=False))
+        slots, ids = torch.tensor([0]), []
+        for token in TOKENIZER.encode("aaaa", add_special_tokens=False):
+            logits = torch.zeros(1, len(TOKENIZER))
+            logits[0, token] = 50.0
+            ids.append(int(core.step(logits, slots).argmax(dim=1)))
+            core.commit(torch.tensor(ids[-1:]), slots)
+        assert TOKENIZER.decode(ids) == ("a</think>xy" if forced else "a</think>aa")
+
+
+ACTING = [
+    [{"method": "s1", "max_thinking": 4, "answer_prefix": "=1"}],
+    [SOFT, {"method": "answer_now", "after": 2, "text": "</think>xyz"}],
+    [{"method": "thinking_budget", "budget": 3}],
+    [{"method": "no_thinking", "text": "so</think>it"}],
+]
+
+
+@given(
+    st.sampled_from(ACTING),
+    st.lists(st.sampled_from([*"ab\n", "<think>", "</think>", "<tool_call>"]), max_size=24),
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_nothing_is_forced_in_an_answer_that_stays_one(methods, pieces, opened):
+    spec = parse_spec({"methods": methods, "phase": ONCE, "seed": 1})
+    request = bind(spec, tokenizer=TOKENIZER, vocab_size=len(TOKENIZER))
+    core = Core(max_slots=1, vocab_size=len(TOKENIZER))
+    prompt = "q<think>" if opened else "q"
+    core.add(0, request, TOKENIZER.encode(prompt, add_special_tokens=False))
+    slots, phases = torch.tensor([0]), []
+    for token in TOKENIZER.encode("".join(pieces), add_special_tokens=False):
+        logits = torch.zeros(1, len(TOKENIZER))
+        logits[0, token] = 50.0
+        sampled = core.step(logits, slots).argmax(dim=1)
+        step = core.commit(sampled, slots)
+        phases.append(int(step.phase[0]))
+        if phases[-1] == 2:
+            assert not step.forced[0]
+            assert int(sampled) == token
+    assert phases == sorted(phases)

@@ -174,7 +174,7 @@ STRICT = {"type": "function", "function": {"name": "f", "strict": True}}
 def test_a_grammar_has_the_name_that_the_client_wrote(request_, field):
     as_model = SimpleNamespace(**request_)
     for request in (request_, as_model):
-        error = structure.problem(request, ("regex", "json_schema"), "json_schema")
+        error = structure.problem(request, ("regex", "json_schema"), "json_schema", "beside a spec")
         assert error.problems[0].field == field
 
 

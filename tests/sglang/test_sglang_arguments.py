@@ -123,8 +123,6 @@ SOFT = parse_spec({"methods": [{"method": "soft_thinking"}]})
 @pytest.mark.parametrize(
     ("request_of", "params_of", "words"),
     [
-        ({}, {"json_schema": "{}"}, ["json_schema"]),
-        ({}, {"regex": "a+"}, ["regex"]),
         ({}, {"beam_width": 3}, ["beam_width", "3"]),
         ({"session_params": {"id": "x"}}, {}, ["session_params"]),
         ({"session_id": "x"}, {}, ["session_id"]),

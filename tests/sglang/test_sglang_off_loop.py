@@ -42,7 +42,7 @@ class FakeManager:
         """As `TokenizerManager._tokenize_one_request` ends."""
         values = {"ignore_eos": False, "stop_token_ids": None, "sampling_seed": None, "n": 1}
         params = SimpleNamespace(**{**values, **request.sampling_params})
-        for name in (*frontend.refusals.GRAMMARS, "stop_regex", "max_new_tokens", "min_new_tokens"):
+        for name in (*frontend.FIELDS, "stop_regex", "max_new_tokens", "min_new_tokens"):
             vars(params).setdefault(name, None)
         if params.custom_params:
             vars(self)[ADMISSION].admit(self, request, params)

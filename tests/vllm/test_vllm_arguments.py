@@ -150,18 +150,13 @@ except NotImplementedError as error:
 
 def test_requests_that_cannot_be_carried_out():
     spec = preset("qwen3-soft")
-    params = SimpleNamespace(structured_outputs=None)
-    check_request(spec, params, Settings(), SimpleNamespace())
+    check_request(spec, Settings(), SimpleNamespace())
     for request, word in (
         (SimpleNamespace(prompt_embeds=object()), "prompt_embeds"),
         (SimpleNamespace(resumable=True), "resumable"),
     ):
         with pytest.raises(SpecError, match=word):
-            check_request(spec, params, Settings(), request)
-    with pytest.raises(SpecError, match="structured_outputs"):
-        check_request(spec, SimpleNamespace(structured_outputs=object()), Settings())
-    # A spec that only records changes nothing.
-    check_request(DecodingSpec(), SimpleNamespace(structured_outputs=object()), Settings())
+            check_request(spec, Settings(), request)
 
 
 @pytest.mark.parametrize(
@@ -179,17 +174,16 @@ def test_requests_that_cannot_be_carried_out():
 def test_an_adapter_of_the_embedding_is_refused(tmp_path, config, word):
     if config is not None:
         (tmp_path / "adapter_config.json").write_text(config)
-    params = SimpleNamespace(structured_outputs=None)
     request = SimpleNamespace(
         lora_request=SimpleNamespace(lora_name="mine", lora_path=str(tmp_path))
     )
     # Methods that feed no mixtures do not mind.
-    check_request(preset("tiny-no-thinking"), params, Settings(), request)
+    check_request(preset("tiny-no-thinking"), Settings(), request)
     if word is None:
-        check_request(preset("qwen3-soft"), params, Settings(), request)
+        check_request(preset("qwen3-soft"), Settings(), request)
         return
     with pytest.raises(SpecError, match="lora_request: got 'mine'") as caught:
-        check_request(preset("qwen3-soft"), params, Settings(), request)
+        check_request(preset("qwen3-soft"), Settings(), request)
     assert word in str(caught.value)
 
 
@@ -200,11 +194,7 @@ def test_every_method_is_in_the_table_or_refused():
     assert found | table.REFUSED["vllm"] == set(METHOD_CONFIGS)
     for name in table.REFUSED["vllm"]:
         with pytest.raises(SpecError, match="vLLM does not host"):
-            check_request(
-                parse_spec({"methods": [{"method": name}]}),
-                SimpleNamespace(structured_outputs=None),
-                Settings(),
-            )
+            check_request(parse_spec({"methods": [{"method": name}]}), Settings())
 
 
 def test_our_class_is_recognised_without_being_imported():

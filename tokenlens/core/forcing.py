@@ -6,6 +6,7 @@ Knows no method: of two sequences the one that began first is finished.
 import torch
 from torch import Tensor
 
+from tokenlens.core import phases
 from tokenlens.core.columns import FORCE_AT, FORCE_IDS, FORCE_LENGTH, PHASE, Phase
 from tokenlens.core.proposal import Proposal
 from tokenlens.core.rows import Rows
@@ -29,6 +30,8 @@ def start_forcing(
     if Need.SILENT_END in rows.needs:
         rows.choose(PHASE, where & (length == 0) & rows.thinking, int(Phase.ANSWER))
     where = where & (length > 0)
+    if Need.ONE_BLOCK in rows.needs:
+        where = where & ~phases.closed(rows)
     rows.choose(FORCE_IDS, where, ids)
     rows.choose(FORCE_LENGTH, where, length)
     rows.choose(FORCE_AT, where, at)
@@ -44,11 +47,18 @@ def continue_forcing(rows: Rows, proposal: Proposal) -> None:
     proposal.latent = proposal.latent & ~forcing
 
 
+def leave_forbidden(rows: Rows, proposal: Proposal, logits: Tensor) -> None:
+    """In an answer that is held to a grammar, what the engine has ruled out is not forced."""
+    allowed = logits.gather(1, proposal.recorded[:, None])[:, 0] > -torch.inf
+    proposal.forced = proposal.forced & (allowed | ~phases.closed(rows))
+
+
 def advance_forcing(rows: Rows, as_recorded: Tensor) -> None:
     """Move forced sequences on by the token that was sampled.
 
     A token that the engine put in the place of a forced one breaks the sequence in two, and half
-    an end marker ends nothing: it begins again.
+    an end marker ends nothing: it begins again. What stands behind the last end of thinking is left
+    out: a grammar decides there.
 
     Parameters
     ----------
@@ -57,7 +67,10 @@ def advance_forcing(rows: Rows, as_recorded: Tensor) -> None:
     """
     forcing = rows[FORCE_LENGTH] > 0
     rows.choose(FORCE_AT, forcing, torch.where(as_recorded, rows[FORCE_AT] + 1, 0))
-    rows.choose(FORCE_LENGTH, forcing & (rows[FORCE_AT] >= rows[FORCE_LENGTH]), 0)
+    over = rows[FORCE_AT] >= rows[FORCE_LENGTH]
+    if Need.ONE_BLOCK in rows.needs:
+        over = over | phases.closed(rows)
+    rows.choose(FORCE_LENGTH, forcing & over, 0)
 
 
 def force_logits(

@@ -1,7 +1,8 @@
 """Where a request is, advanced with every committed token.
 
 ``PROMPT`` until the model opens its thinking, ``THINKING`` until it ends it, ``ANSWER`` until it
-opens it again. Knows no texts: markers are single tokens here, or an automaton's transitions.
+opens it again, if it may. Knows no texts: markers are single tokens here, or an automaton's
+transitions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +38,9 @@ ENDS = 4
 END_AFTER = Field("phase.end_after", "int", 1 << 62, fixed=True)
 # Budgets and schedules begin anew with every block of thinking
 BY_BLOCK = Field("phase.by_block", "bool", False, fixed=True)
-FIELDS = (MARKS, EFFECTS, STATE, CLASSES, END_AFTER, BY_BLOCK, EARLIER_THINKING)
+# Thinking that has ended stays ended
+ONCE = Field("phase.once", "bool", False, fixed=True)
+FIELDS = (MARKS, EFFECTS, STATE, CLASSES, END_AFTER, BY_BLOCK, EARLIER_THINKING, ONCE)
 
 
 def pack_marks(marks: Mapping[int, int], eos_ids: Sequence[int]) -> dict[Field, Value]:
@@ -70,7 +73,14 @@ def advance(rows: Rows, phase: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor]
         entry = transitions(rows, sampled.unsqueeze(1))[:, 0]
         rows[STATE] = entry
         leads = leads + (entry & EFFECT)
+    if Need.ONE_BLOCK in rows.needs:
+        leads = torch.where(rows[ONCE] & (phase == int(Phase.ANSWER)), 0, leads)
     return torch.where(leads > 0, leads, phase), effect < ENDS
+
+
+def closed(rows: Rows) -> Tensor:
+    """Rows whose thinking is over for good, ``[num_rows]`` bool: nothing is forced in them."""
+    return rows[ONCE] & (rows[PHASE] == int(Phase.ANSWER))
 
 
 def end_silently(rows: Rows) -> None:

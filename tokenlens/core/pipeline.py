@@ -29,7 +29,7 @@ from tokenlens.core.columns import (
     THINKING_TOKENS,
 )
 from tokenlens.core.engine_vectors import base_vectors
-from tokenlens.core.forcing import advance_forcing, continue_forcing, force_logits
+from tokenlens.core.forcing import advance_forcing, continue_forcing, force_logits, leave_forbidden
 from tokenlens.core.lifecycle import Lifecycle
 from tokenlens.core.logit_edits import LogitEdits
 from tokenlens.core.pending import Intent, PendingDecision, StepDecision
@@ -161,6 +161,8 @@ class Core(Lifecycle):
             rows.choose(LOG_PROBABILITY, ~(asked.active & valid), 0.0)
         if Need.FORCING in rows.needs:
             continue_forcing(rows, proposal)
+        if Need.ONE_BLOCK in rows.needs:
+            leave_forbidden(rows, proposal, logits)
         if self._outside:
             theirs = reduce(or_, (rows[method.on] for method in self._outside))
             valid = valid & soundness.keep_known(rows, proposal, theirs)

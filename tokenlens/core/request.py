@@ -361,6 +361,9 @@ def bind(
     if phase.counted == "block":
         needs |= Need.BLOCKS
         columns[phases.BY_BLOCK] = True
+    if not phase.reopens:
+        needs |= Need.ONE_BLOCK
+        columns[phases.ONCE] = True
     if spec.trace.level == "full":
         needs |= Need.FULL_TRACE | Need.STATISTICS
     if markers.automaton is not None:

@@ -43,6 +43,9 @@ class Binder:
         Given the same: the request's extra arguments, ``None`` if it has none.
     engine
         What the engine's reasoning parser says of the think markers.
+    held
+        Given parameters of the engine's: whether the answer is held to a grammar. Thinking that has
+        ended is then not opened again.
     """
 
     def __init__(
@@ -53,8 +56,10 @@ class Binder:
         stop_ids: Callable[[Any], Sequence[int]] = lambda params: (),
         arguments: Callable[[Any], Mapping[str, Any] | None] = lambda params: None,
         engine: EngineMarkers | None = None,
+        held: Callable[[Any], bool] = lambda params: False,
     ) -> None:
         self.tokenizer, self.width, self.engine = tokenizer, width, engine
+        self.held = held
         self.vocab_size = vocabulary_size(tokenizer, width)
         self.max_markers = most_markers(self.vocab_size)
         self.holes = holes(tokenizer, width)
@@ -87,6 +92,9 @@ class Binder:
     ) -> Request:
         """Resolve a spec with what ends a request that has these parameters of the engine's."""
         ends = possible_ends(self.stop_ids(params), self.vocab_size)
+        if self.held(params) and spec.methods:
+            once = spec.phase.model_copy(update={"reopens": False})
+            spec = spec.model_copy(update={"phase": once})
         return self.bind(spec, ends, given)
 
     def bind(

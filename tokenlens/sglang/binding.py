@@ -3,6 +3,7 @@
 from typing import Any
 
 from tokenlens.serving.binding import Binder
+from tokenlens.sglang.grammars import is_held
 from tokenlens.spec.finding import EngineMarkers
 
 
@@ -73,5 +74,6 @@ def binder_of(model_config: Any, tokenizer: Any, engine: EngineMarkers | None = 
         # An empty mapping is none.
         lambda params: params.custom_params or None,
         engine,
+        is_held,
     )
     return binder

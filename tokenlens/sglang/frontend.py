@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenlens.core import Request
 from tokenlens.errors import SpecError
-from tokenlens.serving import metrics
+from tokenlens.serving import metrics, structure
 from tokenlens.serving.admission import marked
 from tokenlens.serving.arguments import (
     KEY,
@@ -25,10 +25,14 @@ from tokenlens.serving.refusals import check_vectors
 from tokenlens.serving.settings import Settings
 from tokenlens.sglang import refusals, switch
 from tokenlens.sglang.binding import binder_of, reasoning_of
+from tokenlens.sglang.grammars import FIELDS, grammars_of, holds_from_start, is_held
 from tokenlens.sglang.hooks import ADMISSION, HANDSHAKE
 from tokenlens.sglang.traces import ENGINE
 
 SAMPLES = "_tokenlens_samples"
+
+WRITTEN = "_tokenlens_written"
+"""Attribute of SGLang's request: what the client wrote, where that was another."""
 
 PARAMETERS = "_tokenlens_parameters"
 PROMPT_IDS = "_tokenlens_prompt_ids"
@@ -50,6 +54,7 @@ class SglangFrontEnd:
             manager.tokenizer,
             reasoning_of(getattr(manager, "server_args", None)),
         )
+        self.grammars = grammars_of(getattr(manager, "server_args", None), manager.tokenizer)
 
     def prepare(self, manager: Any, request: Any) -> None:
         """Read and bind a spec; :meth:`admit` then finds what was made, and is quick.
@@ -71,8 +76,17 @@ class SglangFrontEnd:
             metrics.count_refusal(ENGINE)
             raise ValueError(str(error)) from None
 
-    def admit(self, manager: Any, request: Any, params: Any) -> None:
+    def admit(self, manager: Any, request: Any, params: Any, prompt: Any = None) -> None:
         """Refuse what cannot be done, and write the spec out in full for the scheduler.
+
+        Parameters
+        ----------
+        request
+            SGLang's ``GenerateReqInput``.
+        params
+            Its ``SamplingParams``.
+        prompt
+            Its tokens.
 
         Raises
         ------
@@ -80,13 +94,13 @@ class SglangFrontEnd:
             SGLang answers with a 400 that carries its text.
         """
         try:
-            self._check(manager, request, params)
+            self._check(manager, request, params, prompt)
         except SpecError as error:
             metrics.count_refusal(ENGINE)
             raise ValueError(str(error)) from None
         note_parameters(manager, request.rid, params.custom_params)
 
-    def _check(self, manager: Any, request: Any, params: Any) -> None:
+    def _check(self, manager: Any, request: Any, params: Any, prompt: Any) -> None:
         refuse_internal(params.custom_params)
         spec = spec_of(params.custom_params)
         assert spec is not None
@@ -97,6 +111,8 @@ class SglangFrontEnd:
         bound = self.bind(params)
         if bound is not None:
             self._check_vectors(manager, bound, params)
+        if is_held(params) and bound is not None:
+            self._check_structure(bound, request, params, list(prompt or ()))
         params.custom_params = self.bind.found(params.custom_params, bound)
         sent = (vars(state).get(PARAMETERS) for state in manager.rid_to_state.values())
         used = ((one or {}).get(MARKERS_KEY) for one in sent)
@@ -109,11 +125,23 @@ class SglangFrontEnd:
         size, ranks = int(model.hidden_size), int(manager.server_args.tp_size or 1)
         check_vectors(bound, most, self.settings, size, ranks)
 
+    def _check_structure(
+        self, bound: Request, request: Any, params: Any, prompt: Sequence[int]
+    ) -> None:
+        why = structure.conflict(bound, self.grammars)
+        if why is None and holds_from_start(request, params):
+            why = structure.EARLY if structure.begins_early(bound, prompt) else None
+        if why is not None:
+            became = next(name for name in FIELDS if getattr(params, name, None))
+            raise structure.problem(vars(request).get(WRITTEN, params), FIELDS, became, why)
+
 
 class StopsOf:
-    """What ends a request, read off the parameters that SGLang has yet to make of its fields."""
+    """What binds a spec, read off the parameters that SGLang has yet to make of its fields."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
+        for name in FIELDS:
+            setattr(self, name, values.get(name))
         self.ignore_eos = values.get("ignore_eos")
         ids = values.get("stop_token_ids") or ()
         known = isinstance(ids, (list, tuple, set)) and all(type(i) is int for i in ids)
@@ -234,17 +262,11 @@ def note_parameters(manager: Any, rid: Any, parameters: Any, prompt_ids: Any = N
 def convert_to_internal_request(
     original: Any, self: Any, request: Any, *args: Any, **kwargs: Any
 ) -> Any:
-    """Refuse a grammar beside a spec while it is known what the client wrote."""
+    """Remember what the client wrote, for an error about a grammar."""
     adapted, processed = original(self, request, *args, **kwargs)
     asked = getattr(request, "custom_params", None)
     if asked and admission_of(self.tokenizer_manager) is not None and asks(asked):
-        try:
-            spec = spec_of(asked)
-            assert spec is not None
-            refusals.check_structure(spec, request, adapted.sampling_params or {})
-        except SpecError:
-            metrics.count_refusal(ENGINE)
-            raise
+        setattr(adapted, WRITTEN, request)
     return adapted, processed
 
 

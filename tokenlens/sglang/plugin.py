@@ -158,7 +158,7 @@ def create_tokenized_object(original: Any, self: Any, obj: Any, *args: Any, **kw
     if admission is None:
         # Else SGLang would carry the spec along, and nobody would read it.
         raise ValueError(WITHOUT)
-    admission.admit(self, obj, params)
+    admission.admit(self, obj, params, getattr(tokenized, "input_ids", None))
     return tokenized
 
 

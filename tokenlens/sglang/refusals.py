@@ -1,19 +1,15 @@
 """What an engine or a request cannot host, and why. Reads SGLang's arguments, imports no SGLang."""
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from tokenlens import versions
 from tokenlens.capabilities import HOSTED
 from tokenlens.errors import SpecError, UnsupportedError
-from tokenlens.serving import structure
 from tokenlens.serving.refusals import allows_latent, untested_class
 from tokenlens.serving.settings import Settings
 from tokenlens.sglang import switch
 from tokenlens.spec import DecodingSpec, refuse_needs
-
-GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")
 
 
 def check_engine(args: Any) -> None:
@@ -232,30 +228,8 @@ def check_request(spec: DecodingSpec, request: Any, params: Any, settings: Setti
     check_spec(spec, settings)
     if not spec.methods:
         return
-    for name in GRAMMARS:
-        if getattr(params, name, None) is not None:
-            raise SpecError.of(name, getattr(params, name), f"null {structure.WHY}")
     spec.refuse_least("min_new_tokens", getattr(params, "min_new_tokens", None))
     _check_rest(request, params)
-
-
-def check_structure(spec: DecodingSpec, request: Any, sampling: Mapping[str, Any]) -> None:
-    """Refuse a grammar beside a spec by the name under which the client asked for it.
-
-    Parameters
-    ----------
-    request
-        SGLang's OpenAI-compatible request.
-    sampling
-        The sampling parameters that SGLang made of it.
-
-    Raises
-    ------
-    SpecError
-    """
-    became = next((name for name in GRAMMARS if sampling.get(name)), None)
-    if spec.methods and became is not None:
-        raise structure.problem(request, GRAMMARS, became)
 
 
 def _check_rest(request: Any, params: Any) -> None:

@@ -59,6 +59,8 @@ class Need(Flag):
     """There is no end marker: thinking ends without a word."""
     BLOCKS = auto()
     """Budgets count each block of thinking by itself."""
+    ONE_BLOCK = auto()
+    """Thinking that has ended is not opened again."""
 
     NOTHING = 0
     ENGINE_VECTOR = DENSE_MIXTURE | HIDDEN_STATE

@@ -81,6 +81,10 @@ class PhaseConfig(StrictModel):
     counted
         Whether a budget or a schedule counts over all thinking of a request (``whole``), or begins
         anew with every block (``block``).
+    reopens
+        Whether thinking may be opened again once it has ended. Where not, all that follows the
+        first end is answer, in which nothing is forced: so is a request whose answer is held to a
+        grammar.
     found
         How the markers were found; a trace's spec says it.
     """
@@ -104,6 +108,7 @@ class PhaseConfig(StrictModel):
     counted: Literal["whole", "block"] = Field(
         "whole", description="what budgets count: all thinking, or each block of it"
     )
+    reopens: bool = Field(True, description="whether thinking may be opened again after its end")
     found: FoundBy | None = Field(None, description="how the markers were found; a trace says it")
 
     @model_validator(mode="before")

@@ -42,6 +42,7 @@ def binder_of(model_config: Any, tokenizer: Any, engine: EngineMarkers | None = 
         stop_ids,
         lambda params: params.extra_args,
         engine,
+        lambda params: getattr(params, "structured_outputs", None) is not None,
     )
 
 

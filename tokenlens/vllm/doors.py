@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenlens.errors import SpecError
 from tokenlens.serving import metrics, structure
-from tokenlens.serving.arguments import asks, spec_of
+from tokenlens.serving.arguments import asks
 from tokenlens.serving.places import Places
 from tokenlens.vllm.traces import ENGINE
 
@@ -34,6 +34,20 @@ PLACES: dict[str, tuple[str, ...] | None] = {
 
 _written: ContextVar[Any] = ContextVar("tokenlens_written", default=None)
 """The request as the client wrote it, where vLLM makes a chat of it first."""
+
+
+_serving: ContextVar[Any] = ContextVar("tokenlens_serving", default=None)
+"""The front end (:class:`tokenlens.vllm.frontend.VllmFrontEnd`) whose server makes a request."""
+
+
+@contextmanager
+def serving(admission: Any) -> Iterator[None]:
+    """Remember whose request is being made of what a client wrote."""
+    token = _serving.set(admission)
+    try:
+        yield
+    finally:
+        _serving.reset(token)
 
 
 @contextmanager
@@ -59,15 +73,18 @@ def init_middleware(original: Any, args: Any, app: Any, *rest: Any, **named: Any
 
 
 def to_sampling_params(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
-    """Refuse a grammar beside a spec by the name under which the client asked for it."""
+    """Refuse a grammar that a spec cannot be beside by the name that the client wrote.
+
+    Where no front end is known, as of ``/render``, the engine that gets the request looks.
+    """
     params = original(self, *args, **kwargs)
-    asked = getattr(self, "vllm_xargs", None)
-    if getattr(params, "structured_outputs", None) is not None and asks(asked):
+    admission, held = _serving.get(), getattr(params, "structured_outputs", None) is not None
+    if admission is not None and held and asks(params.extra_args):
         with refused():
-            spec = spec_of(asked)
-            if spec is not None and spec.methods:
+            why = admission.why_unstructured(params)
+            if why is not None:
                 name = "structured_outputs"
-                raise structure.problem(_written.get() or self, (name,), name)
+                raise structure.problem(_written.get() or self, (name,), name, why)
     return params
 
 

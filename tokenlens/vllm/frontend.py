@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenlens.core import Request
 from tokenlens.errors import SpecError
-from tokenlens.serving import metrics
+from tokenlens.serving import metrics, structure
 from tokenlens.serving.admission import marked
 from tokenlens.serving.arguments import (
     MARKERS_KEY,
@@ -22,7 +22,8 @@ from tokenlens.serving.places import check_place
 from tokenlens.serving.refusals import check_vectors
 from tokenlens.serving.settings import Settings
 from tokenlens.vllm.binding import binder_of, reasoning_of
-from tokenlens.vllm.doors import refused
+from tokenlens.vllm.doors import refused, serving
+from tokenlens.vllm.grammars import GrammarsOf, told
 from tokenlens.vllm.outputs import markers_in_use
 from tokenlens.vllm.refusals import asked_for, check_request, check_spec
 from tokenlens.vllm.traces import ENGINE
@@ -44,8 +45,9 @@ class VllmFrontEnd:
             reasoning_of(config, processor.tokenizer),
         )
         self._processor = processor
+        self.grammars = GrammarsOf(config, processor.tokenizer)
 
-    def prepare(self, params: Any, used: Sequence[Any] = ()) -> None:
+    def prepare(self, params: Any, used: Sequence[Any] = ()) -> Request | None:
         """Read and bind a spec; :meth:`check` then finds what was made, and is quick.
 
         Parameters
@@ -53,22 +55,40 @@ class VllmFrontEnd:
         used
             Markers of several tokens that are in use.
 
+        Returns
+        -------
+        Request or None
+            ``None`` if there is no spec.
+
         Raises
         ------
         SpecError
         """
         refuse_internal(params.extra_args)
         spec = spec_of(params.extra_args)
-        if spec is not None:
-            check_spec(spec, self.settings)
-            # The ids that end this request, as vLLM will add them to a copy of its parameters
-            params = params.clone()
-            params.update_from_generation_config(
-                self._processor.generation_config_fields,
-                self._processor.renderer.get_eos_token_id(),
-            )
-            found = self.bind.found({}, self.bind.prepare(spec, params))
-            check_room(found.get(MARKERS_KEY), used)
+        if spec is None:
+            return None
+        check_spec(spec, self.settings)
+        # The ids that end this request, as vLLM will add them to a copy of its parameters
+        params = params.clone()
+        params.update_from_generation_config(
+            self._processor.generation_config_fields,
+            self._processor.renderer.get_eos_token_id(),
+        )
+        request = self.bind.prepare(spec, params)
+        check_room(self.bind.found({}, request).get(MARKERS_KEY), used)
+        return request
+
+    def why_unstructured(self, params: Any) -> str | None:
+        """Why the methods of a spec cannot be beside a grammar, whatever the prompt is.
+
+        Raises
+        ------
+        SpecError
+            Names a field of the spec.
+        """
+        request = self.prepare(params)
+        return None if request is None else structure.conflict(request, self.grammars.facts)
 
     def check(self, request: Any) -> None:
         """Refuse what cannot be done, and find the seed of what can.
@@ -81,11 +101,13 @@ class VllmFrontEnd:
         refuse_internal(params.extra_args)
         spec = spec_of(params.extra_args)
         if spec is not None:
-            check_request(spec, params, self.settings, request)
+            check_request(spec, self.settings, request)
             # vLLM has copied the parameters, perhaps not what they hold.
             params.extra_args = seeded(params.extra_args, spec, params.seed)
             bound = self.bind(params)
             self._check_vectors(bound, request)
+            if params.structured_outputs is not None and bound is not None:
+                self._check_structure(bound, request.prompt_token_ids or ())
             params.extra_args = self.bind.found(params.extra_args, bound)
 
     def _check_vectors(self, bound: Request | None, request: Any) -> None:
@@ -96,6 +118,14 @@ class VllmFrontEnd:
             most = min(most, request.sampling_params.max_tokens or most)
             size, ranks = int(model.get_hidden_size()), int(parallel.tensor_parallel_size)
             check_vectors(bound, most, self.settings, size, ranks)
+
+    def _check_structure(self, bound: Request, prompt: Sequence[int]) -> None:
+        why = structure.conflict(bound, self.grammars.facts)
+        if why is None and structure.begins_early(bound, prompt):
+            why = structure.EARLY if self.grammars.hold_from_start(prompt) else None
+        if why is not None:
+            name = "structured_outputs"
+            raise SpecError.of(name, "one", f"null {why}")
 
 
 def init_processor(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
@@ -110,10 +140,12 @@ async def add_request(
 ) -> Any:
     """Bind a spec before vLLM looks at its request, which it does on the event loop."""
     admission = vars(self.input_processor).get(ADMISSION)
-    if admission is not None and asks(getattr(params, "extra_args", None)):
-        with refused():
-            await off_loop(lambda: admission.prepare(params))
-    return await original(self, request_id, prompt, params, *args, **kwargs)
+    if admission is None or not asks(getattr(params, "extra_args", None)):
+        return await original(self, request_id, prompt, params, *args, **kwargs)
+    with refused():
+        await off_loop(lambda: admission.prepare(params))
+    with told(kwargs.get("reasoning_ended"), kwargs.get("reasoning_parser_kwargs")):
+        return await original(self, request_id, prompt, params, *args, **kwargs)
 
 
 async def create(original: Any, self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -123,6 +155,7 @@ async def create(original: Any, self: Any, request: Any, *args: Any, **kwargs: A
     params = getattr(request, "sampling_params", None)
     if params is None and asks(getattr(request, "vllm_xargs", None)):
         from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
 
         # What of the request decides how its spec is bound; vLLM looks at the rest.
         params = SamplingParams(
@@ -130,10 +163,15 @@ async def create(original: Any, self: Any, request: Any, *args: Any, **kwargs: A
             ignore_eos=bool(getattr(request, "ignore_eos", False)),
             extra_args=dict(request.vllm_xargs),
         )
+        if structure.asked(request):
+            # Bound for a grammar, whichever it will be
+            params.structured_outputs = StructuredOutputsParams(regex=".")
     if admission is not None and asks(getattr(params, "extra_args", None)):
         used = list(markers_in_use(self.engine_client.output_processor))
         with refused():
             await off_loop(lambda: admission.prepare(params, used))
+        with serving(admission):
+            return await original(self, request, *args, **kwargs)
     return await original(self, request, *args, **kwargs)
 
 

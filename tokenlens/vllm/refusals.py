@@ -163,9 +163,7 @@ def check_spec(spec: DecodingSpec, settings: Settings) -> None:
     refuse_needs(spec, "vLLM", HOSTED["vllm"])
 
 
-def check_request(
-    spec: DecodingSpec, params: Any, settings: Settings, engine_request: Any = None
-) -> None:
+def check_request(spec: DecodingSpec, settings: Settings, engine_request: Any = None) -> None:
     """Refuse a request that would be carried out wrongly.
 
     Raises
@@ -176,13 +174,6 @@ def check_request(
     check_spec(spec, settings)
     if not spec.methods:
         return
-    if _get(params, "structured_outputs") is not None:
-        raise SpecError.of(
-            "structured_outputs",
-            type(params.structured_outputs).__name__,
-            "null beside a spec with methods: a forced token need not be one that the grammar"
-            " allows. Ask for the structure in a second request",
-        )
     spec.refuse_least("min_tokens", _get(params, "min_tokens"))
     if engine_request is None:
         return

@@ -1,6 +1,6 @@
 """The tiny reasoner with a tokenizer that can write JSON, and requests for structured answers.
 
-Ten numbers that its questions do not have are other texts: the weights are the trained ones.
+Twelve numbers that its questions do not have are other texts: the weights are the trained ones.
 """
 
 import json
@@ -10,7 +10,20 @@ from pathlib import Path
 
 MODEL = Path(__file__).parents[2] / "tokenlens" / "assets" / "tiny-reasoner-latent"
 
-TEXTS = ["{", "}", '"', "[", "]", "answer", "name", "parameters", "arguments", "f"]
+TEXTS = [
+    "{",
+    "}",
+    '"',
+    "[",
+    "]",
+    "answer",
+    "name",
+    "parameters",
+    "arguments",
+    "f",
+    "<tool_call>",
+    "</tool_call>",
+]
 
 SCHEMA = {
     "type": "object",
@@ -58,7 +71,7 @@ def save(folder):
     file = place / "tokenizer.json"
     tokenizer = json.loads(file.read_text())
     vocabulary = tokenizer["model"]["vocab"]
-    for number, text in zip(range(90, 100), TEXTS):
+    for number, text in zip(range(88, 100), TEXTS):
         vocabulary[text] = vocabulary.pop(str(number))
     file.write_text(json.dumps(tokenizer))
     return place

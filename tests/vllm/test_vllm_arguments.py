@@ -150,13 +150,13 @@ except NotImplementedError as error:
 
 def test_requests_that_cannot_be_carried_out():
     spec = preset("qwen3-soft")
-    check_request(spec, Settings(), SimpleNamespace())
+    check_request(spec, SimpleNamespace(), Settings(), SimpleNamespace())
     for request, word in (
         (SimpleNamespace(prompt_embeds=object()), "prompt_embeds"),
         (SimpleNamespace(resumable=True), "resumable"),
     ):
         with pytest.raises(SpecError, match=word):
-            check_request(spec, Settings(), request)
+            check_request(spec, SimpleNamespace(), Settings(), request)
 
 
 @pytest.mark.parametrize(
@@ -178,12 +178,12 @@ def test_an_adapter_of_the_embedding_is_refused(tmp_path, config, word):
         lora_request=SimpleNamespace(lora_name="mine", lora_path=str(tmp_path))
     )
     # Methods that feed no mixtures do not mind.
-    check_request(preset("tiny-no-thinking"), Settings(), request)
+    check_request(preset("tiny-no-thinking"), SimpleNamespace(), Settings(), request)
     if word is None:
-        check_request(preset("qwen3-soft"), Settings(), request)
+        check_request(preset("qwen3-soft"), SimpleNamespace(), Settings(), request)
         return
     with pytest.raises(SpecError, match="lora_request: got 'mine'") as caught:
-        check_request(preset("qwen3-soft"), Settings(), request)
+        check_request(preset("qwen3-soft"), SimpleNamespace(), Settings(), request)
     assert word in str(caught.value)
 
 
@@ -194,7 +194,9 @@ def test_every_method_is_in_the_table_or_refused():
     assert found | table.REFUSED["vllm"] == set(METHOD_CONFIGS)
     for name in table.REFUSED["vllm"]:
         with pytest.raises(SpecError, match="vLLM does not host"):
-            check_request(parse_spec({"methods": [{"method": name}]}), Settings())
+            check_request(
+                parse_spec({"methods": [{"method": name}]}), SimpleNamespace(), Settings()
+            )
 
 
 def test_our_class_is_recognised_without_being_imported():

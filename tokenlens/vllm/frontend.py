@@ -101,7 +101,7 @@ class VllmFrontEnd:
         refuse_internal(params.extra_args)
         spec = spec_of(params.extra_args)
         if spec is not None:
-            check_request(spec, self.settings, request)
+            check_request(spec, params, self.settings, request)
             # vLLM has copied the parameters, perhaps not what they hold.
             params.extra_args = seeded(params.extra_args, spec, params.seed)
             bound = self.bind(params)

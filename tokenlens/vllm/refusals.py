@@ -163,7 +163,9 @@ def check_spec(spec: DecodingSpec, settings: Settings) -> None:
     refuse_needs(spec, "vLLM", HOSTED["vllm"])
 
 
-def check_request(spec: DecodingSpec, settings: Settings, engine_request: Any = None) -> None:
+def check_request(
+    spec: DecodingSpec, params: Any, settings: Settings, engine_request: Any = None
+) -> None:
     """Refuse a request that would be carried out wrongly.
 
     Raises

@@ -15,44 +15,20 @@ from built_in import Core, bind
 from core_solo import END, EOS, Letters
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lent_vectors import HIDDEN, Lent, table
 from operator_files import Layers, allow_toys
 
 from tokenlens import DecodingSpec, SpecError
 from tokenlens.core.columns import INVALID_STEPS
-from tokenlens.core.engine_vectors import EngineVectors
 from tokenlens.core.forcing import FORCED_LOGIT
 from tokenlens.core.next_input import gaussian
 from tokenlens.spec import METHOD_CONFIGS, parse_spec
-from tokenlens.spec.needs import Need
 from tokenlens.spec.registry import NEEDS_LATENT
 
-VOCAB, HIDDEN = numeric.VOCAB, 8
+VOCAB, TABLE = numeric.VOCAB, table(numeric.VOCAB)
 TOKENIZER = Letters(numeric.LETTERS)
-TABLE = torch.randn(VOCAB, HIDDEN, generator=torch.Generator().manual_seed(0))
 NUMBERS = dict(numeric.numbers(numeric.SCHEMA))
 allow_toys(HIDDEN, VOCAB)
-
-
-class Lent(EngineVectors):
-    """Vectors of no model: dense mixtures of a random table, hidden states at will."""
-
-    hosts = Need.OF_ENGINE
-    hidden_size = HIDDEN
-
-    def __init__(self, rows):
-        self.states = torch.randn(rows, HIDDEN, generator=torch.Generator().manual_seed(1))
-
-    def dense(self, logits, active, inverse_temperature):
-        from tokenlens_kernels import dense_mixture
-
-        return dense_mixture(logits, TABLE, active=active, inverse_temperature=inverse_temperature,
-                             vocab_size=VOCAB)  # fmt: skip
-
-    def hidden(self):
-        return self.states
-
-    def alignment(self, *, single=False):
-        return torch.eye(HIDDEN), torch.tensor(1.0)
 
 
 def logits_of(kind, generator):
@@ -100,9 +76,8 @@ def admitted(value):
 def decode(requests, kinds, seed):
     """Run requests side by side and check each step; the numbers of invalid steps."""
     rows = len(requests)
-    core = Core(
-        max_slots=rows, vocab_size=VOCAB, engine_vectors=Lent(rows), layers=Layers(rows, HIDDEN)
-    )
+    lent, layers = Lent(rows, VOCAB), Layers(rows, HIDDEN)
+    core = Core(max_slots=rows, vocab_size=VOCAB, engine_vectors=lent, layers=layers)
     for slot, request in enumerate(requests):
         core.add(slot, request, numeric.PROMPT)
     generator, slots = torch.Generator().manual_seed(seed), torch.arange(rows)
@@ -141,8 +116,8 @@ def check_step(core, step, fine):
     assert not (step.latent & ~step.valid).any(), "an invalid step is fed as a mixture"
     assert not (step.latent & ~fine).any()
     feed, rows = core.next_input, len(fine)
-    for table in (feed.weights, feed.base, feed.base_weight, feed.noise_scale):
-        assert table[:rows].isfinite().all()
+    for fed in (feed.weights, feed.base, feed.base_weight, feed.noise_scale):
+        assert fed[:rows].isfinite().all()
     mass = feed.weights[:rows].sum(dim=1) + feed.base_weight[:rows]
     torch.testing.assert_close(mass, torch.ones(rows), rtol=0, atol=1e-4)
     mixture = (feed.weights[:rows, :, None] * TABLE[feed.ids[:rows]]).sum(dim=1)

@@ -1,5 +1,7 @@
 """Which specs go beside a grammar, and which do not, on the model of the server's tests."""
 
+import json
+
 import json_reasoner as reasoner
 import pytest
 import transformers
@@ -80,3 +82,30 @@ def test_an_answer_that_would_be_aborted(binder):
     request = bound(binder, [{**reasoner.SOFT, "profile": "published"}])
     with pytest.raises(SpecError, match=r"quirks\.abort_answer_on_low_entropy"):
         structure.conflict(request, QWEN)
+    tripped = {"method": "tripwire", "entropy": 1.0}
+    with pytest.raises(SpecError, match=r"tripwire\.active: got 'output'"):
+        structure.conflict(bound(binder, [tripped]), QWEN)
+    assert structure.conflict(bound(binder, [{**tripped, "active": "thinking"}]), QWEN) is None
+    # It decides a token, without a sequence of them.
+    assert "--reasoning-parser" in structure.conflict(bound(binder, [tripped]), structure.UNKNOWN)
+    control = {"method": "swi_reasoning", "switch_control": {"after": 2, "terminate": "</think>"}}
+    with pytest.raises(SpecError, match=r"swi_reasoning\.switch_control"):
+        structure.conflict(bound(binder, [control]), QWEN)
+
+
+def test_what_the_parser_says_is_carried_to_the_worker(binder):
+    from tokenlens.serving.arguments import FOUND_KEY, PHASE_KEY
+
+    call = structure.Grammars(frozenset([END, OTHER]), frozenset([OTHER]))
+    front = Binder(binder.tokenizer, 128, held=lambda params: True, grammars=call)
+    spec = {"methods": [reasoner.SOFT, reasoner.ENDED], "seed": 1}
+    request = front.prepare(parse_spec(spec), None)
+    assert request.spec.phase.tool_start == (OTHER,)
+    assert structure.conflict(request, call) is None
+    sent = front.found({"tokenlens": json.dumps(spec)}, request)
+    assert FOUND_KEY in sent or PHASE_KEY in sent
+    worker = Binder(
+        binder.tokenizer, 128, arguments=lambda params: params, held=lambda params: True
+    )
+    assert worker(sent).markers.marks == request.markers.marks
+    assert worker(sent).spec == request.spec

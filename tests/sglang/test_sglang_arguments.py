@@ -55,7 +55,13 @@ FINE = {"pp_size": 1, "disaggregation_mode": "null", "tp_size": 2, "dp_size": 1}
     ("given", "words"),
     [
         ({"pp_size": 2}, ["pp_size", "2", "tp_size"]),
-        ({"speculative_algorithm": "EAGLE"}, ["speculative_algorithm", "EAGLE"]),
+        *(
+            (
+                {"speculative_algorithm": name},
+                ["speculative_algorithm", name, "judged by the state"],
+            )
+            for name in ("EAGLE", "EAGLE3", "NGRAM", "STANDALONE", "NEXTN")
+        ),
         ({"enable_mixed_chunk": True}, ["enable_mixed_chunk"]),
         ({"disaggregation_mode": "prefill"}, ["disaggregation_mode", "prefill"]),
         ({"enable_dp_attention": True}, ["data-parallel attention"]),

@@ -32,7 +32,8 @@ SCHEMA = {
     "additionalProperties": False,
 }
 FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
-TOOL = {"type": "function", "function": {"name": "f", "parameters": SCHEMA}}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": SCHEMA, "strict": True}}
+"""Strict: an engine may hold a call to its name only, else."""
 NAMED = {"type": "function", "function": {"name": "f"}}
 REGEX = "[0-9]{3}=[0-9]"
 """Nothing that the model would write by itself."""

@@ -53,7 +53,15 @@ def engine_config(**changes):
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"speculative_config": object()}, "speculative"),
+        *(
+            (
+                {"speculative_config": SimpleNamespace(method=name)},
+                f"speculative_config: got {name!r}",
+            )
+            for name in ("ngram", "draft_model", "eagle", "eagle3", "mtp", "suffix")
+        ),
+        ({"parallel": {"use_ray": True}}, "distributed_executor_backend.*got 'ray'"),
+        ({"parallel": {"data_parallel_backend": "ray"}}, "data_parallel_backend: got 'ray'"),
         ({"model": {"runner_type": "pooling"}}, "pooling"),
         ({"parallel": {"pipeline_parallel_size": 2}}, "pipeline_parallel_size: got 2"),
         ({"parallel": {"prefill_context_parallel_size": 2}}, "context parallelism"),
@@ -74,7 +82,8 @@ def test_engines_that_cannot_host_specs(monkeypatch, changes, word):
     Most are refused by real starts as well, in ``test_vllm_admission.py``. Not these: on a
     CPU vLLM switches dual batch overlap off by itself, and its first runner refuses context
     parallelism, sharded sampling, replay and sampling masks before we are asked; encoder-decoder,
-    diffusion and multimodal models need checkpoints with processors of their own.
+    diffusion and multimodal models need checkpoints with processors of their own; Ray is not
+    installed.
     """
     monkeypatch.setattr("tokenlens.versions.installed", lambda engine: "0.32.0")
     check_engine(engine_config())

@@ -150,4 +150,4 @@ def test_completions_and_other_markers(server):
     answer = ask(server, **asked, **HELD["json"])
     assert answer.status_code == 400, answer.text
     assert "response_format: got " in answer.text
-    assert "reasoning parser ends thinking at the tokens [4]" in answer.text
+    assert "reasoning parser ends thinking at the tokens [4, 126]" in answer.text

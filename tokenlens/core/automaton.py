@@ -180,6 +180,14 @@ class Automaton:
             effect = entry & EFFECT or effect
         return entry, effect
 
+    def leading_to(self, phase: int) -> tuple[frozenset[int], frozenset[int]]:
+        """Tokens that lead to a phase whatever stands before them, and those that ever do."""
+        leads = (self.moves & EFFECT) == phase
+        always, ever = (np.flatnonzero(found) for found in (leads.all(axis=0), leads.any(axis=0)))
+        tokens = (np.flatnonzero(np.isin(self.classes, groups)) for groups in (always, ever))
+        first, second = (frozenset(found.tolist()) for found in tokens)
+        return first, second
+
     def hot(self) -> tuple[int, ...]:
         """Tokens that end thinking, or that can only begin its end, in an early state."""
         groups = np.flatnonzero((self.moves[list(self.early)] & HOT).any(axis=0))

@@ -79,6 +79,13 @@ class Markers:
             return self.automaton.run(ids)[1]
         return next((self.marks[i] for i in reversed(ids) if i in self.marks), 0)
 
+    def closing(self) -> tuple[frozenset[int], frozenset[int]]:
+        """Tokens that end thinking whatever stands before them, and those that ever do."""
+        if self.automaton is not None:
+            return self.automaton.leading_to(int(Phase.ANSWER))
+        ids = frozenset(token for token, lead in self.marks.items() if lead == Phase.ANSWER)
+        return ids, ids
+
     @cached_property
     def end_begins(self) -> tuple[int, ...]:
         """Tokens that end thinking, or that can only begin its end, whatever stands before."""

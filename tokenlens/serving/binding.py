@@ -13,6 +13,7 @@ from tokenlens.core.request import STOPS_CALLED, possible_ends
 from tokenlens.errors import SpecError
 from tokenlens.methods.door import active
 from tokenlens.serving.arguments import FOUND_KEY, MARKERS_KEY, PHASE_KEY, sample_of
+from tokenlens.serving.structure import UNKNOWN, Grammars, agreeing
 from tokenlens.spec import DecodingSpec
 from tokenlens.spec.bounded import Bounded
 from tokenlens.spec.finding import EngineMarkers, find_markers
@@ -44,8 +45,10 @@ class Binder:
     engine
         What the engine's reasoning parser says of the think markers.
     held
-        Given parameters of the engine's: whether the answer is held to a grammar. Thinking that has
-        ended is then not opened again.
+        Given parameters of the engine's: whether the answer is held to a grammar.
+    grammars
+        Where the engine's grammars begin; only a front end knows. Thinking is then over exactly
+        there, for good (:func:`tokenlens.serving.structure.agreeing`).
     """
 
     def __init__(
@@ -57,9 +60,10 @@ class Binder:
         arguments: Callable[[Any], Mapping[str, Any] | None] = lambda params: None,
         engine: EngineMarkers | None = None,
         held: Callable[[Any], bool] = lambda params: False,
+        grammars: Grammars = UNKNOWN,
     ) -> None:
         self.tokenizer, self.width, self.engine = tokenizer, width, engine
-        self.held = held
+        self.held, self.grammars = held, grammars
         self.vocab_size = vocabulary_size(tokenizer, width)
         self.max_markers = most_markers(self.vocab_size)
         self.holes = holes(tokenizer, width)
@@ -93,8 +97,8 @@ class Binder:
         """Resolve a spec with what ends a request that has these parameters of the engine's."""
         ends = possible_ends(self.stop_ids(params), self.vocab_size)
         if self.held(params) and spec.methods:
-            once = spec.phase.model_copy(update={"reopens": False})
-            spec = spec.model_copy(update={"phase": once})
+            phase = agreeing(spec.phase, self.tokenizer, self.engine, self.grammars)
+            spec = spec.model_copy(update={"phase": phase})
         return self.bind(spec, ends, given)
 
     def bind(

@@ -3,6 +3,7 @@
 from typing import Any
 
 from tokenlens.serving.binding import Binder
+from tokenlens.serving.structure import UNKNOWN, Grammars
 from tokenlens.sglang.grammars import is_held
 from tokenlens.spec.finding import EngineMarkers
 
@@ -44,7 +45,12 @@ def reasoning_of(server_args: Any) -> EngineMarkers | None:
     )
 
 
-def binder_of(model_config: Any, tokenizer: Any, engine: EngineMarkers | None = None) -> Binder:
+def binder_of(
+    model_config: Any,
+    tokenizer: Any,
+    engine: EngineMarkers | None = None,
+    grammars: Grammars = UNKNOWN,
+) -> Binder:
     """What resolves specs for one model.
 
     Parameters
@@ -55,6 +61,8 @@ def binder_of(model_config: Any, tokenizer: Any, engine: EngineMarkers | None = 
         Its tokenizer; ``None`` where SGLang runs without one.
     engine
         What its reasoning parser says (:func:`reasoning_of`); the worker is told what was found.
+    grammars
+        Where its grammars begin; the worker is told as well.
     """
     eos = model_stop_ids(model_config, tokenizer)
 
@@ -75,5 +83,6 @@ def binder_of(model_config: Any, tokenizer: Any, engine: EngineMarkers | None = 
         lambda params: params.custom_params or None,
         engine,
         is_held,
+        grammars,
     )
     return binder

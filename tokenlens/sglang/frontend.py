@@ -49,12 +49,11 @@ class SglangFrontEnd:
         refusals.check_model(manager.model_config, settings)
         metrics.begin(ENGINE)
         self.settings = settings
+        args = getattr(manager, "server_args", None)
+        self.grammars = grammars_of(args, manager.tokenizer)
         self.bind = binder_of(
-            manager.model_config,
-            manager.tokenizer,
-            reasoning_of(getattr(manager, "server_args", None)),
+            manager.model_config, manager.tokenizer, reasoning_of(args), self.grammars
         )
-        self.grammars = grammars_of(getattr(manager, "server_args", None), manager.tokenizer)
 
     def prepare(self, manager: Any, request: Any) -> None:
         """Read and bind a spec; :meth:`admit` then finds what was made, and is quick.

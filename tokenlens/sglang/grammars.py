@@ -36,7 +36,7 @@ def grammars_of(server_args: Any, tokenizer: Any) -> Grammars:
         f"the reasoning parser {name!r} has no end of thinking that is one token; start the engine"
         " with one that has, as qwen3 or deepseek-r1"
     )
-    return Grammars(frozenset(ends) if len(ends) == 1 else frozenset(), why)
+    return Grammars(frozenset(ends) if len(ends) == 1 else frozenset(), why=why)
 
 
 def holds_from_start(request: Any, params: Any) -> bool:

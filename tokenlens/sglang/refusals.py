@@ -48,7 +48,8 @@ def _facts(args: Any) -> list[tuple[bool, str]]:
         (
             bool(get("speculative_algorithm")),
             f"speculative_algorithm: got {get('speculative_algorithm')!r}; allowed: none, because a"
-            " draft cannot foresee a mixture or a forced token.",
+            " draft would be judged by the state of the last token that was committed, and cannot"
+            " foresee a mixture or a forced token. Leave it out.",
         ),
         (
             bool(get("enable_mixed_chunk")),

@@ -3,6 +3,7 @@
 from typing import Any
 
 from tokenlens.serving.binding import Binder
+from tokenlens.serving.structure import UNKNOWN, Grammars
 from tokenlens.spec.finding import EngineMarkers
 
 
@@ -19,7 +20,12 @@ def reasoning_of(config: Any, tokenizer: Any) -> EngineMarkers | None:
     return EngineMarkers(parser, *texts) if parser or all(texts) else None
 
 
-def binder_of(model_config: Any, tokenizer: Any, engine: EngineMarkers | None = None) -> Binder:
+def binder_of(
+    model_config: Any,
+    tokenizer: Any,
+    engine: EngineMarkers | None = None,
+    grammars: Grammars = UNKNOWN,
+) -> Binder:
     """What resolves specs for one model.
 
     Parameters
@@ -30,6 +36,8 @@ def binder_of(model_config: Any, tokenizer: Any, engine: EngineMarkers | None = 
         Its tokenizer; ``None`` where vLLM runs without one.
     engine
         What its reasoning parser says (:func:`reasoning_of`); the worker is told what was found.
+    grammars
+        Where its grammars begin; the worker is told as well.
     """
     eos = model_config.try_get_generation_config().get("eos_token_id")
     if eos is None:
@@ -43,6 +51,7 @@ def binder_of(model_config: Any, tokenizer: Any, engine: EngineMarkers | None = 
         lambda params: params.extra_args,
         engine,
         lambda params: getattr(params, "structured_outputs", None) is not None,
+        grammars,
     )
 
 

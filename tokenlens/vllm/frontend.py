@@ -39,13 +39,14 @@ class VllmFrontEnd:
         config = processor.vllm_config
         metrics.begin(ENGINE)
         self.settings = Settings.of(config.additional_config)
+        self.grammars = GrammarsOf(config, processor.tokenizer)
         self.bind = binder_of(
             config.model_config,
             processor.tokenizer,
             reasoning_of(config, processor.tokenizer),
+            self.grammars.facts,
         )
         self._processor = processor
-        self.grammars = GrammarsOf(config, processor.tokenizer)
 
     def prepare(self, params: Any, used: Sequence[Any] = ()) -> Request | None:
         """Read and bind a spec; :meth:`check` then finds what was made, and is quick.

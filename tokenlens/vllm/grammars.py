@@ -62,9 +62,9 @@ class GrammarsOf:
         try:
             self._own = self._parser({})
             ends = ends_of(self._own)
+            return Grammars(ends, spoken_of(self._own, ends), why)
         except Exception:  # a parser for other tokenizers, or of somebody else's
-            ends = frozenset()
-        return Grammars(ends, why)
+            return Grammars(why=why)
 
     def _parser(self, kwargs: dict[str, Any]) -> Any:
         from vllm.reasoning import ReasoningParserManager
@@ -80,7 +80,11 @@ class GrammarsOf:
         said = _told.get() or Told()
         if said.ended is not None:
             return said.ended
-        parser = self._parser(said.parser_kwargs) if said.parser_kwargs else self._own
+        parser = self._own
+        if said.parser_kwargs:
+            parser = self._parser(said.parser_kwargs)
+            if ends_of(parser) != self.facts.ends:
+                return True  # one that finds no thinking in such a chat
         return bool(parser.is_reasoning_end(list(prompt)))
 
 
@@ -97,3 +101,11 @@ def ends_of(parser: Any) -> frozenset[int]:
         for name in ("is_reasoning_end", "is_reasoning_end_streaming")
     )
     return frozenset([int(parser.end_token_id)]) if plain else frozenset()
+
+
+def spoken_of(parser: Any, ends: frozenset[int]) -> frozenset[int]:
+    """Of the tokens that end thinking those that vLLM feeds to the grammar (from 0.32 on)."""
+    find = getattr(parser, "find_reasoning_end", None)
+    if find is None:
+        return frozenset()
+    return frozenset(token for token in ends if find([token]).implicit)

@@ -69,11 +69,18 @@ def _get(config: Any, name: str, default: Any = None) -> Any:
 
 def _engine_facts(config: Any) -> list[tuple[bool, str]]:
     model, parallel = config.model_config, config.parallel_config
+    drafts = _get(config.speculative_config, "method", None) or "one"
     return [
         (
             config.speculative_config is not None,
-            "speculative_config: got one; allowed: none, because a draft cannot foresee a mixture"
-            " or a forced token. Leave speculative_config out.",
+            f"speculative_config: got {drafts!r}; allowed: none, because a draft would be judged by"
+            " the state of the last token that was committed, and cannot foresee a mixture or a"
+            " forced token. Leave speculative_config out.",
+        ),
+        (
+            bool(_get(parallel, "use_ray")) or _get(parallel, "data_parallel_backend") == "ray",
+            "distributed_executor_backend, data_parallel_backend: got 'ray'; allowed: 'mp', because"
+            " Ray's actors do not inherit by what engines know the requests that were admitted.",
         ),
         (
             model.runner_type == "pooling",

@@ -35,6 +35,8 @@ FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCH
 TOOL = {"type": "function", "function": {"name": "f", "parameters": SCHEMA, "strict": True}}
 """Strict: an engine may hold a call to its name only, else."""
 NAMED = {"type": "function", "function": {"name": "f"}}
+NO_BLANKS = {"6": -100, "7": -100, "8": -100}
+"""A bias against blanks, which a call may have anywhere: the model would write them for ever."""
 REGEX = "[0-9]{3}=[0-9]"
 """Nothing that the model would write by itself."""
 

@@ -120,6 +120,7 @@ def test_what_would_be_forced_behind_the_end_is_refused_by_name(server, field):
 def test_tools_that_must_be_called_are(server):
     for choice in ("required", reasoner.NAMED):
         fields = {"tools": [reasoner.TOOL], "tool_choice": choice}
+        fields["logit_bias"] = reasoner.NO_BLANKS
         answer = ask(server, reasoner.SPECS["soft, ended"], **fields)
         message, finish, _ = told(answer)
         (call,) = message["tool_calls"]

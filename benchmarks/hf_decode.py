@@ -44,8 +44,8 @@ PROMPT_TOKENS = 16
 class Turns(StoppingCriteria):
     """Stops a ``generate()`` call behind each step until it is its turn, and times its turns."""
 
-    def __init__(self):
-        self.seconds = []
+    def __init__(self, clock=time.perf_counter):
+        self.seconds, self._clock = [], clock
         self._mine, self._over = threading.Semaphore(0), threading.Semaphore(0)
         self._ended = False
 
@@ -68,14 +68,14 @@ class Turns(StoppingCriteria):
     def __call__(self, input_ids, scores, **kwargs):
         if input_ids.is_cuda:
             torch.cuda.synchronize()
-        self.seconds.append(time.perf_counter() - self._start)
+        self.seconds.append(self._clock() - self._start)
         self._over.release()
         self._wait()
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
     def _wait(self):
         self._mine.acquire()
-        self._start = time.perf_counter()
+        self._start = self._clock()
 
 
 def build(arguments):
@@ -145,9 +145,9 @@ def run(model, ids, steps, what, criterion=None):
     )
 
 
-def by_turns(ways, ids, steps, advance):
+def by_turns(ways, ids, steps, advance, clock=time.perf_counter):
     """Seconds of each way's steps, turn by turn."""
-    turns = {way: Turns() for way in ways}
+    turns = {way: Turns(clock) for way in ways}
     order = list(ways)
     with ThreadPoolExecutor(len(ways)) as pool:
         calls = [
@@ -181,9 +181,13 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--steer", action="store_true", help="a steering vector's ways")
+    parser.add_argument(
+        "--own-time", action="store_true", help="each thread's own, on a machine that others use"
+    )
     parser.add_argument("--csv", type=Path, help="write every step here too")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    clock = time.thread_time if arguments.own_time else time.perf_counter
     model = build(arguments).to(arguments.device)
     specs = {
         "stock": None,
@@ -208,7 +212,8 @@ def main():
             )
             taken = []
             for _ in range(arguments.rounds):
-                taken += by_turns(ways, ids, arguments.steps, partial(progress.advance, task))
+                step = partial(progress.advance, task)
+                taken += by_turns(ways, ids, arguments.steps, step, clock)
             for turn, steps in enumerate(taken):
                 rows += [(batch, turn, way, steps[way]) for way in ways]
     report(rows, arguments.batches, ways)

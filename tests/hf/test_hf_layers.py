@@ -9,6 +9,7 @@ from hf_models import PROMPTS, START, TinyModel, batch, new_tokens
 from safetensors.torch import save_file
 from transformers import CompileConfig
 
+from tokenlens.errors import UnsupportedError
 from tokenlens.hf import generate_kwargs, layers, traces
 from tokenlens.methods import files
 from tokenlens.spec import SpecError
@@ -273,6 +274,14 @@ def test_a_sum_that_is_not_finite_is_not_made():
     assert torch.equal(moved, states)
     moved = layers.shifted(states, torch.full((2, 4), -10016.0), torch.tensor([True, False]))
     assert moved[:, 0, 0].tolist() == [49984.0, 60000.0]
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 1, 8), (2, 8)])
+def test_layers_of_another_form_are_refused(shape):
+    seat = layers.Seat()
+    seat.shift, seat.active = torch.ones(2, 8), torch.ones(2, dtype=torch.bool)
+    with pytest.raises(UnsupportedError, match=f"leaves {len(shape)} dimensions"):
+        seat.passed(None, torch.zeros(shape))
 
 
 def wrong_files(folder):

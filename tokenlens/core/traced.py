@@ -87,7 +87,8 @@ def traced_core(
     made = replaced(core, new)
     made.table.__class__ = _Table
     made.table.asked = asked
-    made.forms = made.contained = None
+    # Layers are read in the middle of a step, which is eager then.
+    made.forms = made.contained = made._layers = None
     if given:
         made._engine_vectors = GivenVectors(core._engine_vectors, given)
     return made

@@ -64,6 +64,11 @@ class Seat:
     def passed(self, given: Any, output: Any) -> Any:
         """Look at a call of the module; returns its output."""
         states = output[0] if isinstance(output, tuple) else output
+        if states.dim() != 3:
+            raise UnsupportedError(
+                f"model: got a decoder layer that leaves {states.dim()} dimensions; allowed: three"
+                " (rows, positions, width), of which the last position is read or shifted"
+            )
         if self.reads == "input":
             self.found = given[:, -1]
         elif self.reads == "output":

@@ -13,6 +13,7 @@ from tokenlens.hf.calls import Call
 from tokenlens.hf.generate import Runs
 from tokenlens.methods.min_p.step import min_p_keep
 from tokenlens.methods.top_h.step import top_h_keep
+from tokenlens.routing.signals import RunningQuantile
 
 FOLDER = str(files("tokenlens") / "assets" / "tiny-reasoner-small")
 THINK, END = 3, 4
@@ -86,6 +87,30 @@ def test_cyclic_reflex(reasoner, profile):
     found = run(reasoner, spec={"methods": [method]})
     same(found, run(reasoner, [ByHand(rule)]))
     assert not torch.equal(found.sequences, run(reasoner).sequences), "the wave changed nothing"
+
+
+def test_forking_tokens_by_a_running_quantile(reasoner):
+    """Each row by its own entropies; a neighbour with a threshold stays by its threshold."""
+    quantiles = [RunningQuantile(0.3, 12), None, RunningQuantile(0.3, 12)]
+    calls, hot = [], [0, 0, 0]
+
+    def rule(ids, row):
+        at = len(calls) % 3
+        calls.append(at)
+        nats = float(torch.special.entr(row.double().softmax(0)).sum())
+        quantile = quantiles[at]
+        above = nats > 0.3 if quantile is None else quantile.is_above(nats)
+        hot[at] += above
+        row /= 1.4 if above else 0.7
+
+    common = {"method": "forking_temperature", "high": 1.4, "low": 0.7}
+    by_quantile = {"methods": [{**common, "quantile": 0.7, "window": 12}]}
+    specs = [by_quantile, {"methods": [{**common, "threshold": 0.3}]}, by_quantile]
+    questions = [*QUESTIONS, "make 9 using 4,5,7"]
+    found = run(reasoner, spec=specs, tokens=40, questions=questions)
+    same(found, run(reasoner, [ByHand(rule)], tokens=40, questions=questions), 1e-4)
+    assert 4 < hot[0] < 36
+    assert 4 < hot[2] < 36
 
 
 @pytest.mark.parametrize("name", ["min_p", "top_h"])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ import torch
 from logit_support import END, VECTORS, VOCAB, Bench
 
 from tokenlens.methods.edt import step as edt
+from tokenlens.methods.forking_temperature import step as forking
 from tokenlens.methods.hapo import step as hapo
 from tokenlens.methods.min_p.step import min_p_keep
 from tokenlens.methods.top_h.step import H_VARIANTS, top_h_keep
 from tokenlens.methods.top_n_sigma.step import SIGMA_VARIANTS, top_n_sigma_keep
+from tokenlens.routing.signals import RunningQuantile
 from tokenlens.spec import (
     Edt,
     ForkingTemperature,
@@ -131,6 +134,72 @@ def test_forking_temperatures_reach_the_sampler(engine):
 def test_one_temperature_is_the_engine_s():
     with pytest.raises(SpecError, match="allowed: a high and a low that differ"):
         parse_spec({"methods": [{"method": "forking_temperature", "high": 1.0}]})
+
+
+def hot(history, quantile, window):
+    """Whether each entropy is a forking token's, by the router's running quantile."""
+    running = RunningQuantile(1 - quantile, window)
+    return [running.is_above(entropy) for entropy in history]
+
+
+@pytest.mark.parametrize(("quantile", "window"), [(0.8, 256), (0.5, 7), (0.93, 16), (0.3, 2)])
+def test_a_running_quantile_is_the_router_s_of_one_request(quantile, window):
+    """Rows of random length of thinking, against a deque; equal entropies come again."""
+    rng = random.Random(f"{quantile}{window}")
+    config = ForkingTemperature(quantile=quantile, window=window, high=1.5, low=0.8)
+    bench = Bench(config, rows=3)
+    kinds = torch.randn(9, VOCAB, generator=torch.Generator().manual_seed(3)) * 3
+    history = [[], [], []]
+    for _ in range(60):
+        logits = kinds[[rng.randrange(9) for _ in range(3)]]
+        for row, seen in zip(logits, history):
+            seen.append(entropy_of(row))
+        edited = bench.edited(logits.clone())
+        wanted = [1.5 if hot(seen, quantile, window)[-1] else 0.8 for seen in history]
+        torch.testing.assert_close(edited, logits / torch.tensor(wanted)[:, None])
+        bench.core.commit(torch.full((3,), 15), bench.slots)
+    assert set(hot(history[0], quantile, window)) == {True, False}
+
+
+def test_a_quantile_counts_what_it_acts_on_and_leaves_thresholds_alone():
+    """A row that has answered, one with a threshold, and one whose logits cannot be used."""
+    flat, sharp = torch.zeros(VOCAB), torch.zeros(VOCAB)
+    sharp[5] = 9.0
+    bench = Bench(ForkingTemperature(quantile=0.6, window=4, active="thinking"), rows=1)
+    for row, factor in ((flat, 1.0), (sharp, 1.0), (flat, 1.2)):
+        found = bench.edited(row[None].clone())[0]
+        torch.testing.assert_close(found, row / factor)
+        bench.core.commit(torch.tensor([15]), bench.slots)
+    broken = flat.clone()
+    broken[3] = torch.nan
+    bench.edited(broken[None])
+    bench.core.commit(torch.tensor([END]), bench.slots)
+    assert bench.get(forking.SEEN).tolist() == [3]
+    torch.testing.assert_close(bench.edited(flat[None].clone())[0], flat)
+    bench.core.commit(torch.tensor([15]), bench.slots)
+    assert bench.get(forking.SEEN).tolist() == [3]
+    plain = Bench(ForkingTemperature(threshold=1.2), rows=1)
+    plain.run(logits=flat[None])
+    assert plain.get(forking.SEEN).tolist() == [0]
+    assert not plain.get(forking.RECENT).any()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"quantile": 0.0}, {"quantile": 1.0}, {"quantile": -0.1}, {"window": 9},
+        {"quantile": 0.8, "threshold": 0.5}, {"quantile": 0.8, "window": 1},
+        {"quantile": 0.8, "window": 257}, {"quantile": float("nan")}, {"quantile": "high"},
+    ],
+)  # fmt: skip
+def test_a_quantile_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(SpecError, match="allowed"):
+        parse_spec({"methods": [{"method": "forking_temperature", **wrong}]})
+
+
+def test_a_quantile_survives_being_written_down():
+    spec = parse_spec({"methods": [{"method": "forking_temperature", "quantile": 0.8}]})
+    assert parse_spec(spec.model_dump(mode="json")) == spec
 
 
 @pytest.mark.parametrize(("profile", "floor"), [("default", 0.05), ("published", 1e-6)])

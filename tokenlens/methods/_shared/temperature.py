@@ -34,11 +34,11 @@ class TemperatureMethod(Method):
     def edit(self, logits: Tensor, rows: Rows) -> Tensor:
         due = rows[self.on] & (rows[self.always] | rows.thinking)
         nats, logsumexp, due = entropy(logits, due, rows)
-        wanted = self.wanted(nats, rows)
+        wanted = self.wanted(nats, due, rows)
         if rows.traced:
             rows.record(self.name, torch.where(due, wanted, 0.0))
         return retemper(logits, due, wanted, rows[self.engine], logsumexp)
 
-    def wanted(self, entropy: Tensor, rows: Rows) -> Tensor:
-        """The temperature of each row, ``[num_rows]``, of its entropy in nats."""
+    def wanted(self, entropy: Tensor, due: Tensor, rows: Rows) -> Tensor:
+        """The temperature of each row, ``[num_rows]``, of its entropy in nats where it is due."""
         raise NotImplementedError

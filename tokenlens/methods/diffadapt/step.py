@@ -95,7 +95,7 @@ class DiffAdaptMethod(TemperatureMethod):
             sure = (likely >= rows[CONFIDENCE]) & likely.isfinite()
             rows.choose(CLASS, first & (rows[FILE] == number), torch.where(sure, found, NORMAL))
 
-    def wanted(self, entropy: Tensor, rows: Rows) -> Tensor:
+    def wanted(self, entropy: Tensor, due: Tensor, rows: Rows) -> Tensor:
         return rows[TEMPERATURES].gather(1, rows[CLASS][:, None])[:, 0]
 
 

@@ -49,7 +49,7 @@ class EdtMethod(TemperatureMethod):
             FLOOR: config.floor,
         }
 
-    def wanted(self, entropy: Tensor, rows: Rows) -> Tensor:
+    def wanted(self, entropy: Tensor, due: Tensor, rows: Rows) -> Tensor:
         wanted = edt_temperature(entropy, rows[TEMPERATURE], rows[BASE], rows[THETA])
         return wanted.nan_to_num(0.0).maximum(rows[FLOOR])
 

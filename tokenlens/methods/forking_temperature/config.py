@@ -6,7 +6,11 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from tokenlens.methods._shared.samplers import EntropyTemperature
-from tokenlens.spec.base import LEAST
+from tokenlens.spec.base import BELOW_ONE, LEAST
+
+MAX_WINDOW = 256
+"""Entropies that are kept of a request."""
+THRESHOLD = 0.672
 
 
 class ForkingTemperature(EntropyTemperature):
@@ -14,7 +18,7 @@ class ForkingTemperature(EntropyTemperature):
 
     method: Literal["forking_temperature"] = "forking_temperature"
     threshold: float = Field(
-        0.672,
+        THRESHOLD,
         ge=0,
         le=100,
         description="nats; a token above it is a forking token. 0.672 = the 80th percentile of"
@@ -24,6 +28,16 @@ class ForkingTemperature(EntropyTemperature):
         1.2, ge=LEAST, le=100, description="temperature of forking tokens (the default is ours)"
     )
     low: float = Field(1.0, ge=LEAST, le=100, description="temperature of all others")
+    quantile: float | None = Field(
+        None,
+        ge=LEAST,
+        le=BELOW_ONE,
+        description="instead of the threshold: the share of the request's own last entropies that a"
+        " forking token's is above, 0.8 for the 80/20 rule",
+    )
+    window: int = Field(
+        MAX_WINDOW, ge=2, le=MAX_WINDOW, description="how many entropies the quantile is of"
+    )
 
     @model_validator(mode="after")
     def _two_temperatures(self) -> "ForkingTemperature":
@@ -34,6 +48,16 @@ class ForkingTemperature(EntropyTemperature):
                 {"allowed": "a high and a low that differ: one temperature is the engine's own"},
             )
         return self
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> "ForkingTemperature":
+        if self.quantile is None and self.window != MAX_WINDOW:
+            wanted = "a window where there is a quantile"
+        elif self.quantile is not None and self.threshold != THRESHOLD:
+            wanted = "a threshold or a quantile: with a quantile leave the threshold out"
+        else:
+            return self
+        raise PydanticCustomError("not_allowed", "allowed: {allowed}", {"allowed": wanted})
 
 
 CONFIG = ForkingTemperature

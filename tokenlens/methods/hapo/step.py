@@ -103,7 +103,7 @@ class HapoMethod(TemperatureMethod):
             FLOOR: config.floor,
         }
 
-    def wanted(self, entropy: Tensor, rows: Rows) -> Tensor:
+    def wanted(self, entropy: Tensor, due: Tensor, rows: Rows) -> Tensor:
         columns = (MEDIAN, STD, SCALE_POS, SCALE_NEG, STRENGTH, TEMPERATURE)
         wanted = hapo_temperature(entropy, *(rows[column] for column in columns))
         return wanted.maximum(rows[FLOOR])

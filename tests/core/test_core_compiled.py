@@ -65,6 +65,43 @@ def test_a_traced_step_is_the_eager_step(name, monkeypatch, caplog):
         assert Forms(as_it_is).warm(core, requests, VOCAB + 3, torch.float32), caplog.text
 
 
+def test_a_form_that_writes_a_history_is_the_eager_step(monkeypatch):
+    monkeypatch.setattr(module, "TOLERANCE", 0.0)
+    # Narrower than the core, and longer than what a trial copies of it.
+    tables = [torch.zeros(40, 3), torch.zeros(40, 3, dtype=torch.int64)]
+    core = core_of(slots=3, history=tuple(tables))
+    with_history, without = Forms(as_it_is), Forms(as_it_is)
+    assert with_history.warm(core, [request_of(COLD)], VOCAB, torch.float32)
+    assert all(not table.any() for table in tables)
+
+    def run(forms, history=True):
+        tables = (torch.zeros(40, 3), torch.zeros(40, 3, dtype=torch.int64)) if history else None
+        core = core_of([request_of(COLD, seed) for seed in range(3)], forms, history=tables)
+        slots, generator = torch.arange(3), torch.Generator().manual_seed(3)
+        for step in range(8):
+            logits = torch.randn(3, VOCAB, generator=generator) * 4
+            entries = torch.tensor([4 + step, 39, 20 + step]) if history else None
+            core.commit(core.step(logits, slots).argmax(dim=1), slots, None, entries)
+        return core
+
+    monkeypatch.setattr(Core, "_commit", None)
+    ours = run(with_history).next_input
+    monkeypatch.undo()
+    eager, by_slot = run(None).next_input, run(None, history=False).next_input
+    for one, other in ((ours.weights, eager.weights), (ours.ids, eager.ids)):
+        assert one[:39].equal(other[:39])
+    assert eager.weights[11].equal(by_slot.weights[0, :3])
+    assert eager.ids[27].equal(by_slot.ids[2, :3])
+    # A form of the one is none of the other's.
+    assert without.warm(core_of(slots=3), [request_of(COLD)], VOCAB, torch.float32)
+    assert without.of(core_of([request_of(COLD)], history=tuple(tables)), logits_of()) is None
+    assert without.of(core_of([request_of(COLD)]), logits_of()) is not None
+
+
+def logits_of(rows=1):
+    return torch.zeros(rows, VOCAB)
+
+
 def test_every_spec_of_the_device_tests_is_in_a_batch():
     assert sorted(map(str, (one for batch in BATCHES.values() for one in batch))) == sorted(
         map(str, SPECS)

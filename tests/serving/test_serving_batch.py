@@ -35,9 +35,15 @@ class Pointers:
 
 def make(max_slots=6, pages=64, max_tokens=400):
     """A batch with room for so many pages."""
-    core = Core(max_slots=max_slots, vocab_size=VOCAB, rewind_steps=REWIND_STEPS)
-    store = ConceptStore(max_slots, 8, pages * PAGE * entry_bytes(8), max_tokens, core.device)
+    num_bytes = pages * PAGE * entry_bytes(8)
+    store = ConceptStore(max_slots, 8, num_bytes, max_tokens, torch.device("cpu"))
     assert store.num_pages == pages
+    core = Core(
+        max_slots=max_slots,
+        vocab_size=VOCAB,
+        rewind_steps=REWIND_STEPS,
+        history=(store.weights, store.ids),
+    )
     return Batch(core, store, Pointers(4096))
 
 
@@ -56,6 +62,14 @@ def fed(batch, place):
     weights = batch.store.weights[entry]
     live = weights > 0
     return tuple(batch.store.ids[entry][live].tolist()), tuple(weights[live].tolist())
+
+
+def newest(batch, name):
+    """Weights and ids of what a request's newest token is fed as."""
+    slot = batch.live[name].slot
+    number = batch._generated[slot] - 1
+    entry = int(batch.store.entries(np.array([slot]), np.array([number]))[0])
+    return batch.store.weights[entry].tolist(), batch.store.ids[entry].tolist()
 
 
 class Account:

@@ -3,9 +3,10 @@
 import pytest
 import test_serving_batch as account
 import torch
-from built_in import bind
+from built_in import Core, bind
 
 from tokenlens.methods.top1.step import Top1Method
+from tokenlens.serving.batch import Batch
 from tokenlens.serving.faults import BROKEN, BROKEN_STEP, TAKEN_BACK
 from tokenlens.serving.report import report_of
 from tokenlens.spec import parse_spec
@@ -33,9 +34,7 @@ def run(batch, names, steps=1, start=0):
         logits = torch.stack([account.logits_of(3, step) for _ in names])
         edited = batch.decide(logits)
         batch.commit(edited.argmax(1))
-    return [
-        batch.core.next_input.weights[batch.live[n].slot].tolist() for n in names if n in batch.live
-    ]
+    return [account.newest(batch, name)[0] for name in names if name in batch.live]
 
 
 def both(batch, guilty=(*ONE, {"method": "top1"})):
@@ -89,6 +88,35 @@ def test_a_step_that_cannot_be_prepared_ends_its_requests_and_feeds_no_mixture(m
     run(batch, names, 1, start=1)
     assert set(batch.take_failed()) == {"good", "bad"}
     assert bool((batch.embedding.pointers == -1).all())
+    assert batch.slots_in_use == 0
+
+
+@pytest.mark.parametrize("latent", [True, False])
+@pytest.mark.parametrize("broken", ["begin", "commit"])
+def test_a_broken_step_ends_requests_of_other_rows_than_the_last(latent, broken, monkeypatch):
+    batch = account.make()
+    edits = [{"method": "edt"}]
+    if not latent:
+        # As on a server that allows no latent method.
+        core = Core(max_slots=6, vocab_size=VOCAB, rewind_steps=2)
+        batch = Batch(core, batch.store, None)
+    for name in "abc":
+        batch.admit(name, request(ONE if latent else edits), [1, 5], 2)
+    batch.begin(["a"], account.np.array([0]), account.np.array([2]))
+    account.Calls.count += 1
+    batch.commit(batch.decide(account.logits_of(3, 0)[None]).argmax(1))
+    rows = ["a", "b", "c"]
+    if broken == "begin":
+        notice = batch._notice_rows
+        first = iter([lambda *_: 1 / 0])
+        monkeypatch.setattr(batch, "_notice_rows", lambda rows: next(first, notice)(rows))
+        batch.begin(rows, account.np.array([2, 0, 0]), account.np.array([1, 2, 2]))
+    else:
+        monkeypatch.setattr(batch.core, "commit", lambda *_: 1 / 0)
+        batch.begin(rows, account.np.array([2, 0, 0]), account.np.array([1, 2, 2]))
+        account.Calls.count += 1
+        batch.commit(torch.zeros(3, dtype=torch.int64))
+    assert batch.take_failed() == dict.fromkeys(rows, BROKEN_STEP)
     assert batch.slots_in_use == 0
 
 

@@ -40,8 +40,14 @@ def bound(methods, trace="summary"):
 
 def make():
     device = torch.device("cpu")
-    made = core.Core(methods=active(), max_slots=12, vocab_size=VOCAB, rewind_steps=REWIND_STEPS)
     store = ConceptStore(12, VOCAB, 64 * PAGE * entry_bytes(VOCAB), 400, device)
+    made = core.Core(
+        methods=active(),
+        max_slots=12,
+        vocab_size=VOCAB,
+        rewind_steps=REWIND_STEPS,
+        history=(store.weights, store.ids),
+    )
     return Batch(made, store, account.Pointers(4096))
 
 
@@ -65,13 +71,7 @@ def decode(batch, names, steps=6):
             live = batch.live.get(name)
             fed = None
             if live is not None:
-                feed = batch.core.next_input
-                slot = live.slot
-                fed = (
-                    bool(feed.latent[slot]),
-                    feed.weights[slot].tolist(),
-                    feed.ids[slot].tolist(),
-                )
+                fed = account.newest(batch, name)
             seen = reports.get(name)
             step_of = None if seen is None or seen.step is None else str(seen.step)
             found[name].append((int(sampled[row]), edited[row].tolist(), fed, step_of))
@@ -115,10 +115,10 @@ def test_whatever_goes_wrong_harms_no_other_request(fault, trace, neighbours):
         assert failed == {}
         assert len(found["faulty"]) == 6
         logits = torch.tensor([one[1] for one in found["faulty"]])
-        weights = torch.tensor([one[2][1] for one in found["faulty"]])
+        weights = torch.tensor([one[2][0] for one in found["faulty"]])
         assert bool(logits.amax(1).isfinite().all())
         assert bool(weights.isfinite().all())
-        ids = torch.tensor([one[2][2] for one in found["faulty"]])
+        ids = torch.tensor([one[2][1] for one in found["faulty"]])
         assert bool(((ids >= 0) & (ids < VOCAB)).all())
         return
     hook = (faulty.RAISES | faulty.WRONG)[fault]

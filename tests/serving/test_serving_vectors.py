@@ -62,7 +62,13 @@ def make(capacity=64, slots=3):
     source = ServedVectors(table, lambda tensor: tensor, head, 1.0, VOCAB)
     store = ConceptStore(slots, VOCAB, 16 * PAGE * entry_bytes(VOCAB), 400, torch.device("cpu"))
     vectors = VectorStore(source, store, capacity)
-    core = Core(max_slots=slots, vocab_size=VOCAB, rewind_steps=REWIND_STEPS, engine_vectors=source)
+    core = Core(
+        max_slots=slots,
+        vocab_size=VOCAB,
+        rewind_steps=REWIND_STEPS,
+        engine_vectors=source,
+        history=(store.weights, store.ids),
+    )
     pointers = SimpleNamespace(pointers=torch.full((512,), -1, dtype=torch.int64))
     return Batch(core, store, pointers, vectors), head
 

@@ -113,7 +113,7 @@ def main(rank, port, instructions):
         # Entries of both halves in one mixture, of one half only, and a single token.
         entries[1] = entries[1] % 90
         weights[2] = torch.tensor([1.0, *[0.0] * 7])
-        store.write(torch.arange(1, 6), weights, entries)
+        store.weights[1:6], store.ids[1:6] = weights, entries
         places = torch.tensor([0, 3, 4, 9, 11])
         embedding.pointers[places] = torch.arange(1, 6)
         out = model.embed_tokens(ids)

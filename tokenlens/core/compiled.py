@@ -93,7 +93,8 @@ class Form:
         self._state = [_fake(mode, tensor) for tensor in real]
         self._slots = slots = _fake(mode, torch.empty(ROWS, dtype=torch.int64, device=core.device))
         with mode:
-            sampled, advance = torch.empty_like(slots), torch.empty_like(slots, dtype=torch.bool)
+            sampled, entries = torch.empty_like(slots), torch.empty_like(slots)
+            advance = torch.empty_like(slots, dtype=torch.bool)
             logits = torch.empty(slots.shape[0], columns, dtype=dtype, device=core.device)
             beside = {
                 name: torch.empty((slots.shape[0], *tensor.shape[1:]), device=core.device)
@@ -115,17 +116,20 @@ class Form:
             self._handed = [tensor for tensor in held if id(tensor) not in own]
             return (edited, *self._handed)
 
-        def commit(sampled: Tensor, slots: Tensor, advance: Tensor, *rest: Tensor) -> Any:
+        def commit(
+            sampled: Tensor, slots: Tensor, advance: Tensor, entries: Tensor, *rest: Tensor
+        ) -> Any:
             tensors, handed = rest[: len(real)], rest[len(real) :]
             traced = traced_core(core, _by_id(real, tensors), self.asked)
             decision = self._filled(slots, handed, tensors)
             traced._pending = PendingDecision(slots, lambda: decision)
-            return tuple(traced.commit(sampled, slots, advance))
+            where = entries if core.next_input.has_history else None
+            return tuple(traced.commit(sampled, slots, advance, where))
 
         self.step = self._graph(step, [logits, slots, *beside.values()], [])
         with mode:
             handed = [torch.empty_like(tensor) for tensor in self._handed]
-        self.commit = self._graph(commit, [sampled, slots, advance], handed)
+        self.commit = self._graph(commit, [sampled, slots, advance, entries], handed)
 
     def _graph(
         self, function: Callable[..., Any], first: list[Tensor], handed: list[Tensor]
@@ -163,12 +167,18 @@ class Form:
         return edited, handed
 
     def run_commit(
-        self, core: Any, sampled: Tensor, slots: Tensor, advance: Tensor, handed: list[Tensor]
+        self,
+        core: Any,
+        sampled: Tensor,
+        slots: Tensor,
+        advance: Tensor,
+        entries: Tensor,
+        handed: list[Tensor],
     ) -> tuple[Tensor, ...]:
         """The columns of the step's record."""
         state = (at(core, path) for path in self.commit.state)
         given = (handed[place] for place in self.commit.handed)
-        return tuple(self.commit.run(sampled, slots, advance, *state, *given))
+        return tuple(self.commit.run(sampled, slots, advance, entries, *state, *given))
 
     def decision(self, core: Any, slots: Tensor, handed: list[Tensor]) -> Any:
         """What the eager commit would have been handed."""
@@ -242,7 +252,11 @@ class Forms:
 
     def _trial(self, core: Any, requests: Sequence[Any], count: int = ROWS) -> Any:
         """A copy of a core in which some requests are live, in turn, in its first slots."""
-        trial = replaced(core, {id(t): t.clone() for t in tensors_of(core).values()})
+        new = {id(t): t.clone() for t in tensors_of(core).values()}
+        for tensor in (core.next_input.weights, core.next_input.ids):
+            # Of a history as much as there are slots.
+            new[id(tensor)] = tensor[: core.table.max_slots + 2].clone()
+        trial = replaced(core, new)
         trial.forms = None
         if core._engine_vectors is not None:
             trial._engine_vectors = GivenVectors(core._engine_vectors, vectors(core, count))
@@ -266,8 +280,10 @@ class Forms:
                 expected = eager.step(logits.clone(), slots, in_place=True)
                 found, handed = form.run_step(ours, logits, slots)
                 sampled = expected[:, : core.vocab_size].argmax(dim=1)
-                record = eager.commit(sampled, slots, advance)
-                columns_found = form.run_commit(ours, sampled, slots, advance, handed)
+                entries = torch.where(advance, slots, ours.table.scratch_slot)
+                has_history = core.next_input.has_history
+                record = eager.commit(sampled, slots, advance, entries if has_history else None)
+                columns_found = form.run_commit(ours, sampled, slots, advance, entries, handed)
                 _compare("logits", found, expected)
                 for name, one, other in zip(record._fields, columns_found, record, strict=True):
                     _compare(name, one, other)

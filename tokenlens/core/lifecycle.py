@@ -129,6 +129,7 @@ class Lifecycle:
         layers: LayerAccess | None = None,
         engine: str = "this engine",
         max_markers: int | None = None,
+        history: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.vocab_size = vocab_size
@@ -145,7 +146,7 @@ class Lifecycle:
         # What `step` decided; becomes the state when tokens are committed.
         self._pending: PendingDecision | None = None
         self.marker_table = MarkerTable(vocab_size, self.device, max_markers or max_slots)
-        self.next_input = NextInputs(max_slots, self.width, self.device)
+        self.next_input = NextInputs(max_slots, self.width, self.device, history)
         self._engine_vectors, self._engine = engine_vectors, engine
         self._layers = layers
         if engine_vectors is not None:
@@ -168,11 +169,13 @@ class Lifecycle:
         self._now = IDLE
         self.live_key: object = ()
         """What is live, for those who compile: equal where the same ops run."""
-        # The number of holes, of states to take back, of the engine's vectors' coordinates
+        # The number of holes, of states to take back, of the engine's vectors' coordinates, of the
+        # history's places
         self.structure = (
             len(holes),
             rewind_steps,
             engine_vectors.hidden_size if engine_vectors else 0,
+            0 if history is None else history[0].shape[1],
         )
         self.forms: Forms | None = None
         if self.device.type not in ("cpu", "meta") and os.environ.get(COMPILES) != "0":

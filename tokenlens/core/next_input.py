@@ -12,17 +12,20 @@ by the token beside the input embedding, and mixed as that is."""
 
 
 class NextInputs:
-    """Concept tokens by slot, in tables that stay where they are for the life of a core.
+    """Concept tokens, in tables that stay where they are for the life of a core.
+
+    They are kept by slot, or where the adapter says: one that feeds them again, after a preemption,
+    gives the tables of its history, and with each commit the rows that it is to write.
 
     Attributes
     ----------
     latent
         ``[max_slots + 1]`` bool: the next input is a mixture. False: the sampled token's own
-        embedding, which the engine looks up as it always does.
+        embedding, which the engine looks up as it always does. Without any row beside a history.
     weights, ids
-        ``[max_slots + 1, width]`` float32 and int64. With ``base_weight`` they sum to 1; dead
-        entries have weight 0 and the id of entry 0. A discrete slot has its sampled token with
-        weight 1.
+        ``[max_slots + 1, width]`` float32 and int64, or the history's. With ``base_weight`` they
+        sum to 1; dead entries have weight 0 and the id of entry 0. What is discrete has its sampled
+        token with weight 1.
     base, base_weight
         ``[max_slots + 1, hidden]`` and ``[max_slots + 1]`` float32: a vector of the engine's own
         that the mixture is added to, and its weight. ``None`` where the engine has none.
@@ -37,14 +40,28 @@ class NextInputs:
     noise_seed: Tensor | None = None
     noise_position: Tensor | None = None
 
-    def __init__(self, max_slots: int, width: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        max_slots: int,
+        width: int,
+        device: torch.device,
+        history: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         # One row more than adapters read, for what is not kept.
-        self._all = (
-            torch.zeros(max_slots + 2, dtype=torch.bool, device=device),
-            torch.zeros(max_slots + 2, width, dtype=torch.float32, device=device),
-            torch.zeros(max_slots + 2, width, dtype=torch.int64, device=device),
-        )
-        self.latent, self.weights, self.ids = (table[:-1] for table in self._all)
+        self._num_rows = max_slots + 2
+        self.has_history = history is not None
+        if history is None:
+            self._latent = torch.zeros(self._num_rows, dtype=torch.bool, device=device)
+            self._all = (
+                torch.zeros(self._num_rows, width, dtype=torch.float32, device=device),
+                torch.zeros(self._num_rows, width, dtype=torch.int64, device=device),
+            )
+            self.weights, self.ids = (table[:-1] for table in self._all)
+        else:
+            self._latent = torch.zeros(1, dtype=torch.bool, device=device)
+            self._all = history
+            self.weights, self.ids = history
+        self.latent = self._latent[:-1]
 
         # [1, width]: one entry that has all the weight
         self._one_token = torch.zeros(1, width, dtype=torch.float32, device=device)
@@ -53,7 +70,7 @@ class NextInputs:
 
     def extend(self, hidden_size: int) -> None:
         """Add tables for an engine's vectors and for noise."""
-        size, device = len(self._all[0]), self.latent.device
+        size, device = self._num_rows, self.latent.device
         scalar = (torch.float32, torch.float32, torch.int64, torch.int64)
         self._of_engine = (
             torch.zeros(size, hidden_size, device=device),
@@ -64,21 +81,22 @@ class NextInputs:
 
     def clear(self, slot: int) -> None:
         """Make a slot discrete: what it was fed is no later request's."""
-        self.latent[slot] = False
+        if not self.has_history:
+            self.latent[slot] = False
         if self.base_weight is not None and self.noise_scale is not None:
             # They are written while a live request needs them, and slots are used again.
             self.base_weight[slot] = self.noise_scale[slot] = 0.0
 
     def write(
         self,
-        slots: Tensor,
+        entries: Tensor,
         latent: Tensor,
         weights: Tensor,
         ids: Tensor,
         sampled: Tensor,
         base_weight: Tensor | None = None,
     ) -> None:
-        """Set the next input of the given slots from this step's concept tokens."""
+        """Keep this step's concept tokens in the given rows: slots, or those of the history."""
         if base_weight is not None:
             # A vector of the engine's stands in for all entries but the anchors.
             share = base_weight[:, None]
@@ -93,12 +111,13 @@ class NextInputs:
         weights = weights / total
         mask = latent[:, None]
         rows = (
-            latent,
             torch.where(mask, weights, self._one_token),
             torch.where(mask, ids, sampled[:, None]),
         )
         for table, values in zip(self._all, rows, strict=True):
-            table.index_copy_(0, slots, values)
+            table.index_copy_(0, entries, values[:, : table.shape[1]])
+        if not self.has_history:
+            self._latent.index_copy_(0, entries, latent)
 
     def write_base(self, slots: Tensor, base: Tensor, base_weight: Tensor) -> None:
         """Set the engine's vectors of the given slots."""

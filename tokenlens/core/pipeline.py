@@ -67,6 +67,9 @@ class Core(Lifecycle):
         Its name, for the refusal of what it does not host.
     max_markers
         Different markers of several tokens at once; ``None``: as many as slots.
+    history
+        Weights and ids ``[entries, <= width]`` of an engine that keeps every concept token; each
+        commit says where its rows' go. ``None``: the newest of each slot is kept.
 
     Notes
     -----
@@ -188,7 +191,11 @@ class Core(Lifecycle):
         return rows
 
     def commit(
-        self, sampled: Tensor, slots: Tensor, advance: Tensor | None = None
+        self,
+        sampled: Tensor,
+        slots: Tensor,
+        advance: Tensor | None = None,
+        entries: Tensor | None = None,
     ) -> StepReport | None:
         """Move requests on by the tokens that were sampled, and write their next inputs.
 
@@ -203,6 +210,9 @@ class Core(Lifecycle):
         advance
             ``[num_rows]`` bool; False for rows that were not sampled (a chunk of a prompt), whose
             intent is dropped. ``None`` means all.
+        entries
+            ``[num_rows]`` int64: the rows of the history that the next inputs go to; several may
+            name one that nobody reads. Given where the core has a history, and only there.
 
         Returns
         -------
@@ -216,16 +226,18 @@ class Core(Lifecycle):
             form, handed = pending.compiled
             if advance is None:
                 advance = torch.ones_like(slots, dtype=torch.bool)
+            given = (slots, advance, slots if entries is None else entries)
             with torch.no_grad():
-                return StepReport(*form.run_commit(self, sampled, slots, advance, handed))
+                return StepReport(*form.run_commit(self, sampled, *given, handed))
         with torch.inference_mode():
-            return self._commit(sampled, slots, advance, pending)
+            return self._commit(sampled, slots, advance, entries, pending)
 
     def _commit(
         self,
         sampled: Tensor,
         slots: Tensor,
         advance: Tensor | None,
+        entries: Tensor | None,
         pending: PendingDecision | None,
     ) -> StepReport:
         if pending is None:
@@ -271,7 +283,8 @@ class Core(Lifecycle):
         if intent.base is not None:
             base_weight = torch.where(latent, rows[BASE_WEIGHT], 0.0)
             self.next_input.write_base(slots, intent.base, base_weight)
-        self.next_input.write(slots, latent, intent.weights, intent.ids, sampled, base_weight)
+        into = slots if entries is None else entries
+        self.next_input.write(into, latent, intent.weights, intent.ids, sampled, base_weight)
         if Need.EMBEDDING_NOISE in rows.needs:
             scale = torch.where(latent, rows[NOISE_SCALE], 0.0)
             self.next_input.write_noise(slots, scale, rows[SEED], position)

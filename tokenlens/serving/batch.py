@@ -116,7 +116,7 @@ class Batch:
         self._owned = self._may_mix = np.zeros(0, dtype=bool)
         self._advance: NDArray[np.bool_] = np.zeros(0, dtype=bool)
         self._advance_tensor = nothing
-        # Where this step's tokens go, 0 for nowhere
+        # Where this step's concept tokens go
         self._entries: Ints = np.zeros(0, dtype=np.int64)
         # Where they went in the last step, if all rows took one and are still the same
         self._last: Ints | None = None
@@ -334,6 +334,8 @@ class Batch:
         self._prompts = self._prompt[self._slots]
         self._owned = self._slots != self._null
         self._may_mix = self._latent[self._slots]
+        self._advance = np.zeros(len(slots), dtype=bool)
+        self._entries = np.full(len(slots), self.store.nowhere)
         self._last = None
         self._changed = False
 
@@ -342,7 +344,7 @@ class Batch:
         slots, num_tokens = self._slots, int(scheduled.sum())
         if self._last is not None and num_tokens == len(slots) and self._advance.all():
             # Decoding goes on: each row is fed what the last step kept for it.
-            self._write_pointers(np.where(self._last > 0, self._last, -1))
+            self._write_pointers(np.where(self._last < self.store.nowhere, self._last, -1))
             return
         latent = self._may_mix & (computed + scheduled > self._prompts)
         if not latent.any():
@@ -402,7 +404,7 @@ class Batch:
                 self.leave_rows()
                 wants = wants & self._owned
                 slots, place = self._slots, np.where(wants, place, 0)
-        self._entries = np.where(wants, self.store.entries(slots, place), 0)
+        self._entries = np.where(wants, self.store.entries(slots, place), self.store.nowhere)
 
     def _take_page(self, slot: int, index: int) -> None:
         page = self.store.take_page(slot, index)
@@ -434,19 +436,22 @@ class Batch:
 
     def leave_rows(self) -> None:
         """Some requests of this step have gone: their rows have no request any more."""
+        advance, entries = self._advance, self._entries
         self._notice_rows(self._rows)
         self._changed = True
-        self._advance = self._advance & self._owned
+        if len(advance) == len(self._owned):
+            self._advance = advance & self._owned
+            self._entries = np.where(self._owned, entries, self.store.nowhere)
         self._advance_tensor = self._upload(self._advance)
-        self._entries = np.where(self._owned, self._entries, 0)
 
     def commit(self, sampled: Tensor) -> StepReport | None:
         """Take the tokens that were sampled, ``[num_rows]``, and keep what is fed next."""
         if self._is_idle():
             return None
         self._open = False
+        entries = None if self.embedding is None else self._upload(self._entries)
         try:
-            step = self.core.commit(sampled.long(), self.slots, self._advance_tensor)
+            step = self.core.commit(sampled.long(), self.slots, self._advance_tensor, entries)
         except Exception:
             # What of their state had been written is not known.
             self.fail_rows()
@@ -456,28 +461,12 @@ class Batch:
             self.fail_method(error)
         self._generated[self._slots] += self._advance
         self._last = None
-        if self.embedding is not None and self.core.may_be_latent:
+        if entries is not None and self.core.may_be_latent:
             if self._advance.all():
                 self._last = self._entries
-            self._keep()
+            if self.vectors is not None and self.core.live_needs & Need.OF_ENGINE:
+                self.vectors.keep(self.core, entries, self.slots)
         return step
-
-    def _keep(self) -> None:
-        """Copy what the core feeds next to where the embedding finds it, now and on a replay."""
-        feed = self.core.next_input
-        if self.vectors is not None and self.core.live_needs & Need.OF_ENGINE:
-            self.vectors.keep(self.core, self._upload(self._entries), self.slots)
-        if self.core.device.type != "cpu":
-            self.store.write(
-                self._upload(self._entries),
-                feed.weights.index_select(0, self.slots),
-                feed.ids.index_select(0, self.slots),
-            )
-            return
-        # A step costs what its small calls cost, and numpy's are the cheaper ones.
-        width = self.store.width
-        for kept, fed in ((self.store.weights, feed.weights), (self.store.ids, feed.ids)):
-            kept.numpy()[self._entries] = fed.numpy()[self._slots, :width]
 
     def totals(self) -> Tensor:
         """The columns of a report, ``[num_rows, len(counted) + 1]``: a copy."""

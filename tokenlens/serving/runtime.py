@@ -104,6 +104,7 @@ class EngineRuntime:
             engine_vectors=None if vectors is None else vectors.source,
             engine=facts.engine,
             max_markers=binder.max_markers,
+            history=(store.weights, store.ids) if latent else None,
         )
         self._max_tokens = facts.max_request_tokens
         self.batch = Batch(core, store, embedding, vectors)

@@ -1,15 +1,15 @@
 """Concept tokens that were fed, kept for as long as their request lives, in bounded memory.
 
-An *entry* is one concept token. Entry 0 is no slot's: what must not be kept is written there. Each
-slot owns one entry for its newest token; a request that may be latent gets pages of entries beside
-it, so that all of its concept tokens can be fed again after a preemption. Where an entry is, is
-known on the host; what is in it, only on the device. Knows no engine and no methods.
+An *entry* is one concept token, which the core writes. Each slot owns the entry of its number, for
+its newest token; a request that may be latent gets pages of entries behind them, so that all of its
+concept tokens can be fed again after a preemption; what must not be kept is written to the last
+entry. Where an entry is, is known on the host; what is in it, only on the device. Knows no engine
+and no methods.
 """
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 PAGE = 64
 """Entries of a page: a request takes a new page every 64 tokens."""
@@ -37,6 +37,13 @@ class ConceptStore:
         Device memory for pages.
     max_tokens
         The longest request, in generated tokens.
+
+    Attributes
+    ----------
+    weights, ids
+        ``[entries, width]`` float32 and int64: the core's history.
+    nowhere
+        The entry of what is not kept.
     """
 
     def __init__(
@@ -44,9 +51,10 @@ class ConceptStore:
     ) -> None:
         self.max_slots, self.width = max_slots, width
         self.num_pages = max(1, num_bytes // (entry_bytes(width) * PAGE))
-        self._first = 1 + max_slots
-        entries = self._first + self.num_pages * PAGE
-        # [entries, width] float32 and int64
+        # The last of those before it is that of rows without a request.
+        self._first = max_slots + 1
+        self.nowhere = self._first + self.num_pages * PAGE
+        entries = self.nowhere + 1
         self.weights = torch.zeros(entries, width, dtype=torch.float32, device=device)
         self.ids = torch.zeros(entries, width, dtype=torch.int64, device=device)
         # [max_slots + 1, pages of a request]: page numbers; the last has none
@@ -124,9 +132,4 @@ class ConceptStore:
     def entries(self, slots: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where the given tokens of the given slots are: a page's entry, or the slot's own."""
         page = self.pages[slots, indices // PAGE]
-        return np.where(page >= 0, self._first + page * PAGE + indices % PAGE, 1 + slots)
-
-    def write(self, entries: Tensor, weights: Tensor, ids: Tensor) -> None:
-        """Keep what the next forward pass is fed. ``entries``: ``[num_rows]`` int64."""
-        self.weights.index_copy_(0, entries, weights[:, : self.width])
-        self.ids.index_copy_(0, entries, ids[:, : self.width])
+        return np.where(page >= 0, self._first + page * PAGE + indices % PAGE, slots)

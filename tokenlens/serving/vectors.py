@@ -50,7 +50,7 @@ class VectorStore:
     def __init__(self, source: ServedVectors, store: ConceptStore, capacity: int) -> None:
         self.source, self.hidden_size, self.capacity = source, source.hidden_size, capacity
         device, entries, slots = store.ids.device, len(store.ids), store.max_slots
-        self._begin = 1 + slots
+        self._begin, self._nowhere = 1 + slots, store.nowhere
         self.vectors = torch.zeros(self._begin + capacity, self.hidden_size, device=device)
         self.rows = torch.zeros(entries, dtype=torch.int64, device=device)
         self.scale = torch.zeros(entries, device=device)
@@ -137,7 +137,7 @@ class VectorStore:
             self._adding.remove(slot)
             self.without_extent[slot] = False
             self._first[slot] = self._size[slot] = 0
-            self._clean(slice(1 + slot, 2 + slot))
+            self._clean(slice(slot, slot + 1))
 
     def take_page(self, page: int, first_entry: int, slot: int) -> None:
         """A page of the history has a new owner."""
@@ -163,7 +163,7 @@ class VectorStore:
         Parameters
         ----------
         entries, slots
-            ``[num_rows]`` int64: where a row's concept token went, 0 for nowhere, and its slot.
+            ``[num_rows]`` int64: where a row's concept token went, and its slot.
         """
         if core.live_needs & Need.ENGINE_VECTOR:
             self._keep_vectors(core, entries, slots)
@@ -180,7 +180,7 @@ class VectorStore:
         place = latent_steps.index_select(0, slots) - 1
         first, size = self._first.index_select(0, slots), self._size.index_select(0, slots)
         row = torch.where((place >= 0) & (place < size), first + place, 1 + slots)
-        row = torch.where((weight > 0) & (entries > 0), row, 0)
+        row = torch.where((weight > 0) & (entries != self._nowhere), row, 0)
         self.vectors.index_copy_(0, row, feed.base.index_select(0, slots) * weight[:, None])
         self.rows.index_copy_(0, entries, row)
 

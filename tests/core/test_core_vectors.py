@@ -28,7 +28,7 @@ def request_of(*methods):
 
 def fed_after(before, then):
     """What a slot is fed by a request whose slot was another's; both are of one slot."""
-    core = Core(methods=METHODS, max_slots=1, vocab_size=VOCAB, engine_vectors=Lent(1))
+    core = Core(methods=METHODS, max_slots=1, vocab_size=VOCAB, engine_vectors=Lent(1, VOCAB))
     slots = torch.zeros(1, dtype=torch.int64)
     generator = torch.Generator().manual_seed(2)
     for methods in (before, then):

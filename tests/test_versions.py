@@ -32,6 +32,7 @@ def test_the_pages_name_the_releases():
         text = " ".join((ROOT / page).read_text().split())
         for engine in ENGINES:
             assert versions.supported(engine) in text, page
+    assert versions.supported("vllm") in (ROOT / "docs" / "vllm.md").read_text()
     assert versions.markdown() in (ROOT / "docs" / "install.md").read_text()
     assert {engine: versions.supported(engine) for engine in ENGINES} == capabilities.TESTED
 

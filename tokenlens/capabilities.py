@@ -99,7 +99,7 @@ CAPABILITIES = (
     Capability(
         "LoRA on the embedding",
         "yes",
-        "vLLM: latent methods only; its adapter is applied to a token",
+        "vLLM: latent methods only; its adapter's part is the visible token's alone",
         vllm="refused",
         sglang="refused",
     ),
@@ -120,7 +120,7 @@ CAPABILITIES = (
     Capability(
         "assisted and speculative decoding",
         "refused",
-        "a draft cannot foresee a mixture",
+        "a draft would be judged by an earlier token's state, and cannot foresee a mixture",
         "refused",
         sglang="refused",
     ),
@@ -138,6 +138,28 @@ CAPABILITIES = (
         sglang="yes",
     ),
     Capability("tensor parallel", "n/a", vllm="yes", sglang="yes"),
+    Capability(
+        "several front ends",
+        "n/a",
+        "vLLM's `--api-server-count`, SGLang's `--tokenizer-worker-num`",
+        vllm="yes",
+        sglang="yes",
+    ),
+    Capability(
+        "data parallel",
+        "n/a",
+        "SGLang: its controller does not say if its schedulers have tokenlens; several servers"
+        " behind its router do",
+        vllm="yes",
+        sglang="refused",
+    ),
+    Capability(
+        "Ray",
+        "n/a",
+        "its actors do not inherit by what engines know the requests that were admitted",
+        vllm="refused",
+        sglang="refused",
+    ),
     Capability(
         "pipeline parallel",
         "n/a",

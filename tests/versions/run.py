@@ -110,7 +110,7 @@ def read(report):
     return {**result, "first": failed[0]} if failed else result
 
 
-PAGES = ("README.md", "docs/install.md", "pyproject.toml")
+PAGES = ("README.md", "docs/install.md", "docs/vllm.md", "pyproject.toml")
 """Where the table is repeated."""
 
 

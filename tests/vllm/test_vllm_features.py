@@ -1,6 +1,8 @@
 """A spec beside what vLLM offers itself: budgets, masks, stops and log-probabilities."""
 
 import pytest
+import quoted
+from conformance_models import REASONER_PATH
 from vllm_support import needs_vllm
 
 pytestmark = [needs_vllm, pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -54,6 +56,20 @@ def test_markers_that_the_model_would_have_to_spell_are_refused(runs):
     assert "phase.think_start: got 'Wait:'" in message
     assert "'<think>'" in message
     assert set(runs[1]["errors"]) == {"spelled"}
+
+
+def test_the_last_turn_of_a_prompt_alone_decides_the_phase(runs):
+    from transformers import AutoTokenizer
+
+    found = quoted.prompts(AutoTokenizer.from_pretrained(REASONER_PATH))
+    assert not runs[2]["errors"]
+    steps = {name: one["trace"]["steps"] for name, one in runs[2]["outputs"].items()}
+    phases = {name: steps[name][0]["phase"] for name in found}
+    assert phases == {name: phase for name, (_, phase) in found.items()}
+    # Then the model opens its thinking by itself.
+    for name, one in steps.items():
+        assert one[0]["latent"] == (phases[name] == "thinking"), name
+        assert one[1]["latent"] == (phases[name] != "answer"), name
 
 
 def test_a_thinking_budget_of_vllm_ends_mixtures(outputs):

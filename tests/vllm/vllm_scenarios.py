@@ -5,6 +5,7 @@ import shutil
 
 import conformance_models as models
 import outside
+import quoted
 import torch
 from conformance_table import LONG, MARKERS, START, VECTORS, Scenario, hosted, soft
 from safetensors.torch import load_file, save_file
@@ -72,7 +73,8 @@ SETTINGS = {
 def features_scenario(tokenizer, setting):
     """A spec beside what vLLM offers itself: a thinking budget, log-probabilities, masks.
 
-    And, in a second run, requests in which nothing that they ask for can happen.
+    And, in a second run, requests in which nothing that they ask for can happen; in a third,
+    prompts with markers in somebody else's words.
     """
     question = [{"role": "user", "content": models.QUESTIONS[0]}]
     text = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
@@ -117,10 +119,19 @@ def features_scenario(tokenizer, setting):
         {"name": name, "prompt": tokenizer.encode(off), "spec": spec, "sampling": {"max_tokens": 8}}
         for name, spec in quiet.items()
     ]
+    said = [
+        {
+            "name": name,
+            "prompt": ids,
+            "spec": {"methods": [soften], "trace": {"level": "full"}},
+            "sampling": {"max_tokens": 4},
+        }
+        for name, (ids, _) in quoted.prompts(tokenizer).items()
+    ]
     return {
         "model": str(models.REASONER_PATH),
         "engine": {"max_num_batched_tokens": 64, **setting},
-        "runs": [{"requests": rows}, {"requests": silent}],
+        "runs": [{"requests": rows}, {"requests": silent}, {"requests": said}],
     }
 
 

@@ -181,8 +181,8 @@ CAPABILITIES = (
         "multimodal models, with images and without",
         "yes",
         "latent methods on vLLM: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Gemma 3 and 4, Mistral 3,"
-        " InternVL, Llama 4, GLM-V; on SGLang: Qwen2-VL, Qwen2.5-VL, Qwen3-VL; others with"
-        " `TOKENLENS_ANY_MODEL=1`",
+        " InternVL, Llama 4, GLM-V; on SGLang: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Gemma 3,"
+        " Mistral 3, GLM-V; others with `TOKENLENS_ANY_MODEL=1`",
         vllm="yes",
         sglang="yes",
     ),

@@ -8,8 +8,8 @@ import inspect
 from typing import Any
 
 VOCAB = 96
-START, END = 6, 7
-"""Stand for the think markers."""
+END_OF_TEXT, START, END = 5, 6, 7
+"""The latter two stand for the think markers."""
 
 SHAPE: dict[str, Any] = {
     "vocab_size": VOCAB,
@@ -143,8 +143,8 @@ GROUP_OF = {name: group for group, names in GROUPS.items() for name in names.spl
 TEXT = tuple(GROUP_OF)
 
 
-def config_of(name: str) -> Any:
-    """A tiny configuration of one architecture."""
+def config_of(name: str, **otherwise: Any) -> Any:
+    """A tiny configuration of one architecture; some fields may be otherwise."""
     from transformers import CONFIG_MAPPING
 
     kind = CONFIG_MAPPING[name]
@@ -154,19 +154,35 @@ def config_of(name: str) -> Any:
     for base in kind.__mro__:
         known |= set(getattr(base, "__annotations__", ()))
     values = {key: value for key, value in SHAPE.items() if key in known}
-    return kind(**{**values, **MORE.get(name, {})})
+    return kind(**{**values, **MORE.get(name, {}), **otherwise})
 
 
-def build(name: str, seed: int = 3) -> Any:
+def build(name: str, seed: int = 3, **otherwise: Any) -> Any:
     """A model; every call makes the same one."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config_of(name)).eval()
+        model = AutoModelForCausalLM.from_config(config_of(name, **otherwise)).eval()
         for parameter, values in model.named_parameters():
             if parameter.endswith("correct_output_scale"):
                 # Zero in a new model (Gemma 3n), which makes per-layer embeddings nothing.
                 torch.nn.init.constant_(values, 1.0)
     return model
+
+
+def tokenizer(markers: bool = True) -> Any:
+    """A word a token, with think markers or without."""
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = [f"w{token}" for token in range(VOCAB)]
+    words[END_OF_TEXT] = "<|end|>"
+    if markers:
+        words[START], words[END] = "<think>", "</think>"
+    vocab = {word: token for token, word in enumerate(words)}
+    made = Tokenizer(models.WordLevel(vocab, unk_token="w0"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.add_tokens([AddedToken(word) for word in words if word.startswith("<")])
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|end|>")

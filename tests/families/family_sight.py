@@ -34,6 +34,8 @@ class Sight:
         The one in which an engine can run it on a CPU.
     engine
         What its engine needs beside.
+    sglang
+        The same of SGLang's.
     seed
         One with which no text has a token that stands for an image.
     side
@@ -53,6 +55,7 @@ class Sight:
     anchors: tuple[str, ...] = ("start", "image_token", "end")
     dtype: str = "float32"
     engine: dict[str, Any] = field(default_factory=dict)
+    sglang: dict[str, Any] = field(default_factory=dict)
     seed: int = 3
     side: int = 32
     renamed: dict[str, str] = field(default_factory=dict)
@@ -108,6 +111,10 @@ GLM_TOKENS = {
     "video_end": "<|end_of_video|>",
     "video_token": "<|video|>",
 }
+SEES = {"enable_multimodal": True}
+"""Without it SGLang takes no notice of images with these classes."""
+RECURRENT = {"mamba_radix_cache_strategy": "no_buffer", "disable_overlap_schedule": True}
+"""With which SGLang starts on a CPU where a model has a recurrent state."""
 
 CLASSES = {
     "qwen2_vl": Sight(
@@ -144,6 +151,7 @@ CLASSES = {
         shapes.patched("Qwen3VLProcessor", video="Qwen3VLVideoProcessor"),
         QWEN_PROMPT,
         dtype="bfloat16",
+        sglang=RECURRENT,
         note="bfloat16, in which alone vLLM's CPU backend runs the gated delta rule: held to 0.03,"
         " and tokens instead of mixtures must be five times as far off. Its blocks are so large"
         " that nothing of these prompts is cached. Not on the list: on the second runner every row"
@@ -156,13 +164,16 @@ CLASSES = {
         shapes.gemma3,
         shapes.gemma3_processor,
         ("boi_token",),
-        # In transformers the tokens of an image see each other; in vLLM, on a CPU, they do not.
+        # In transformers the tokens of an image see each other; in the engines, on a CPU, they do
+        # not.
         None,
         ("boi_token", "image_token", "eoi_token"),
+        sglang=SEES,
         renamed={"vision_tower.": "vision_tower.vision_model."},
-        note="vLLM's CPU backend lets the tokens of an image see only those before them, where"
-        " transformers lets them see each other: the replay does as vLLM does. With transformers'"
-        " own mask, rows with an image are up to 7e-3 off, plain ones too.",
+        note="The engines' backends for a CPU let the tokens of an image see only those before"
+        " them, where transformers lets them see each other: the replay does as they do. With"
+        " transformers' own mask, rows with an image are up to 7e-3 off on vLLM, plain ones too."
+        " SGLang takes notice of images with `--enable-multimodal` only.",
     ),
     "gemma4": Sight(
         GEMMA4_TOKENS,
@@ -191,6 +202,8 @@ CLASSES = {
         ("context_image_token",),
         None,
         ("start_image_token", "context_image_token", "end_image_token"),
+        note="SGLang has no class of this name and falls back to one of transformers', which takes"
+        " no image beside token ids, and fails in its forward pass where it comes with a text.",
     ),
     "llama4": Sight(
         LLAMA_TOKENS,
@@ -199,6 +212,7 @@ CLASSES = {
         shapes.llama4_processor,
         ("fake",),
         None,
+        sglang=SEES,
     ),
     "glm4v": Sight(
         GLM_TOKENS,
@@ -209,6 +223,8 @@ CLASSES = {
     ),
 }
 NAMES = tuple(CLASSES)
+MARKERS = {"think_start": "<think>", "think_end": "</think>"}
+"""To be found in the vocabulary; the prompts' own stand-ins are ids (``family_models``)."""
 
 
 def tokenizer(sight: Sight) -> Any:
@@ -224,7 +240,7 @@ def tokenizer(sight: Sight) -> Any:
         unk_token=None,
         eos_token="<|im_end|>",
         pad_token="<|im_end|>",
-        extra_special_tokens=sight.tokens,
+        extra_special_tokens={**sight.tokens, **MARKERS},
     )
     made.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     return made

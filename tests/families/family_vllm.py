@@ -20,7 +20,8 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("TOKENLENS_ANY_MODEL", "1")
 
 import family_sight
-from family_rows import PLAIN, STEPS, judged, load, requests, specs
+from family_checks import BY_NAME, NAMED, named
+from family_rows import PLAIN, STEPS, judged, load, opened, requests, specs
 
 ENGINE: dict[str, Any] = {
     "enforce_eager": True,
@@ -43,7 +44,7 @@ def run(name: str, folder: Path) -> list[dict[str, Any]]:
     from tokenlens.vllm import extra_args, trace
 
     path, model, tokenizer = load(name, folder)
-    more: dict[str, Any] = {"skip_tokenizer_init": True}
+    more: dict[str, Any] = {}
     if name in family_sight.NAMES:
         sight = family_sight.CLASSES[name]
         more = {"limit_mm_per_prompt": {"image": 1}, "dtype": sight.dtype, **sight.engine}
@@ -92,7 +93,28 @@ def run(name: str, folder: Path) -> list[dict[str, Any]]:
                         found.append(facts)
                     continue
                 found.append({**facts, **judged(path, model, tokenizer, trace(output), image)})
+        found.append({"model": name, "row": BY_NAME, **by_name(llm, path)})
     return found
+
+
+def by_name(llm: Any, path: Path) -> dict[str, Any]:
+    """What becomes of a preset's name, as ``vllm_xargs`` bring it; no marker is written."""
+    from vllm import SamplingParams
+
+    from tokenlens.vllm import trace
+
+    prompts, markers = opened(path)
+    params = SamplingParams(
+        max_tokens=5,
+        temperature=0.0,
+        ignore_eos=True,
+        detokenize=False,
+        logit_bias=dict.fromkeys(markers, -100.0),
+        extra_args={"tokenlens": NAMED},
+    )
+    asked = [{"prompt_token_ids": prompt} for prompt in prompts.values()]
+    outputs = llm.generate(asked, params, use_tqdm=False)
+    return {one: named(trace(output)) for one, output in zip(prompts, outputs)}
 
 
 @contextmanager

@@ -155,8 +155,12 @@ def gemma4_processor(tokenizer: Any) -> Any:
 
 def mistral3(ids: dict[str, int]) -> Any:
     tower = {**TOWER, "model_type": "pixtral", "head_dim": 16, "image_size": 64}
+    # As checkpoints have it: SGLang knows no other.
+    tower["hidden_act"] = "silu"
+    # Tied, as the configuration around it has it: SGLang asks this one.
+    text = {"model_type": "mistral", "sliding_window": None, "tie_word_embeddings": True}
     return transformers().Mistral3Config(
-        text_config={**TEXT, **HEADS, "model_type": "mistral", "sliding_window": None},
+        text_config={**TEXT, **HEADS, **text},
         vision_config=tower,
         image_token_index=ids["image_token"],
         spatial_merge_size=2,

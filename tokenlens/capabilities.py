@@ -56,8 +56,9 @@ class Capability:
 
 
 CAPABILITIES = (
-    Capability("Soft Thinking, Cold Stop", "yes", vllm="yes", sglang="yes"),
-    Capability("Gumbel and Dirichlet noise", "yes", vllm="yes", sglang="yes"),
+    Capability(
+        "Soft Thinking, Cold Stop, Gumbel and Dirichlet noise", "yes", vllm="yes", sglang="yes"
+    ),
     Capability("ThinkRouter, LEAD, SwiReasoning, SeLaR: one gate", "yes", vllm="yes", sglang="yes"),
     Capability("Latent-SFT, Latent-GRPO, SofT-GRPO noise, CoT2", "yes", vllm="yes", sglang="yes"),
     Capability.of(
@@ -87,7 +88,7 @@ CAPABILITIES = (
     Capability(
         "EDT, HAPO, min-p, top-n-sigma, top-H as logit edits", "yes", vllm="yes", sglang="yes"
     ),
-    Capability("one spec per request, mixed batches", "yes", vllm="yes", sglang="yes"),
+    Capability("one spec per request, mixed batches, traces", "yes", vllm="yes", sglang="yes"),
     Capability(
         "greedy, sampling, several samples of a prompt, streaming, stop strings",
         "yes",
@@ -103,7 +104,6 @@ CAPABILITIES = (
         vllm="refused",
         sglang="refused",
     ),
-    Capability("traces", "yes", vllm="yes", sglang="yes"),
     Capability(
         "step routing between two models",
         "yes",
@@ -132,12 +132,11 @@ CAPABILITIES = (
         sglang="yes",
     ),
     Capability(
-        "prefix caching, preemption, chunked prefill, asynchronous scheduling",
+        "prefix caching, preemption, chunked prefill, asynchronous scheduling, tensor parallel",
         "n/a",
         vllm="yes",
         sglang="yes",
     ),
-    Capability("tensor parallel", "n/a", vllm="yes", sglang="yes"),
     Capability(
         "several front ends",
         "n/a",

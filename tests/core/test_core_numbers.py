@@ -167,6 +167,7 @@ def build(name, changes):
         "answer_now": {"after": 3},
         "s1": {"text": "a"},
         "swi_reasoning": {"first": {"tokens": [7], "keep": 0.9}},
+        "softcotpp": {"placeholder": 7},
     }
     words = {"words": ["a"]} if "words" in METHOD_CONFIGS[name].model_fields else {}
     config = {**words, **needed.get(name, {}), **changes, "method": name}

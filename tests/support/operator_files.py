@@ -39,7 +39,7 @@ def allow_toys(hidden_size, vocab_size):
     toys = {
         "east": ({"vector": torch.ones(hidden_size)}, {"layer": "1"}),
         "budget_guidance": (predictor(hidden_size, vocab_size), {"heads": "2"}),
-        "softcotpp": ({"rows": torch.ones(2, hidden_size)}, None),
+        "softcotpp": ({"rows": torch.ones(1024, 2, hidden_size)}, None),
         "diffadapt": ({name: torch.ones(shape) for name, shape in probe.items()}, None),
     }
     with tempfile.TemporaryDirectory() as folder:

@@ -17,8 +17,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Strategy(StrictModel):
     """How questions of one difficulty are thought about."""
 
-    temperature: Temperature = Field(..., description="of the sampled tokens")
-    share: Share = Field(..., description="of the budget, after which thinking ends")
+    temperature: Temperature = Field(1.0, description="of the sampled tokens")
+    share: Share = Field(1.0, description="of the budget, after which thinking ends")
 
 
 class DiffAdapt(EntropyTemperature):

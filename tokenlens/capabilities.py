@@ -73,7 +73,7 @@ CAPABILITIES = (
     ),
     Capability.of(
         Need.OF_LAYERS,
-        "hidden states of layers: EAST, Budget Guidance, DiffAdapt; SoftCoT++'s rows in a prompt",
+        "layers: EAST, Budget Guidance, DiffAdapt; SoftCoT++'s rows in a prompt",
         "files of the operator's; vLLM and SGLang have no seat at a decoder layer yet",
     ),
     Capability(
@@ -132,7 +132,7 @@ CAPABILITIES = (
         sglang="yes",
     ),
     Capability(
-        "prefix caching, preemption, chunked prefill, asynchronous scheduling, tensor parallel",
+        "prefix caching, preemption, chunked prefill, async, tensor parallel",
         "n/a",
         vllm="yes",
         sglang="yes",

@@ -21,6 +21,7 @@ COUNTERS = {
     "forced": "Tokens that a method decided",
     "invalid": "Steps whose logits could not be used",
     "cold_stops": "Ends of thinking that Cold Stop forced",
+    "shifted": "Tokens that were read with a vector behind a decoder layer",
     "never_opened": "Requests with a latent method or a budget whose thinking never opened",
     "refusals": "Requests refused because of their spec",
     "route_fallbacks": "Failures of a routed model that put the other one in",
@@ -63,6 +64,7 @@ class Grown(NamedTuple):
     forced: int = 0
     invalid: int = 0
     cold_stops: int = 0
+    shifted: int = 0
     others: Mapping[str, int] = {}
 
     @classmethod
@@ -78,6 +80,7 @@ class Grown(NamedTuple):
             forced=counts["forced_steps"],
             invalid=counts["invalid_steps"],
             cold_stops=counts.get("cold_stops", 0),
+            shifted=counts.get("shifted_steps", 0),
             others=others,
         )
 

@@ -97,7 +97,7 @@ def test_the_vector_is_added_behind_its_layer_at_generated_positions(
             betas = shifts(trace, where, 0.7)
             moved += sum(beta != 0 for beta in betas)
             # The last token's phase is counted, and no step shows it.
-            counted = trace.counts.others["shifted_steps"]
+            counted = trace.counts.shifted_steps
             assert 0 <= counted - sum(beta != 0 for beta in betas) <= 1
             wanted = replayed(
                 subject, prompt, tokens[row].tolist()[:-1], vectors[f"v{layer}"], layer, betas

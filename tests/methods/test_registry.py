@@ -16,6 +16,8 @@ from tokenlens.core.method import Method
 from tokenlens.methods import METHODS
 from tokenlens.methods.registry import ORDER, steps
 from tokenlens.spec import METHOD_CONFIGS
+from tokenlens.trace.records import TraceCounts
+from tokenlens.trace.reports import TRIP
 
 FOLDER = Path(tokenlens.methods.__file__).parent
 FOLDERS = {path.parent.name for path in FOLDER.glob("*/config.py")}
@@ -48,6 +50,13 @@ def test_every_method_is_in_the_table_that_every_engine_runs():
     named = {method["method"] for methods in rows for method in methods}
     # What an engine refuses, its own tests show.
     assert set(ORDER) - named <= frozenset.intersection(*table.REFUSED.values())
+
+
+def test_what_a_method_counts_has_a_field_of_the_trace():
+    # ``others`` is what methods from outside count.
+    counted = {name for one in METHODS for name in one.counters}
+    assert counted - set(TRIP) <= set(TraceCounts.model_fields)
+    assert {"cold_stops", "shifted_steps"} <= counted
 
 
 def test_steps_are_made_once():

@@ -65,6 +65,9 @@ class TraceCounts(StrictModel):
     forced_steps: int
     invalid_steps: int
     cold_stops: int = 0
+    shifted_steps: int = Field(
+        0, description="a vector was added behind a decoder layer where the token was read"
+    )
     gate_switches: int = Field(0, description="of a gate, from latent to discrete")
     mode_changes: int = Field(
         0, description="steps that are latent where the one before was not, or the other way"

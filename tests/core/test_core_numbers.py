@@ -28,7 +28,12 @@ from tokenlens.spec.registry import NEEDS_LATENT
 VOCAB, TABLE = numeric.VOCAB, table(numeric.VOCAB)
 TOKENIZER = Letters(numeric.LETTERS)
 NUMBERS = dict(numeric.numbers(numeric.SCHEMA))
-allow_toys(HIDDEN, VOCAB)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def toys():
+    """Files of this model's width: another test of this process may have named others so."""
+    allow_toys(HIDDEN, VOCAB)
 
 
 def logits_of(kind, generator):

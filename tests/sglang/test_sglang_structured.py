@@ -2,7 +2,7 @@
 
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import json_reasoner as reasoner
 import pytest
@@ -56,50 +56,12 @@ def ask(server, methods=None, index=0, **fields):
     return post(server, "/v1/chat/completions", body)
 
 
-def told(answer):
-    """What is in an answer, without what differs from request to request."""
-    assert answer.status_code == 200, answer.text
-    choice = answer.json()["choices"][0]
-    return choice["message"], choice["finish_reason"], choice.get("logprobs")
-
-
 def trace(answer):
     return answer.json()["choices"][0]["meta_info"]["tokenlens"]
 
 
 def test_fifty_requests_and_the_plain_ones_are_what_they_were(server):
-    free, alone = ask(server), {}
-    for kind, fields in HELD.items():
-        alone[kind] = ask(server, **fields)
-        reasoner.check(told(alone[kind])[0]["content"], kind)
-    cases = [(name, kind) for kind in HELD for name in reasoner.SPECS] * 2 + [(None, None)] * 10
-
-    def one(case):
-        name, kind = case
-        return ask(server, reasoner.SPECS.get(name), **HELD.get(kind, {}))
-
-    assert len(cases) == 50
-    with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(one, cases))
-    latent = {}
-    for (name, kind), answer in zip(cases, answers):
-        message, finish, logprobs = told(answer)
-        if name is None:
-            assert (message, finish, logprobs) == told(free)
-            continue
-        assert finish == "stop", (name, kind, message)
-        reasoner.check(message["content"], kind)
-        if name == "plain":
-            assert (message, finish, logprobs) == told(alone[kind])
-            continue
-        found = trace(answer)
-        assert found["final_phase"] == "answer"
-        assert not found["spec"]["phase"]["reopens"]
-        latent.setdefault(name, set()).add(found["counts"]["latent_steps"])
-    for name in ("soft", "soft, ended", "soft, cold", "gumbel"):
-        assert min(latent[name]) > 3, latent
-    softly = ask(server, reasoner.SPECS["soft"])
-    assert latent["soft"] == {trace(softly)["counts"]["latent_steps"]}
+    reasoner.check_fifty(partial(ask, server), trace, HELD)
 
 
 @pytest.mark.parametrize("field", reasoner.FORBIDDEN)
@@ -117,7 +79,7 @@ def test_tools_that_must_be_called_are(server):
         fields = {"tools": [reasoner.TOOL], "tool_choice": choice}
         fields["logit_bias"] = reasoner.NO_BLANKS
         answer = ask(server, reasoner.SPECS["soft, ended"], **fields)
-        message, finish, _ = told(answer)
+        message, finish, _ = reasoner.told(answer)
         (call,) = message["tool_calls"]
         assert call["function"]["name"] == "f", (finish, message)
         reasoner.check(call["function"]["arguments"], "json")
@@ -127,7 +89,7 @@ def test_tools_that_must_be_called_are(server):
 def test_who_does_not_say_that_a_request_reasons(server):
     closed = {"chat_template_kwargs": {"enable_thinking": False}}
     answer = ask(server, reasoner.SPECS["soft"], **HELD["regex"], **closed)
-    reasoner.check(told(answer)[0]["content"], "regex")
+    reasoner.check(reasoner.told(answer)[0]["content"], "regex")
     assert trace(answer)["counts"]["latent_steps"] == 0
     text = f"<|im_start|>user\n{reasoner.QUESTIONS[0]}<|im_end|>\n<|im_start|>assistant\n<think>\n"
     sampling = {"temperature": 0, "max_new_tokens": 100, "regex": reasoner.REGEX}

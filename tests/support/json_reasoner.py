@@ -6,6 +6,7 @@ Twelve numbers that its questions do not have are other texts: the weights are t
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 MODEL = Path(__file__).parents[2] / "tokenlens" / "assets" / "tiny-reasoner-latent"
@@ -93,3 +94,57 @@ def check(text, kind):
     found = json.loads(text)
     assert list(found) == ["answer"]
     assert 100 <= found["answer"] <= 999
+
+
+def told(answer):
+    """What is in an answer, without what differs from request to request."""
+    assert answer.status_code == 200, answer.text
+    choice = answer.json()["choices"][0]
+    return choice["message"], choice["finish_reason"], choice.get("logprobs")
+
+
+def check_fifty(ask, trace, held):
+    """Fifty requests at once, some with latent thinking, some held to a grammar, some plain.
+
+    Parameters
+    ----------
+    ask
+        Posts one chat: methods of the spec (``None``: without one), and fields of the body.
+    trace
+        The trace in an answer.
+    held
+        By kind, fields that hold an answer to a grammar.
+    """
+    free, alone = ask(), {}
+    for kind, fields in held.items():
+        alone[kind] = ask(**fields)
+        check(told(alone[kind])[0]["content"], kind)
+    cases = [(name, kind) for kind in held for name in SPECS] * 2 + [(None, None)] * 10
+
+    def one(case):
+        name, kind = case
+        return ask(SPECS.get(name), **held.get(kind, {}))
+
+    assert len(cases) == 50
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(one, cases))
+    latent = {}
+    for (name, kind), answer in zip(cases, answers):
+        message, finish, logprobs = told(answer)
+        if name is None:
+            assert (message, finish, logprobs) == told(free)
+            continue
+        assert finish == "stop", (name, kind, message)
+        check(message["content"], kind)
+        if name == "plain":
+            assert (message, finish, logprobs) == told(alone[kind])
+            continue
+        found = trace(answer)
+        assert found["final_phase"] == "answer"
+        assert not found["spec"]["phase"]["reopens"]
+        latent.setdefault(name, set()).add(found["counts"]["latent_steps"])
+    for name in ("soft", "soft, ended", "soft, cold", "gumbel"):
+        assert min(latent[name]) > 3, latent
+    # The same as without a grammar, up to the end of thinking.
+    softly = ask(SPECS["soft"])
+    assert latent["soft"] == {trace(softly)["counts"]["latent_steps"]}

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import json_reasoner as reasoner
 import pytest
@@ -58,52 +57,15 @@ def ask(server, methods=None, index=0, door="chat/completions", **fields):
     return httpx.post(f"{server}/v1/{door}", json=body, timeout=600)
 
 
-def told(answer):
-    """What is in an answer, without what differs from request to request."""
-    assert answer.status_code == 200, answer.text
-    choice = answer.json()["choices"][0]
-    return choice["message"], choice["finish_reason"], choice.get("logprobs")
-
-
-def counts(answer):
-    """The counts of its trace."""
-    return answer.json()["kv_transfer_params"]["tokenlens"]["counts"]
+def trace(answer):
+    return answer.json()["kv_transfer_params"]["tokenlens"]
 
 
 def test_fifty_requests_and_the_plain_ones_are_what_they_were(server):
-    free, alone = ask(server, logprobs=True), {}
-    for kind, fields in HELD.items():
-        alone[kind] = ask(server, logprobs=True, **fields)
-        reasoner.check(told(alone[kind])[0]["content"], kind)
-    cases = [(name, kind) for kind in HELD for name in reasoner.SPECS] * 2 + [(None, None)] * 10
+    def asked(methods=None, **fields):
+        return ask(server, methods, logprobs=True, **fields)
 
-    def one(case):
-        name, kind = case
-        return ask(server, reasoner.SPECS.get(name), logprobs=True, **HELD.get(kind, {}))
-
-    assert len(cases) == 50
-    with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(one, cases))
-    latent = {}
-    for (name, kind), answer in zip(cases, answers):
-        message, finish, logprobs = told(answer)
-        if name is None:
-            assert (message, finish, logprobs) == told(free)
-            continue
-        assert finish == "stop", (name, kind, message)
-        reasoner.check(message["content"], kind)
-        if name == "plain":
-            assert (message, finish, logprobs) == told(alone[kind])
-            continue
-        trace = answer.json()["kv_transfer_params"]["tokenlens"]
-        assert trace["final_phase"] == "answer"
-        assert not trace["spec"]["phase"]["reopens"]
-        latent.setdefault(name, set()).add(trace["counts"]["latent_steps"])
-    for name in ("soft", "soft, ended", "soft, cold", "gumbel"):
-        assert min(latent[name]) > 3, latent
-    # The same as without a grammar, up to the end of thinking.
-    softly = ask(server, reasoner.SPECS["soft"])
-    assert latent["soft"] == {counts(softly)["latent_steps"]}
+    reasoner.check_fifty(asked, trace, HELD)
 
 
 @pytest.mark.parametrize("field", reasoner.FORBIDDEN)
@@ -122,18 +84,18 @@ def test_tools_that_must_be_called_are(server):
         fields = {"tools": [reasoner.TOOL], "tool_choice": choice}
         fields["logit_bias"] = reasoner.NO_BLANKS
         answer = ask(server, reasoner.SPECS["soft, ended"], **fields)
-        message, finish, _ = told(answer)
+        message, finish, _ = reasoner.told(answer)
         (call,) = message["tool_calls"]
         assert call["function"]["name"] == "f", (finish, message)
         reasoner.check(call["function"]["arguments"], "json")
-        assert counts(answer)["latent_steps"] > 3
+        assert trace(answer)["counts"]["latent_steps"] > 3
 
 
 def test_a_prompt_whose_thinking_is_over(server):
     closed = {"chat_template_kwargs": {"enable_thinking": False}}
     answer = ask(server, reasoner.SPECS["soft"], **HELD["regex"], **closed)
-    reasoner.check(told(answer)[0]["content"], "regex")
-    assert counts(answer)["latent_steps"] == 0
+    reasoner.check(reasoner.told(answer)[0]["content"], "regex")
+    assert trace(answer)["counts"]["latent_steps"] == 0
     # By this the grammar would hold while the model thinks.
     early = ask(server, reasoner.SPECS["soft"], **HELD["json"], include_reasoning=False)
     assert early.status_code == 400, early.text

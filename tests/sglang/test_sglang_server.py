@@ -395,9 +395,13 @@ def test_an_evaluation_of_the_server_has_the_records_of_hugging_face(server, tmp
 
 
 def test_controllers_decide_what_they_do_in_process(server):
-    backend = steered.served(server, "tiny", "sglang")
-    steered.check_decided(backend)
-    assert backend.trips
+    steered.check_decided(lambda: steered.served(server, "tiny", "sglang"))
+
+
+def test_64_requests_at_once_decide_what_one_does(server):
+    steered.check_crowd(steered.served(server, "tiny", "sglang"))
+    assert live(server) == 0
+    assert settled(server)["tokenlens_slots_in_use"] == 0
 
 
 def live(server):

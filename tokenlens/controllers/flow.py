@@ -18,7 +18,7 @@ class ControllerMethod(Protocol):
         """Write the line to its end; its ``why`` says what stopped it."""
 
 
-async def finish(page: Page, why: str = "") -> None:
+async def finish(page: Page, why: str = "", facts: int = 0) -> None:
     """End the thinking if it is not over, and write the answer, once."""
     if page.desk.frame.think_end is None:
         if page.state != "eos" and not why:
@@ -29,7 +29,7 @@ async def finish(page: Page, why: str = "") -> None:
         return
     page.why = page.why or why or "think_end"
     if page.state != "eos":
-        await answer(page)
+        await answer(page, facts)
 
 
 def close(page: Page, why: str = "") -> bool:
@@ -90,10 +90,10 @@ def drop_eos(page: Page) -> None:
     page.state = "thinking"
 
 
-async def answer(page: Page) -> None:
+async def answer(page: Page, facts: int = 0) -> None:
     """Write what follows the thinking."""
     left = page.desk.frame.answer_tokens
-    span = await page.write_on(left, kind="answer")
+    span = await page.write_on(left, kind="answer", facts=facts)
     if span.finish != "eos":
         page.state = "full"
 
@@ -103,7 +103,7 @@ async def plain(page: Page, facts: int = 0) -> Span:
     span = Span()
     if page.is_thinking:
         span = await page.write_on(facts=facts)
-    await finish(page)
+    await finish(page, facts=facts)
     return span
 
 

@@ -33,7 +33,18 @@ async def several(
     found = await together(calls)
     if (failure := first_failure(found)) is not None:
         raise failure
-    return [None if isinstance(value, BackendError) else value for value in found]
+    return [
+        None if value is None or isinstance(value, BackendError) else steady(value)
+        for value in found
+    ]
+
+
+def steady(value: float) -> float:
+    """A measure of a line without the last digits, which hang on the batch that it was in.
+
+    Two lines that are equal then have one value, and which of them is chosen hangs on their order.
+    """
+    return round(value, 6)
 
 
 def answers_of(page: Page, lines: Sequence[Page]) -> list[str | None]:

@@ -6,6 +6,7 @@ Nothing that a call wrote is part of the line before the method takes it.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any, Literal
 
 from tokenlens.controllers.children import FAILURES
@@ -14,7 +15,7 @@ from tokenlens.controllers.stops import ControllerStop
 from tokenlens.controllers.tree import Kind, Mark
 from tokenlens.errors import BackendError, LimitError, SpecError
 from tokenlens.routing.backend import Context
-from tokenlens.routing.facts import Trip
+from tokenlens.routing.facts import Fact, Trip
 from tokenlens.routing.settings import Role, Sampling
 from tokenlens.routing.vocabulary import TextStream
 from tokenlens.spec import encode_text
@@ -35,6 +36,8 @@ class Atom:
     writer: Role | None = None
     # read by the model, and no part of the text that is returned
     hidden: bool = False
+    # of the step that wrote it, where the call asked for facts
+    fact: Fact | None = None
 
 
 @dataclass
@@ -196,7 +199,10 @@ class Page:
         """Make what a call wrote part of the line."""
         mark = span.mark or self.mark
         if span.ids:
-            self.atoms += [Atom(token, "", 1, mark) for token in span.ids]
+            self.atoms += [
+                Atom(token, "", 1, mark, fact=fact)
+                for token, fact in zip_longest(span.ids, span.facts[: len(span.ids)])
+            ]
         else:
             self.atoms += [Atom(None, text, count, mark) for text, count in span.words]
         if span.finish == "think_end":

@@ -24,6 +24,7 @@ _WARNED: set[str] = set()
 def begin(engine: str) -> None:
     """A front end starts, of a model of its own: what is said once for each is said again."""
     _WARNED.discard(engine)
+    _idle(engine)
 
 
 def count_refusal(engine: str) -> None:
@@ -61,6 +62,11 @@ def close(recorder: RequestRecorder | None) -> None:
             _WARNED.add(recorder.engine)
             logger.warning("tokenlens: %s", warning_of(recorder.spec))
     _OPEN.discard(recorder)
+    _idle(recorder.engine)
+
+
+def _idle(engine: str) -> None:
+    """Where no request is open nothing is in use; gauges are there from the start on."""
     if not _OPEN:
         for name in GAUGES:
-            collector(recorder.engine).set(name, 0)
+            collector(engine).set(name, 0)

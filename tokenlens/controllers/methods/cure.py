@@ -4,8 +4,7 @@ A first line, then others that begin in front of a token of high entropy, which 
 paper trains with such groups; at decoding time they are diverse second tries, which vote.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -16,6 +15,7 @@ from tokenlens.controllers.lines import elect, several
 from tokenlens.controllers.methods.self_consistency import chance
 from tokenlens.controllers.page import Page
 from tokenlens.controllers.settings import Needed, PolicyBase
+from tokenlens.routing.signals import TOP
 from tokenlens.spec.base import LEAST
 
 
@@ -56,18 +56,15 @@ class Regeneration:
         config = self._config
         page.desk.use("forks", config.first * (1 + config.again))
         lines = [page.branch("line", i) for i in range(config.first)]
-        facts: dict[str, list[float]] = {line.session: [] for line in lines}
 
         async def write(line: Page) -> float | None:
-            start = len(line.atoms)
-            await plain(line)
-            facts[line.session] = await entropies(line, start)
+            await plain(line, facts=TOP)
             return None
 
         await several(lines, write)
         tries = []
         for line in lines:
-            places = positions(line, facts[line.session])[: config.top]
+            places = positions(line)[: config.top]
             for i in range(config.again):
                 key = 0 if not config.each else i
                 draw = chance(page.desk.seed(*line.path, "position", key))
@@ -89,30 +86,14 @@ class Regeneration:
         elect(page, [*lines, *tries])
 
 
-async def entropies(line: Page, start: int) -> list[float]:
-    """Of each token of a line; where a server does not tell, its surprise."""
-    backend = line.model.backend
-    ids = line.ids
-    if not ids:
-        return []
-    prompt = line.prompts["large"]
-    assert not isinstance(prompt, str)
-    ask = getattr(backend, "entropies", None)
-    if ask is not None:
-        return list(await ask(line.session, tuple(prompt), ids))
-    values = await backend.log_probs(line.session, tuple(prompt), ids)
-    return [-value for value in values]
-
-
-def positions(line: Page, values: Sequence[float]) -> list[int]:
+def positions(line: Page) -> list[int]:
     """Where a second try may begin, the most unsure first."""
     vocabulary = line.model.vocabulary
     assert vocabulary is not None
     special = set(getattr(vocabulary.tokenizer, "all_special_ids", ())) | vocabulary.eos_ids
-    found = [
-        at for at, atom in enumerate(line.atoms)
-        if at and atom.token is not None and not atom.injected and atom.token not in special
-        and len(vocabulary.piece(atom.token).strip()) >= 2 and at < len(values)
-        and math.isfinite(values[at])
-    ]  # fmt: skip
-    return sorted(found, key=lambda at: (-values[at], at))
+    nats = {
+        at: atom.fact.least_entropy for at, atom in enumerate(line.atoms)
+        if at and atom.fact is not None and atom.token not in special
+        and len(vocabulary.piece(atom.fact.token).strip()) >= 2
+    }  # fmt: skip
+    return sorted(nats, key=lambda at: (-nats[at], at))

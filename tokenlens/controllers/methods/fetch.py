@@ -14,6 +14,7 @@ from pydantic import Field
 from tokenlens.controllers.children import first_failure, together
 from tokenlens.controllers.desk import reseeded
 from tokenlens.controllers.flow import finish, goes_on
+from tokenlens.controllers.lines import steady
 from tokenlens.controllers.page import Page
 from tokenlens.controllers.search_simple import SearchSettings, beam_search, best_first
 from tokenlens.controllers.search_tree import (
@@ -188,7 +189,7 @@ class Searching:
             # As the authors' do: a repeat of the parent, or nothing, is dropped.
             member.value = -1.0
         elif config.needs_facts:
-            member.value = math.exp(sum(values) / len(values)) if values else 0.0
+            member.value = steady(math.exp(sum(values) / len(values))) if values else 0.0
         line.mark.value = member.value
         return member
 

@@ -58,6 +58,7 @@ QUESTION = {
     "soft-hapo": 1,
     "latent-sft": 1,
     "soft-forking": 0,
+    "soft-forking-quantile": 1,
     "tripwire": 2,
     "pulse-gate": 0,
     "soft-no-echo": 1,
@@ -91,7 +92,10 @@ VECTORS: dict[str, tuple[dict[str, Any], ...]] = {
 }
 """Rows that are fed more than concept tokens: hidden states, the whole vocabulary, noise."""
 
-LATER = ("soft-forking", "tripwire", "pulse-gate", "soft-no-echo", "swi-reasoning-full", *VECTORS)
+LATER = (
+    *("soft-forking", "soft-forking-quantile", "tripwire", "pulse-gate", "soft-no-echo"),
+    *("swi-reasoning-full", *VECTORS),
+)
 """Rows that came later: the others' questions go round without them."""
 
 METHODS: dict[str, tuple[dict[str, Any], ...]] = {
@@ -105,6 +109,10 @@ METHODS: dict[str, tuple[dict[str, Any], ...]] = {
     ),
     "soft-edt": (soft(), {"method": "edt"}),
     "soft-forking": (soft(), {"method": "forking_temperature", "threshold": 0.4}),
+    "soft-forking-quantile": (
+        soft(),
+        {"method": "forking_temperature", "quantile": 0.7, "window": 12, "high": 1.5, "low": 0.8},
+    ),
     "soft-hapo": (
         soft(),
         {

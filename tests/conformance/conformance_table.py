@@ -51,7 +51,7 @@ def soft(**settings: Any) -> dict[str, Any]:
     return {"method": "soft_thinking", **settings}
 
 
-LAST = {"selar": 18, "soft-hapo": 15, "soft-tokens-full": 60}
+LAST = {"selar": 18, "soft-forking-quantile": 11, "soft-hapo": 15, "soft-tokens-full": 60}
 """Last tokens of prompts with which a row's ids do not hang on rounding, where others' do."""
 
 QUESTION = {

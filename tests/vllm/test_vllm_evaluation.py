@@ -141,6 +141,30 @@ def test_a_server_that_is_killed_loses_no_answer(found, pair, tmp_path, monkeypa
     assert "secret" not in "".join(p.read_text() for p in tmp_path.rglob("*") if p.is_file())
 
 
+def test_a_run_until_an_interval_ends_where_hugging_face_s_does(pair, tmp_path, monkeypatch):
+    from tokenlens.evaluation import GREEDY, Arm, evaluate, load_task, open_engine
+    from tokenlens.spec import DecodingSpec
+
+    monkeypatch.setenv("TOKENLENS_API_KEY", "secret")
+    runs = []
+    for name, settings in (("hf", {}), ("server", {"base_url": [pair[1].address]})):
+        engine = open_engine(name, "tiny-reasoner-latent", **settings)
+        try:
+            runs.append(
+                evaluate(
+                    engine, load_task("countdown", limit=60),
+                    [Arm(name="plain", spec=DecodingSpec(), sampling=GREEDY)], tmp_path / name,
+                    batch_size=10, max_new_tokens=24, until_ci=15.0,
+                )
+            )  # fmt: skip
+        finally:
+            engine.close()
+    own, served = runs
+    assert served.stopped == own.stopped != ""
+    assert served.records("plain") == own.records("plain")
+    assert 20 <= len(own.records("plain")) < 60
+
+
 def test_the_guide_s_command_lets_its_method_in(pair):
     answer = httpx.post(
         f"{pair[1].address}/v1/completions",

@@ -269,6 +269,27 @@ class Lifecycle:
         self._snapshots.restore(slot, generated, self.table)
         self.next_input.clear(slot)
 
+    def rewind_rows(self, slots: Tensor, generated: Tensor) -> None:
+        """Take back the newest tokens of many slots, without the host knowing how many.
+
+        What a step decided stays, and so does what is fed next: for callers that commit at once.
+
+        Parameters
+        ----------
+        slots, generated
+            ``[num_rows]`` int64: each slot is as it was when it had so many tokens; one that has no
+            more stays as it is.
+        """
+        if self._snapshots is None:
+            raise RuntimeError("rewind_rows: got a core with rewind_steps=0; allowed: at least 1")
+        with torch.inference_mode():
+            self._snapshots.restore_rows(slots, generated, self.table, self._changing)
+
+    @property
+    def rewind_steps(self) -> int:
+        """Committed tokens that can be taken back again."""
+        return 0 if self._snapshots is None else self._snapshots.steps
+
     def suspend(self, slot: int) -> SuspendedRequest:
         """Take a request out of its slot with all of its state, to come back with ``resume``."""
         suspended = SuspendedRequest(

@@ -95,6 +95,27 @@ class Snapshots:
         place = slot * self.steps + generated % self.steps
         restore(table, slot, _copy(self.state, slice(place, place + 1)))
 
+    def restore_rows(
+        self, slots: Tensor, generated: Tensor, table: SlotTable, live: Collection[Field]
+    ) -> None:
+        """The same of many slots, on the device; those with no more tokens stay as they are.
+
+        Parameters
+        ----------
+        slots, generated
+            ``[num_rows]`` int64.
+        live
+            The wide fields that a live request may change.
+        """
+        now = table.ints.select(1, self._generated).index_select(0, slots)
+        into = torch.where(now > generated, slots, table.scratch_slot)
+        place = slots * self.steps + torch.remainder(generated, self.steps)
+        table.ints.index_copy_(0, into, self.state.ints.index_select(0, place))
+        table.floats.index_copy_(0, into, self.state.floats.index_select(0, place))
+        for column in live:
+            kept = self.state.wide[column].index_select(0, place)
+            table.wide[column].index_copy_(0, into, kept)
+
     def copy_of(self, slot: int) -> State:
         """A copy of one slot's ring."""
         return _copy(self.state, slice(slot * self.steps, (slot + 1) * self.steps))

@@ -5,6 +5,31 @@ import os
 from types import SimpleNamespace
 
 
+class FinalizeDrafts:
+    """What the interpreter cannot run of vLLM's n-gram drafts: the same in PyTorch."""
+
+    def __getitem__(self, grid):
+        return self._run
+
+    @staticmethod
+    def _run(
+        tokens, _, rows, lengths, num_sampled, last, scratch, __, drafts, longest, *sizes, **___
+    ):
+        import torch
+
+        count = len(num_sampled)
+        rows = rows[:count]
+        score = scratch[:count].amax(dim=1)
+        found = (score > 0) & (num_sampled > 0)
+        # A score is the length of a match, and where it is.
+        length = (score - 1) // (longest + 1)
+        start = length + (score - 1) % (longest + 1)
+        place = start[:, None] + torch.arange(drafts.shape[1])
+        known = found[:, None] & (place < lengths[rows][:, None])
+        taken = tokens[rows[:, None], place.clamp(0, longest - 1)].long()
+        drafts[:count] = torch.where(known, taken, last[rows][:, None].long())
+
+
 class Switches:
     """Switches, set anew for every engine of a process."""
 
@@ -129,6 +154,9 @@ class Switches:
             twin = topk_topp_sampler.apply_top_k_top_p_pytorch
             triton = "apply_top_k_top_p_triton"
             setattr(topk_topp_sampler, triton, lambda logits, k, p, **_: twin(logits, k, p))
+            from vllm.v1.worker.gpu.spec_decode.ngram import speculator
+
+            speculator._ngram_finalize_kernel = FinalizeDrafts()
 
         if not torch.cuda.is_available():
             # Asynchronous scheduling asks for streams and events; on a CPU they are nothing.

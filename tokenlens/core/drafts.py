@@ -33,11 +33,14 @@ class DraftReport(NamedTuple):
         The record of each row's newest token, which stands at the offset ``last``.
     last
         ``[num_requests]`` int64.
+    states
+        Behind each of ``drafts``, the table's ``ints`` of the rows: what is counted.
     """
 
     drafts: Sequence[StepReport]
     newest: StepReport
     last: Tensor
+    states: Sequence[Tensor]
 
 
 class DraftSteps:
@@ -57,6 +60,7 @@ class DraftSteps:
         self._generated: Tensor | None = None
         self._pending: list[PendingDecision] = []
         self._drafts: list[StepReport] = []
+        self._states: list[Tensor] = []
 
     def step(
         self, logits: Tensor, slots: Tensor, places: Tensor, drafts: Tensor, advance: Tensor
@@ -95,7 +99,7 @@ class DraftSteps:
             self._generated = core.table.column(GENERATED).index_select(0, slots)
             advance = advance & (slots != core.table.null_slot)
         self._slots, self._advance = slots, advance
-        self._pending, self._drafts = [], []
+        self._pending, self._drafts, self._states = [], [], []
         edited, here = [], slots
         # A step without drafts is one of rows as they lie.
         alone = len(drafts) == 0 and len(logits) == len(slots)
@@ -111,6 +115,7 @@ class DraftSteps:
                     report = core.commit(draft.clamp(min=0), here, advance)
                     assert report is not None
                     self._drafts.append(report)
+                    self._states.append(core.table.ints.index_select(0, slots))
                     here = torch.where(advance, slots, core.table.null_slot)
         except BaseException:
             core._pending = None
@@ -159,7 +164,7 @@ class DraftSteps:
         newest = core.commit(token, slots, moves)
         assert newest is not None
         self._pending = []
-        return DraftReport(self._drafts, newest, last)
+        return DraftReport(self._drafts, newest, last, self._states)
 
 
 def _kept(pending: PendingDecision) -> PendingDecision:

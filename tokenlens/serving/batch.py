@@ -194,6 +194,10 @@ class Batch:
             if lost:
                 # Its newest concept token was in the slot that it had before.
                 self.failed[live.req_id] = FORGOTTEN
+        self._drop(live, generated)
+
+    def _drop(self, live: LiveRequest, generated: int) -> None:
+        """Take back what a request has beyond so many tokens."""
         dropped = int(self._generated[live.slot]) - generated
         if dropped > REWIND_STEPS or dropped < 0:
             self.failed[live.req_id] = TAKEN_BACK
@@ -474,6 +478,10 @@ class Batch:
         if table.device.type == "cpu":
             return torch.from_numpy(table.numpy()[self._slots[:, None], self._report_places])
         return table.index_select(0, self.slots).index_select(1, self._report_columns)
+
+    def counts_of(self, ints: Tensor) -> Tensor:
+        """The same of copies of the table's rows, ``[num_rows, columns]``."""
+        return ints.index_select(1, self._report_columns)
 
     def advanced(self) -> list[tuple[int, LiveRequest]]:
         """Rows that commit a token in this step."""

@@ -16,6 +16,7 @@ from tokenlens.core import Core, Request
 from tokenlens.methods.door import active
 from tokenlens.serving.batch import REWIND_STEPS, Batch
 from tokenlens.serving.binding import Binder
+from tokenlens.serving.drafts import DraftedBatch, rewind_steps
 from tokenlens.serving.embedding import (
     EmbeddingLayout,
     InputEmbedding,
@@ -53,6 +54,9 @@ class RunnerFacts:
         The longest request, in tokens.
     max_pass_tokens
         The most tokens of one forward pass.
+    drafts
+        The most drafts of a request in one step; 0 where the engine does not speculate. No latent
+        method is allowed beside them.
     """
 
     engine: str
@@ -65,6 +69,7 @@ class RunnerFacts:
     max_request_tokens: int
     max_pass_tokens: int
     logger: logging.Logger
+    drafts: int = 0
 
 
 class EngineRuntime:
@@ -100,14 +105,17 @@ class EngineRuntime:
             vocab_size=binder.vocab_size,
             holes=binder.holes,
             device=facts.device,
-            rewind_steps=REWIND_STEPS,
+            rewind_steps=rewind_steps(facts.drafts) if facts.drafts else REWIND_STEPS,
             engine_vectors=None if vectors is None else vectors.source,
             engine=facts.engine,
             max_markers=binder.max_markers,
             history=(store.weights, store.ids) if latent else None,
         )
         self._max_tokens = facts.max_request_tokens
-        self.batch = Batch(core, store, embedding, vectors)
+        if facts.drafts:
+            self.batch: Batch = DraftedBatch(core, store, facts.drafts)
+        else:
+            self.batch = Batch(core, store, embedding, vectors)
         warm(core, binder, settings.allow, facts.logger)
         facts.logger.info(
             "tokenlens: %d slots; history: %s; vectors: %s; methods: %s",
@@ -147,6 +155,13 @@ class EngineRuntime:
         """Take a step's tokens, ``[num_rows]``; returns its report, on its way to the host."""
         rows = self.batch.advanced()
         step = self.batch.commit(sampled)
+        return report_of(self.batch, step, rows, self.settings.max_trace_steps)
+
+    def commit_rows(self, sampled: Tensor, num_sampled: Tensor) -> PendingReport | None:
+        """The same beside drafts: ``[num_rows, offsets]`` tokens, of which some count."""
+        assert isinstance(self.batch, DraftedBatch)
+        rows = self.batch.advanced()
+        step = self.batch.commit_rows(sampled, num_sampled)
         return report_of(self.batch, step, rows, self.settings.max_trace_steps)
 
 

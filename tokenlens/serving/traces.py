@@ -4,6 +4,7 @@ The worker adds a small record to every output that it hands to the engine; the 
 newest totals and, where the spec asked for them, the steps. Knows no tensors and no engine.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,12 @@ class RequestRecorder:
     def add(self, report: RequestReport | Sequence[Any]) -> dict[str, int]:
         """Take one report; returns what it added, by name."""
         report = RequestReport.of(report)
+        grown: Counter[str] = Counter()
+        for one in (*report.accepted, report):
+            grown.update(self._add(RequestReport.of(one)))
+        return dict(grown)
+
+    def _add(self, report: RequestReport) -> dict[str, int]:
         self.phase = report.phase
         self.same_noise |= bool(report.same_noise)
         counts = report.counts

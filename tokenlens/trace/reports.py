@@ -20,7 +20,7 @@ TRIP_SCALE = 10**9
 
 
 class RequestReport(NamedTuple):
-    """A request after one more committed token."""
+    """A request after one more committed token, or several, where the engine drafts."""
 
     # by name: TOTALS, and what the methods count
     counts: Mapping[str, int]
@@ -32,11 +32,20 @@ class RequestReport(NamedTuple):
     usage: Mapping[str, int] = {}
     # the step itself, by the columns of a record, where the spec asked for it
     step: Mapping[str, Any] | None = None
+    # the reports of drafts that were accepted in the same step of the engine, before it
+    accepted: "Sequence[RequestReport]" = ()
 
     @classmethod
     def of(cls, data: "RequestReport | Sequence[Any]") -> "RequestReport":
         """A report as it came."""
         return cls(*data)
+
+    def of_first(self, tokens: int) -> "RequestReport":
+        """What it is where the engine keeps only the first tokens of the step, one at least."""
+        if tokens > len(self.accepted):
+            return self
+        last = RequestReport.of(self.accepted[tokens - 1])
+        return last._replace(accepted=self.accepted[: tokens - 1])
 
 
 def trace_counts(counts: Mapping[str, int], mode_changes: int) -> TraceCounts:

@@ -9,6 +9,7 @@ from tokenlens.serving.arguments import asks, spec_of
 from tokenlens.serving.places import ours
 from tokenlens.serving.refusals import is_latent
 from tokenlens.serving.settings import Settings
+from tokenlens.trace.reports import RequestReport
 from tokenlens.vllm.refusals import asked_for
 from tokenlens.vllm.traces import ATTRIBUTE, FAILED, FIELD
 
@@ -109,5 +110,7 @@ def update_from_output(
             for one in of_client.outputs:
                 report = reports.get(one.request_id)
                 if report is not None and one.new_token_ids:
+                    # A stop token or the most tokens may lie among drafts that were accepted.
+                    report = RequestReport.of(report).of_first(len(one.new_token_ids))
                     one.kv_transfer_params = {**(one.kv_transfer_params or {}), FIELD: report}
     return outputs

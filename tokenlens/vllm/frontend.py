@@ -25,7 +25,7 @@ from tokenlens.vllm.binding import binder_of, reasoning_of
 from tokenlens.vllm.doors import refused, serving
 from tokenlens.vllm.grammars import GrammarsOf, told
 from tokenlens.vllm.outputs import markers_in_use
-from tokenlens.vllm.refusals import asked_for, check_request, check_spec
+from tokenlens.vllm.refusals import asked_for, check_request, check_spec, drafts_of
 from tokenlens.vllm.traces import ENGINE
 
 ADMISSION = "_tokenlens"
@@ -121,6 +121,9 @@ class VllmFrontEnd:
             check_vectors(bound, most, self.settings, size, ranks)
 
     def _check_structure(self, bound: Request, prompt: Sequence[int]) -> None:
+        if drafts_of(self._processor.vllm_config):
+            allowed = "null beside a spec, on an engine that drafts: the three were not tested"
+            raise SpecError.of("structured_outputs", "one", allowed)
         why = structure.conflict(bound, self.grammars.facts)
         if why is None and structure.begins_early(bound, prompt):
             why = structure.EARLY if self.grammars.hold_from_start(prompt) else None

@@ -56,6 +56,8 @@ def prepare_inputs(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     inputs = original(self, *args, **kwargs)
     runtime = runtime_of(self)
     if runtime is not None:
+        if runtime.drafted is not None:
+            runtime.drafted.expect(inputs.num_draft_tokens_per_req, inputs.num_reqs)
         runtime.batch.begin(
             inputs.req_ids,
             inputs.num_computed_tokens_np.astype(np.int64),
@@ -65,13 +67,21 @@ def prepare_inputs(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def postprocess_sampled(
-    original: Any, self: Any, idx_mapping: Any, sampled_tokens: Any, *args: Any, **kwargs: Any
+    original: Any,
+    self: Any,
+    idx_mapping: Any,
+    sampled_tokens: Any,
+    num_sampled: Any,
+    *args: Any,
+    **kwargs: Any,
 ) -> Any:
     """Commit the step's tokens."""
     runtime = runtime_of(self)
-    if runtime is not None:
+    if runtime is not None and runtime.drafted is not None:
+        runtime.commit(sampled_tokens, num_sampled)
+    elif runtime is not None:
         runtime.commit(sampled_tokens[:, 0])
-    return original(self, idx_mapping, sampled_tokens, *args, **kwargs)
+    return original(self, idx_mapping, sampled_tokens, num_sampled, *args, **kwargs)
 
 
 def sample_tokens(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:

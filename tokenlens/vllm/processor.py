@@ -87,4 +87,4 @@ class TokenLens(LogitsProcessorV1, LogitsProcessorV2):  # type: ignore[misc]
         """Decide on the logits of a step (second runner), or leave them (first runner)."""
         if ctx is None or self.runtime is None:
             return logits
-        return self.runtime.batch.decide(logits, in_place=True)
+        return self.runtime.decide(logits, ctx)

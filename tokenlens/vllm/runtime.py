@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 
+from tokenlens.serving.drafts import DraftedBatch
 from tokenlens.serving.report import PendingReport
 from tokenlens.serving.runtime import EngineRuntime, RunnerFacts
 from tokenlens.vllm.binding import binder_of
 from tokenlens.vllm.embedding import layout
-from tokenlens.vllm.refusals import asked_for, check_engine
+from tokenlens.vllm.refusals import asked_for, check_engine, drafts_of
 from tokenlens.vllm.traces import ATTRIBUTE, FAILED
 
 RUNTIME = "_tokenlens"
@@ -39,9 +40,12 @@ class RunnerRuntime:
             max_request_tokens=config.model_config.max_model_len,
             max_pass_tokens=runner.max_num_tokens,
             logger=logging.getLogger("vllm.tokenlens"),
+            drafts=drafts_of(config),
         )
         self.engine = EngineRuntime(facts)
         self.batch = self.engine.batch
+        # The same, if the engine drafts
+        self.drafted = self.batch if isinstance(self.batch, DraftedBatch) else None
         self._report: PendingReport | None = None
 
     def admit(self, data: Any) -> None:
@@ -57,9 +61,26 @@ class RunnerRuntime:
         except Exception:
             self.batch.fail(data.req_id)
 
-    def commit(self, sampled: torch.Tensor) -> None:
-        """Take a step's tokens; its report waits for :meth:`attach`."""
-        self._report = self.engine.commit(sampled)
+    def decide(self, logits: torch.Tensor, ctx: Any) -> torch.Tensor:
+        """The logits that the second runner's sampler goes on with, edited where they lie."""
+        if self.drafted is not None:
+            return self.drafted.decide_rows(logits, ctx.input_ids, ctx.pos)
+        return self.batch.decide(logits, in_place=True)
+
+    def commit(self, sampled: torch.Tensor, num_sampled: torch.Tensor | None = None) -> None:
+        """Take a step's tokens; its report waits for :meth:`attach`.
+
+        Parameters
+        ----------
+        sampled
+            ``[num_rows]``; beside drafts ``[num_rows, offsets]``.
+        num_sampled
+            ``[num_rows]``, beside drafts: how many of them count.
+        """
+        if num_sampled is None:
+            self._report = self.engine.commit(sampled)
+        else:
+            self._report = self.engine.commit_rows(sampled, num_sampled)
 
     def attach(self, output: Any) -> Any:
         """Put the step's report on the output that the runner returns."""

@@ -234,8 +234,10 @@ class Drafted:
         """An engine drops tokens that it had in flight."""
         now = self.generated[slot] - self.random.randint(1, self.spare)
         if now >= 0 and now > self.kept[slot] - self.core.rewind_steps and not self.core.idle:
+            ended = EOS in self.alone[slot].tokens[: self.generated[slot]]
             self.generated[slot], self.taken_back[slot] = now, True
-            if self.random.random() < 0.5:
+            # The one that counts for itself is told how many there really are.
+            if self.random.random() < 0.5 and not ended:
                 self.core.rewind(slot, now)
             else:
                 self.core.rewind_rows(torch.tensor([slot]), torch.tensor([now]))

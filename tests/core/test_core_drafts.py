@@ -154,7 +154,7 @@ class Drafted:
         self.most, self.spare = most_drafts, spare
         self.drafted = DraftSteps(core)
         self.generated = [0] * len(alone)
-        # The newest state of each that was ever kept, and whether it was taken back since
+        # Of each the newest state that was ever kept, and whether tokens were taken back since
         self.kept, self.taken_back = [0] * len(alone), [False] * len(alone)
         self.differences, self.accepted, self.rejected = [], 0, 0
 
@@ -221,7 +221,8 @@ class Drafted:
                 continue
             if advance[i]:
                 self._check_report(report, i, slot, right)
-                self.kept[slot] = self.generated[slot] + max(right, len(drafts_of) - 1)
+                newest = self.generated[slot] + max(right, len(drafts_of) - 1)
+                self.kept[slot] = max(self.kept[slot], newest)
                 self.taken_back[slot] = False
                 self.generated[slot] += right + 1
                 self.accepted += right
@@ -332,9 +333,7 @@ def test_a_draft_is_judged_behind_those_before_it():
 def test_more_drafts_than_can_be_taken_back_are_refused():
     core, logits, slots, places = drafted(steps=1)
     with pytest.raises(ValueError, match="at most the 1"):
-        DraftSteps(core).step(
-            logits, slots, places, torch.tensor([[7], [8]]), torch.tensor([True])
-        )
+        DraftSteps(core).step(logits, slots, places, torch.tensor([[7], [8]]), torch.tensor([True]))
 
 
 def test_a_step_that_raises_changes_nothing(monkeypatch):
@@ -349,9 +348,7 @@ def test_a_step_that_raises_changes_nothing(monkeypatch):
 
     monkeypatch.setattr(core, "step", third_raises)
     with pytest.raises(RuntimeError, match="planted"):
-        DraftSteps(core).step(
-            logits, slots, places, torch.tensor([[7], [8]]), torch.tensor([True])
-        )
+        DraftSteps(core).step(logits, slots, places, torch.tensor([[7], [8]]), torch.tensor([True]))
     assert not logits.any()
     assert torch.equal(state_of(core, 0)[0], before)
 

@@ -107,6 +107,12 @@ def second_runner(checkpoints, tmp_path_factory):
         "faults": scenarios.faults_scenario(qwen3),
         "faulty": scenarios.faulty_scenario(qwen3),
         "seeds": scenarios.seeds_scenario(qwen3),
+        "no-drafts": scenarios.drafts_scenario(tokenizer(), 0),
+        "drafts": scenarios.drafts_scenario(tokenizer(), 3),
+        "drafts-async": scenarios.drafts_scenario(
+            tokenizer(), 3, {"async": True}, **scenarios.SMALL_CACHE
+        ),
+        "drafts-kept": scenarios.drafts_scenario(tokenizer(), 3, {"no_rewind": True}),
     }
     kept = of_every_release(work, ("reasoner", "sync"))
     return run_scenarios(kept, tmp_path_factory.mktemp("second"), second_runner=True)

@@ -91,6 +91,41 @@ def test_engines_that_cannot_host_specs(monkeypatch, changes, word):
         check_engine(engine_config(**changes))
 
 
+def drafting(**changes):
+    """An engine that drafts beside methods that only edit logits."""
+    asked = {"method": "ngram", "num_speculative_tokens": 3, **changes.pop("drafts", {})}
+    return engine_config(
+        **{
+            "speculative_config": SimpleNamespace(**asked),
+            "additional_config": {"tokenlens": {"allow": ["answer_now", "tip"]}},
+            "scheduler_config": SimpleNamespace(max_num_seqs=256),
+            "use_v2_model_runner": True,
+            "model": {"get_vocab_size": lambda: 150_000},
+            **changes,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"drafts": {"method": "eagle3"}}, "got 'eagle3'; allowed: ngram, ngram_gpu"),
+        ({"use_v2_model_runner": False}, "VLLM_USE_V2_MODEL_RUNNER=1"),
+        ({"additional_config": {}}, "where latent methods are allowed"),
+        ({"additional_config": {"tokenlens": {"allow": ["lead"]}}}, "latent methods are allowed"),
+        ({"drafts": {"enable_adaptive_verification": True}}, "enable_adaptive_verification"),
+        ({"drafts": {"num_speculative_tokens": 7}}, "got 256 with 8 rows.*at most 223"),
+        ({"scheduler_config": SimpleNamespace(max_num_seqs=1024)}, "max_num_seqs: got 1024"),
+    ],
+)
+def test_engines_that_draft(monkeypatch, changes, word):
+    """With fakes of vLLM's configuration; `test_vllm_drafts.py` has a real engine that does."""
+    monkeypatch.setattr("tokenlens.versions.installed", lambda engine: "0.32.0")
+    check_engine(drafting())
+    with pytest.raises(ValueError, match=word):
+        check_engine(drafting(**changes))
+
+
 @pytest.mark.parametrize("seen", sorted(MULTIMODAL))
 def test_multimodal_classes_are_allowed_by_a_list_and_by_the_operator(monkeypatch, seen):
     monkeypatch.setattr("tokenlens.versions.installed", lambda engine: "0.32.0")

@@ -135,6 +135,64 @@ def features_scenario(tokenizer, setting):
     }
 
 
+EDITS = {
+    "plain": None,
+    "none": [{"method": "no_thinking"}],
+    "soon": [{"method": "answer_now", "after": 12}],
+    "text": [{"method": "answer_now", "after": 10, "text": "wait</think>"}],
+    "budget": [{"method": "thinking_budget", "budget": 14, "ramp": 0.5, "stop": "step"}],
+    "s1": [{"method": "s1", "text": "wait", "max_thinking": 25}],
+    "cyclic": [{"method": "cyclic_reflex", "amplitude": 20.0, "period": 40.0, "words": ["wait"]}],
+    "alpha": [{"method": "alpha_one", "average_thinking": 12, "text": "wait"}],
+    "nowait": [{"method": "nowait", "words": ["wait"]}, {"method": "min_p", "min_p": 0.2}],
+    "edt": [{"method": "edt"}, {"method": "tip", "words": ["wait"], "penalty": 20.0}],
+    "top-h": [{"method": "top_h"}, {"method": "thinking_budget", "budget": 20}],
+    "stopped": [{"method": "answer_now", "after": 12}],
+}
+"""Specs that decide or edit tokens and feed no mixtures."""
+
+
+def drafts_scenario(tokenizer, drafts, switches=None, **engine):
+    """The reasoner with methods that only edit logits, on an engine that drafts, or does not."""
+    names = {m["method"] for methods in EDITS.values() for m in methods or ()}
+    allowed = {"tokenlens": {"allow": sorted(names)}}
+    rows = []
+    for question in range(2):
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": models.QUESTIONS[question]}],
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        for name, methods in EDITS.items():
+            spec = None if methods is None else {"methods": methods, "trace": {"level": "full"}}
+            sampling = {"max_tokens": 30 + len(rows) % 7, "logprobs": 0}
+            if name == "stopped":
+                # Among the drafts that were accepted.
+                sampling["stop_token_ids"] = tokenizer.encode("=")[:1]
+            rows.append(
+                {
+                    "name": f"{name}-{question}",
+                    "prompt": tokenizer.encode(text),
+                    "spec": spec,
+                    "sampling": sampling,
+                    "arrive": len(rows) // 2,
+                }
+            )
+    if drafts:
+        engine["speculative_config"] = {
+            "method": "ngram",
+            "num_speculative_tokens": drafts,
+            "prompt_lookup_min": 1,
+            "prompt_lookup_max": 3,
+        }
+    return {
+        "model": str(models.REASONER_PATH),
+        "engine": {"max_num_batched_tokens": 64, "additional_config": allowed, **engine},
+        "switches": switches or {},
+        "runs": [{"requests": rows}],
+    }
+
+
 def dropped_scenario(path, switches):
     """Running requests are thrown out again and again, and what they had in flight is dropped."""
     job = table_scenario(path, switches)

@@ -103,6 +103,7 @@ class Switches:
         from vllm.v1.core.sched.scheduler import Scheduler
 
         from tokenlens import versions
+        from tokenlens.core import Core
         from tokenlens.serving.batch import Batch
         from tokenlens.vllm import engine
 
@@ -138,6 +139,11 @@ class Switches:
                 point(batch, computed, scheduled)
 
         Batch._find_pointers = _find_pointers
+
+        rewind = Core.rewind_rows
+        Core.rewind_rows = lambda core, *args: (
+            None if self.values.get("no_rewind") else rewind(core, *args)
+        )
 
         salt = engine._salt
         engine._salt = lambda request: None if self.values.get("no_salt") else salt(request)

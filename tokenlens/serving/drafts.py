@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tokenlens.core import Core
-from tokenlens.core.columns import GENERATED, POSITION
+from tokenlens.core.columns import POSITION
 from tokenlens.core.drafts import DraftReport, DraftSteps
 from tokenlens.errors import MethodError
 from tokenlens.serving.batch import REWIND_STEPS, Batch, Ints, LiveRequest

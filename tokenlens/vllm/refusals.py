@@ -131,7 +131,7 @@ def _engine_facts(config: Any) -> list[tuple[bool, str]]:
     ]
 
 
-DRAFTED = ("ngram",)
+DRAFTED = ("ngram", "ngram_gpu")
 """Ways to draft that tests have seen beside specs."""
 
 MAX_ROWS_BYTES = 2**30
@@ -156,8 +156,8 @@ def _draft_facts(config: Any, settings: Settings) -> list[tuple[bool, str]]:
     return [
         (
             method not in DRAFTED,
-            f"speculative_config: got {method!r}; allowed: {', '.join(DRAFTED)}, because others were"
-            " not tested beside specs. Leave speculative_config out.",
+            f"speculative_config: got {method!r}; allowed: {', '.join(DRAFTED)}, because others"
+            " were not tested beside specs. Leave speculative_config out.",
         ),
         (
             not _get(config, "use_v2_model_runner", False),

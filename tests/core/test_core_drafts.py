@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tokenlens import SpecError
+from tokenlens.core.compiled import Form, Forms
 from tokenlens.core.drafts import DraftSteps
 from tokenlens.spec import parse_spec
 from tokenlens.spec.needs import Need, needs_of
@@ -124,10 +125,13 @@ class Alone:
             self.reports.append(None if report is None else [column[0] for column in report])
 
 
-def decode(seed, most_drafts, spare=3, broken=None):
-    """Differences between the two ways to decode some requests."""
+def decode(seed, most_drafts, spare=3, broken=None, requests=None):
+    """Differences between the two ways to decode some requests.
+
+    ``broken`` is given the core with drafts: it plants a fault, or compiled steps.
+    """
     random = Random(seed)
-    requests = [request_of(random) for _ in range(REQUESTS)]
+    requests = requests or [request_of(random) for _ in range(REQUESTS)]
     prompts = [random.choice([[START], [START, 7], [8, 9], [7, START, 8, END]]) for _ in requests]
     cores = [
         Core(max_slots=REQUESTS, vocab_size=VOCAB, rewind_steps=steps)
@@ -307,6 +311,28 @@ def test_the_comparison_finds_what_another_offset_intended(monkeypatch):
 
     monkeypatch.setattr(drafts, "_pick", lambda values, offset: values[0])
     assert any(decode(seed, 4)[0] for seed in range(3))
+
+
+def test_compiled_steps_are_the_same(monkeypatch):
+    def bound(methods):
+        spec = parse_spec({"methods": methods, "trace": {"level": "full"}, **numeric.FIXED})
+        return bind(spec, tokenizer=TOKENIZER, vocab_size=VOCAB, eos_ids=(EOS,))
+
+    def compiled(core):
+        core.forms = forms
+
+    def counted(form, *args):
+        calls.append(form)
+        return run(form, *args)
+
+    calls, run, forms = [], Form.run_commit, Forms(lambda graph, inputs: graph)
+    requests = [bound(PLAUSIBLE[index]) for index in (3, 4, 5, 8)]
+    core = Core(max_slots=REQUESTS, vocab_size=VOCAB, rewind_steps=6)
+    assert forms.warm(core, requests, VOCAB + 2, torch.float32, in_place=True)
+    monkeypatch.setattr(Form, "run_commit", counted)
+    for seed in range(3):
+        assert decode(seed, 3, broken=compiled, requests=requests)[0] == []
+    assert len(calls) > 30
 
 
 def drafted(steps=4):

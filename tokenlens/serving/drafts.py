@@ -6,7 +6,7 @@ mixture would be judged behind the token. Knows no engine.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -92,19 +92,19 @@ class DraftedBatch(Batch):
             drafts = torch.where(none, -1, tokens[places[1:]].long())
             due = self.core.table.column(POSITION)
             position = positions[places[0]] + 1
-        while not self._is_idle():
+        while True:
             slots = self.slots
             try:
                 advance = position == due.index_select(0, slots)
                 return self._drafted.step(logits, slots, places, drafts, advance)
             except MethodError as error:
+                # Without those that it ended, there is one fewer that can raise.
                 if self.fail_method(error):
                     continue
-                self.fail_rows()
             except Exception:
                 logger.exception("a step with drafts fails; all of its requests end")
-                self.fail_rows()
-        return logits
+            self.fail_rows()
+            return logits
 
     def commit_rows(self, sampled: Tensor, num_sampled: Tensor) -> DraftReport | None:
         """Take the tokens that were sampled.
@@ -156,7 +156,7 @@ class DraftedBatch(Batch):
         slots = self._upload(np.array([live.slot], dtype=np.int64))
         self.core.rewind_rows(slots, self._upload(np.array([generated], dtype=np.int64)))
 
-    def finish(self, req_ids: Sequence[str]) -> None:  # type: ignore[override]
+    def finish(self, req_ids: Iterable[str]) -> None:
         """Requests that ended, however they did."""
         req_ids = list(req_ids)
         super().finish(req_ids)

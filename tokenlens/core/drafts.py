@@ -108,7 +108,9 @@ class DraftSteps:
                 seen = logits if alone else logits.index_select(0, place)
                 edited.append(core.step(seen, here, in_place=True))
                 assert core._pending is not None
-                self._pending.append(_kept(core._pending))
+                # The last one is committed by nobody but :meth:`commit`.
+                last = offset == len(drafts)
+                self._pending.append(core._pending if last else _kept(core._pending))
                 if offset < len(drafts):
                     draft = drafts[offset]
                     advance = advance & (draft >= 0)
@@ -155,9 +157,11 @@ class DraftSteps:
         assert self._advance is not None
         with torch.no_grad():
             last = (num_sampled.long() - 1).clamp(min=0)
-            # Nothing was committed behind an end of text, and nothing is.
-            core.rewind_rows(slots, self._generated + last)
-            core._pending = _at(self._pending, last, core, slots)
+            core._pending = self._pending[0]
+            if self._drafts:
+                # Nothing was committed behind an end of text, and nothing is.
+                core.rewind_rows(slots, self._generated + last)
+                core._pending = _at(self._pending, last, core, slots)
             token = sampled.long().gather(1, last[:, None])[:, 0]
             moves = self._advance & (num_sampled > 0)
             token = torch.where(moves, token, 0)
@@ -180,29 +184,27 @@ def _at(
     pending: Sequence[PendingDecision], offset: Tensor, core: Core, slots: Tensor
 ) -> PendingDecision:
     """What was decided of each row at its own offset."""
+    place = offset * len(slots) + torch.arange(len(slots), device=slots.device)
     forms = {id(one.compiled[0]) if one.compiled else None for one in pending}
     if len(forms) == 1 and pending[0].compiled is not None:
         form = pending[0].compiled[0]
         halves = [one.compiled[1] for one in pending if one.compiled is not None]
-        handed = [_pick(values, offset) for values in zip(*halves, strict=True)]
+        handed = [_pick(values, place) for values in zip(*halves, strict=True)]
         made = partial(form.decision, core, slots, handed)
         return PendingDecision(slots, made, (form, handed))
     decided = [one.decision() for one in pending]
     written = {
-        column: _pick([one.written[column] for one in decided], offset)
+        column: _pick([one.written[column] for one in decided], place)
         for column in decided[0].written
     }
     parts: list[Any] = [
-        None if values[0] is None else _pick(values, offset)
+        None if values[0] is None else _pick(values, place)
         for values in zip(*(one.intent for one in decided), strict=True)
     ]
     decision = StepDecision(written, Intent(*parts))
     return PendingDecision(slots, lambda: decision)
 
 
-def _pick(values: Sequence[Tensor], offset: Tensor) -> Tensor:
-    """``[num_rows, ...]`` of each offset; returns each row's own."""
-    if len(values) == 1:
-        return values[0]
-    rows = torch.arange(len(offset), device=offset.device)
-    return torch.stack(tuple(values))[offset, rows]
+def _pick(values: Sequence[Tensor], place: Tensor) -> Tensor:
+    """``[num_rows, ...]`` of each offset, one behind the other; returns each row's own."""
+    return torch.cat(tuple(values)).index_select(0, place)

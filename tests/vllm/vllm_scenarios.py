@@ -164,7 +164,10 @@ def drafts_scenario(tokenizer, drafts, switches=None, **engine):
             tokenize=False,
         )
         for name, methods in EDITS.items():
-            spec = None if methods is None else {"methods": methods, "trace": {"level": "full"}}
+            spec = None
+            if methods is not None:
+                # A schedule draws with it.
+                spec = {"methods": methods, "trace": {"level": "full"}, "seed": 5}
             sampling = {"max_tokens": 30 + len(rows) % 7, "logprobs": 0}
             if name == "stopped":
                 # Among the drafts that were accepted.

@@ -47,6 +47,7 @@ from operator_files import Layers, allow_toys  # noqa: E402
 
 from tokenlens.core import Core, bind  # noqa: E402
 from tokenlens.core.compiled import FORMS, ROWS, Form, vectors  # noqa: E402
+from tokenlens.core.drafts import DraftSteps  # noqa: E402
 from tokenlens.core.traced import GivenVectors  # noqa: E402
 from tokenlens.methods import METHODS  # noqa: E402
 from tokenlens.spec import DecodingSpec, Need, needs_of, parse_spec  # noqa: E402
@@ -206,6 +207,37 @@ def count(methods: tuple[dict[str, Any], ...], num_rows: int = 4) -> list[str]:
             core.commit(sampled, slots, advance)
         found = launches.ops
     return found
+
+
+def count_drafted(methods: tuple[dict[str, Any], ...], drafts: int) -> tuple[int, int]:
+    """What a step launches that keeps states to take back: alone, and over drafts."""
+    request, num_rows = request_of(methods), 4
+    core = Core(
+        methods=METHODS,
+        max_slots=num_rows,
+        vocab_size=VOCAB,
+        device="meta",
+        rewind_steps=drafts,
+    )
+    for slot in range(num_rows):
+        core.add(slot, request, [START])
+    steps = DraftSteps(core)
+    logits = torch.empty(num_rows * (drafts + 1), VOCAB, device="meta")
+    tokens = torch.zeros(num_rows, drafts + 1, dtype=torch.int64, device="meta")
+    slots, advance = tokens[:, 0], torch.ones(num_rows, dtype=torch.bool, device="meta")
+    found = []
+    # What is kept from step to step is made in the first.
+    for offsets in (1, drafts + 1, 1, drafts + 1):
+        rows, places = logits[: num_rows * offsets], tokens[:, :offsets].T
+        with Launches() as launches:
+            if offsets == 1:
+                core.step(rows, slots, in_place=True)
+                core.commit(slots, slots, advance)
+            else:
+                steps.step(rows, slots, places, tokens[:, 1:].T, advance)
+                steps.commit(tokens, slots)
+        found.append(len(launches.ops))
+    return found[-2], found[-1]
 
 
 class Lowered:

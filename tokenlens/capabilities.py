@@ -120,8 +120,8 @@ CAPABILITIES = (
     Capability(
         "assisted and speculative decoding",
         "refused",
-        "a draft would be judged by an earlier token's state, and cannot foresee a mixture",
-        "refused",
+        "vLLM: logit edits beside n-gram drafts; else an earlier token's state would judge a draft",
+        "yes",
         sglang="refused",
     ),
     Capability(

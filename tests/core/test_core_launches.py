@@ -43,6 +43,12 @@ def test_launches_do_not_depend_on_the_batch():
     assert launches.count(methods, 2) == launches.count(methods, 7)
 
 
+@pytest.mark.parametrize(("name", "most"), [("nowait", 63), ("answer_now", 71), ("s1", 73)])
+def test_three_drafts_add_no_more_than_the_page_says(name, most):
+    alone, drafted = launches.count_drafted(COMPOSITIONS[name], 3)
+    assert 0 < drafted - 4 * alone <= most
+
+
 def test_an_op_more_in_a_hook_is_found(monkeypatch):
     from tokenlens.methods.soft_thinking.step import SoftThinkingMethod
 

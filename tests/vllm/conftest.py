@@ -110,9 +110,14 @@ def second_runner(checkpoints, tmp_path_factory):
         "no-drafts": scenarios.drafts_scenario(tokenizer(), 0),
         "drafts": scenarios.drafts_scenario(tokenizer(), 3),
         "drafts-async": scenarios.drafts_scenario(
-            tokenizer(), 3, {"async": True}, **scenarios.SMALL_CACHE
+            tokenizer(), 3, switches={"async": True}, engine=scenarios.DRAFTS_CACHE
         ),
-        "drafts-kept": scenarios.drafts_scenario(tokenizer(), 3, {"no_rewind": True}),
+        "drafts-stock": scenarios.drafts_scenario(
+            tokenizer(), 3, scenarios.WITHOUT, tokenlens=False
+        ),
+        "drafts-kept": scenarios.drafts_scenario(
+            tokenizer(), 3, ("soon", "budget", "s1"), {"no_rewind": True}
+        ),
     }
     kept = of_every_release(work, ("reasoner", "sync"))
     return run_scenarios(kept, tmp_path_factory.mktemp("second"), second_runner=True)

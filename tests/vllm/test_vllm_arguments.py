@@ -14,7 +14,10 @@ from tokenlens.errors import UnsupportedError
 from tokenlens.serving.arguments import spec_of
 from tokenlens.serving.traces import RequestRecorder
 from tokenlens.spec import METHOD_CONFIGS, DecodingSpec, SpecError, parse_spec, preset
+from tokenlens.spec.needs import Need, needs_of
+from tokenlens.spec.registry import NEEDS_LATENT
 from tokenlens.vllm import Settings, extra_args, trace
+from tokenlens.vllm.drafts import refuse_beside_drafts
 from tokenlens.vllm.refusals import (
     MULTIMODAL,
     asked_for,
@@ -41,8 +44,10 @@ def test_a_spec_survives_the_journey(name):
 def engine_config(**changes):
     """As much of vLLM's configuration as is looked at."""
     model = {"runner_type": "generate", "logits_processors": None, **changes.pop("model", {})}
+    model = {"get_vocab_size": lambda: 150_000, **model}
     parallel = {"pipeline_parallel_size": 1, **changes.pop("parallel", {})}
     values = {"speculative_config": None, "kv_transfer_config": None, "additional_config": {}}
+    values["scheduler_config"] = SimpleNamespace(max_num_seqs=256)
     return SimpleNamespace(
         model_config=SimpleNamespace(**model),
         parallel_config=SimpleNamespace(**parallel),
@@ -55,7 +60,7 @@ def engine_config(**changes):
     [
         *(
             (
-                {"speculative_config": SimpleNamespace(method=name)},
+                {"speculative_config": SimpleNamespace(method=name, num_speculative_tokens=1)},
                 f"speculative_config: got {name!r}",
             )
             for name in ("ngram", "draft_model", "eagle", "eagle3", "mtp", "suffix")
@@ -91,19 +96,11 @@ def test_engines_that_cannot_host_specs(monkeypatch, changes, word):
         check_engine(engine_config(**changes))
 
 
-def drafting(**changes):
-    """An engine that drafts beside methods that only edit logits."""
-    asked = {"method": "ngram", "num_speculative_tokens": 3, **changes.pop("drafts", {})}
-    return engine_config(
-        **{
-            "speculative_config": SimpleNamespace(**asked),
-            "additional_config": {"tokenlens": {"allow": ["answer_now", "tip"]}},
-            "scheduler_config": SimpleNamespace(max_num_seqs=256),
-            "use_v2_model_runner": True,
-            "model": {"get_vocab_size": lambda: 150_000},
-            **changes,
-        }
-    )
+def drafting(drafts=(), **changes):
+    """An engine that drafts."""
+    asked = {"method": "ngram", "num_speculative_tokens": 3, **dict(drafts)}
+    config = {"speculative_config": SimpleNamespace(**asked), "use_v2_model_runner": True}
+    return engine_config(**{**config, **changes})
 
 
 @pytest.mark.parametrize(
@@ -111,9 +108,8 @@ def drafting(**changes):
     [
         ({"drafts": {"method": "eagle3"}}, "got 'eagle3'; allowed: ngram, ngram_gpu"),
         ({"use_v2_model_runner": False}, "VLLM_USE_V2_MODEL_RUNNER=1"),
-        ({"additional_config": {}}, "where latent methods are allowed"),
-        ({"additional_config": {"tokenlens": {"allow": ["lead"]}}}, "latent methods are allowed"),
         ({"drafts": {"enable_adaptive_verification": True}}, "enable_adaptive_verification"),
+        ({"drafts": {"rejection_sample_method": "synthetic"}}, "got 'synthetic'.*'standard'"),
         ({"drafts": {"num_speculative_tokens": 7}}, "got 256 with 8 rows.*at most 223"),
         ({"scheduler_config": SimpleNamespace(max_num_seqs=1024)}, "max_num_seqs: got 1024"),
     ],
@@ -122,8 +118,37 @@ def test_engines_that_draft(monkeypatch, changes, word):
     """With fakes of vLLM's configuration; `test_vllm_drafts.py` has a real engine that does."""
     monkeypatch.setattr("tokenlens.versions.installed", lambda engine: "0.32.0")
     check_engine(drafting())
+    # What latent methods would need of an engine does not matter: their requests are refused.
+    check_engine(drafting(kv_transfer_config=object()))
     with pytest.raises(ValueError, match=word):
         check_engine(drafting(**changes))
+
+
+GIVEN = {
+    "answer_now": {"after": 2},
+    "thinking_budget": {"budget": 9},
+    "alpha_one": {"average_thinking": 12},
+    "hapo": {"median": 0.1, "std": 0.5, "scale_pos": 1.0, "scale_neg": -1.0},
+}
+EDITS = ("no_thinking", "cyclic_reflex", "static_window", "tip", "nowait", "s1", "edt", *GIVEN)
+EDITS += ("forking_temperature", "top_h", "top_n_sigma", "min_p", "tripwire")
+
+
+@pytest.mark.parametrize("name", METHOD_CONFIGS)
+def test_beside_drafts_only_edits_are_hosted(name):
+    """Of every method: one that feeds a mixture, or needs more of the engine, is refused."""
+    soft = [{"method": "soft_thinking"}] if name in NEEDS_LATENT else []
+    spec = parse_spec({"methods": [*soft, {"method": name, **GIVEN.get(name, {})}]})
+    fed = spec.latent is not None or needs_of(spec) != Need.NOTHING
+    if METHOD_CONFIGS[name].__module__.startswith("tokenlens."):
+        assert fed == (name not in EDITS)
+    if fed:
+        with pytest.raises(SpecError, match="without speculative_config"):
+            refuse_beside_drafts(spec, structured=False)
+        return
+    refuse_beside_drafts(spec, structured=False)
+    with pytest.raises(SpecError, match="structured_outputs: got 'one'"):
+        refuse_beside_drafts(spec, structured=True)
 
 
 @pytest.mark.parametrize("seen", sorted(MULTIMODAL))

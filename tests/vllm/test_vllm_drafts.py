@@ -1,7 +1,10 @@
-"""Methods that only edit logits beside n-gram drafts, in vLLM's second model runner."""
+"""Methods that only edit logits beside n-gram drafts, in vLLM's second model runner.
+
+Everything is compared to the bit: ids, log-probabilities of what is sampled from, whole traces.
+"""
 
 import pytest
-from vllm_scenarios import EDITS
+from vllm_scenarios import EDITS, WITHOUT
 from vllm_support import needs_vllm
 
 pytestmark = [needs_vllm, pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -11,67 +14,73 @@ DRAFTED = ["drafts", "drafts-async"]
 
 def outputs(job):
     """What the requests of a job gave, by name."""
-    assert not job["runs"][0]["errors"]
     return job["runs"][0]["outputs"]
 
 
-def told(output):
-    """What a trace says of the steps, whoever drew the seed of its spec."""
-    trace = output["trace"]
-    return trace and {name: trace[name] for name in ("counts", "steps", "final_phase")}
-
-
-def differing(job, expected, what):
-    """Names of the requests that are not what they are without drafts."""
+def differing(job, expected, *fields):
+    """Names of the requests of which something is not what it is in another engine."""
     found, wanted = outputs(job), outputs(expected)
-    assert found.keys() == wanted.keys()
-    return [name for name in wanted if what(found[name]) != what(wanted[name])]
+    return sorted({n for n in found for field in fields if found[n][field] != wanted[n][field]})
 
 
 @pytest.mark.parametrize("name", DRAFTED)
-def test_ids_are_those_without_drafts(second_runner, name):
+def test_requests_are_what_they_are_without_drafts(second_runner, name):
+    """Greedy and sampled ones: up to where two samples would differ, and none does here.
+
+    What rejection sampling promises is the distribution; the seeds are such that the tokens that
+    it draws are the same.
+    """
     job, without = second_runner[name], second_runner["no-drafts"]
-    assert len(outputs(job)) == 2 * len(EDITS)
+    assert set(outputs(job)) == set(outputs(without)) == {*EDITS, *WITHOUT}
     assert job["async"] == name.endswith("async")
-    assert differing(job, without, lambda one: one["ids"]) == []
-    assert differing(job, without, lambda one: one["finish_reason"]) == []
+    fields = "ids", "finish_reason", "logprobs", "trace"
+    assert differing(job, without, *fields) == []
+    for one in outputs(without).values():
+        assert len(one["logprobs"]) == len(one["ids"])
     assert job["leaks"] == {"slots": 0, "pages": 0, "live": 0}
 
 
-def test_drafts_were_accepted_and_rejected(second_runner):
-    steps = {name: second_runner[name]["runs"][0]["steps"] for name in ("no-drafts", "drafts")}
-    assert steps["drafts"] < steps["no-drafts"]
-    assert second_runner["drafts-async"]["runs"][0]["preemptions"] >= 0
+@pytest.mark.parametrize("name", DRAFTED)
+def test_requests_without_a_spec_are_those_of_an_engine_without_tokenlens(second_runner, name):
+    """That drafts as well; and beside them are requests with a spec."""
+    stock = second_runner["drafts-stock"]
+    assert set(outputs(stock)) == set(WITHOUT)
+    assert differing(stock, second_runner[name], "ids", "finish_reason", "logprobs", "trace") == []
 
 
 @pytest.mark.parametrize("name", DRAFTED)
-def test_traces_are_those_without_drafts(second_runner, name):
-    without = outputs(second_runner["no-drafts"])
-    for request, found in outputs(second_runner[name]).items():
-        wanted = told(without[request])
-        assert (wanted is None) == request.startswith("plain")
-        if wanted is None:
-            assert found["trace"] is None
-            continue
-        trace = told(found)
-        assert trace["counts"] == wanted["counts"], request
-        assert [step["token"] for step in trace["steps"]] == found["ids"]
-        for step, other in zip(trace["steps"], wanted["steps"], strict=True):
-            same = {key: value for key, value in step.items() if not isinstance(value, float)}
-            assert same.items() >= {
-                (key, value) for key, value in other.items() if isinstance(value, (int, str, bool))
-            }
+def test_drafts_were_accepted_and_rejected(second_runner, name):
+    accepted, rejected = second_runner[name]["runs"][0]["drafts"]
+    assert accepted > 30
+    assert rejected > 200
+    assert second_runner["no-drafts"]["runs"][0]["drafts"] == [0, 0]
+
+
+def test_requests_with_a_spec_were_preempted_beside_drafts(second_runner):
+    preempted = second_runner["drafts-async"]["runs"][0]["preempted"]
+    # vLLM adds to a request's name.
+    of_ours = [one for one in preempted if one.rpartition("-")[0] in EDITS]
+    assert len(of_ours) >= 5
+    assert len(set(of_ours)) >= 3
 
 
 def test_requests_are_what_their_specs_ask_for(second_runner):
     found = outputs(second_runner["drafts"])
-    for question in range(2):
-        plain = found[f"plain-{question}"]["ids"]
-        others = [found[f"{name}-{question}"]["ids"] for name in ("none", "soon", "text", "s1")]
-        assert all(ids != plain for ids in others)
-        assert found[f"soon-{question}"]["trace"]["counts"]["thinking_tokens"] <= 13
+    plain = found["plain"]["ids"]
+    assert all(found[name]["ids"] != plain for name in ("none", "soon", "text", "s1", "alpha"))
+    assert found["soon"]["trace"]["counts"]["thinking_tokens"] <= 13
+    assert found["text"]["trace"]["counts"]["forced_steps"] > 0
+    # The trace ends with the stop token, though drafts behind it were accepted.
+    assert len(found["stopped"]["trace"]["steps"]) == len(found["stopped"]["ids"])
+
+
+def test_what_cannot_be_beside_drafts_is_refused_alone(second_runner):
+    errors = second_runner["drafts"]["runs"][0]["errors"]
+    assert set(errors) == {"latent", "structured"}
+    assert "got 'soft_thinking'" in errors["latent"]
+    assert "structured_outputs" in errors["structured"]
 
 
 def test_what_is_not_taken_back_is_found(second_runner):
-    kept, without = second_runner["drafts-kept"], second_runner["no-drafts"]
-    assert differing(kept, without, told)
+    kept = second_runner["drafts-kept"]
+    assert differing(kept, second_runner["no-drafts"], "logprobs") == ["budget", "s1", "soon"]

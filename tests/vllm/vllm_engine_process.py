@@ -49,6 +49,10 @@ def sampling(request):
     values = dict(request.get("sampling", {}))
     if "logit_bias" in values:  # JSON's keys are texts
         values["logit_bias"] = {int(k): v for k, v in values["logit_bias"].items()}
+    if "regex" in values:
+        from vllm.sampling_params import StructuredOutputsParams
+
+        values["structured_outputs"] = StructuredOutputsParams(regex=values.pop("regex"))
     if request.get("spec") is not None:
         values["extra_args"] = extra_args(request["spec"])
     # As `LLM.generate` does: all samples of a prompt come together, at the end.
@@ -87,7 +91,8 @@ def drive(llm, run, before):
     waiting = sorted(run["requests"], key=lambda request: request.get("arrive", 0))
     prompts, done, errors, step, most_pages = {}, {}, {}, 0, 0
     runtime, _ = runtime_of(llm)
-    SWITCHES.preemptions, SWITCHES.runtime = 0, runtime
+    SWITCHES.preemptions, SWITCHES.preempted, SWITCHES.drafts = 0, [], [0, 0]
+    SWITCHES.runtime = runtime
     while waiting or engine.has_unfinished_requests():
         while waiting and waiting[0].get("arrive", 0) <= step:
             request = waiting.pop(0)
@@ -114,6 +119,7 @@ def drive(llm, run, before):
         step += 1
     before.update(done)
     facts = {"steps": step, "preemptions": SWITCHES.preemptions, "errors": errors, **SAID.take()}
+    facts |= {"preempted": SWITCHES.preempted, "drafts": SWITCHES.drafts}
     if runtime is not None:
         facts |= {"most_pages": most_pages, "num_pages": runtime.batch.store.num_pages}
     return {"outputs": done, **facts}

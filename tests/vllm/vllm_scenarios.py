@@ -136,7 +136,6 @@ def features_scenario(tokenizer, setting):
 
 
 EDITS = {
-    "plain": None,
     "none": [{"method": "no_thinking"}],
     "soon": [{"method": "answer_now", "after": 12}],
     "text": [{"method": "answer_now", "after": 10, "text": "wait</think>"}],
@@ -147,40 +146,54 @@ EDITS = {
     "nowait": [{"method": "nowait", "words": ["wait"]}, {"method": "min_p", "min_p": 0.2}],
     "edt": [{"method": "edt"}, {"method": "tip", "words": ["wait"], "penalty": 20.0}],
     "top-h": [{"method": "top_h"}, {"method": "thinking_budget", "budget": 20}],
+    "penalised": [{"method": "answer_now", "after": 12}],
     "stopped": [{"method": "answer_now", "after": 12}],
+    "sampled": [{"method": "nowait", "words": ["wait"]}, {"method": "min_p", "min_p": 0.02}],
+    "sampled-soon": [{"method": "edt"}, {"method": "answer_now", "after": 9}],
 }
 """Specs that decide or edit tokens and feed no mixtures."""
 
+DRAFTS_CACHE = {"num_gpu_blocks_override": 12, "block_size": 32, "max_model_len": 128}
+"""Room for some of them, which need two or three blocks each."""
 
-def drafts_scenario(tokenizer, drafts, switches=None, **engine):
-    """The reasoner with methods that only edit logits, on an engine that drafts, or does not."""
-    names = {m["method"] for methods in EDITS.values() for m in methods or ()}
-    allowed = {"tokenlens": {"allow": sorted(names)}}
+WITHOUT = ("plain", "plain-sampled", "plain-penalised", "plain-stopped")
+"""Requests without one."""
+
+
+def drafts_scenario(tokenizer, drafts, names=(*EDITS, *WITHOUT), switches=None, **job):
+    """The reasoner with methods that only edit logits, on an engine that drafts, or does not.
+
+    Log-probabilities are of what is sampled from, so that they tell of edits.
+    """
+    question = [{"role": "user", "content": models.QUESTIONS[0]}]
+    text = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
+    asked = {
+        "sampled": {"temperature": 0.9, "seed": 7, "logprobs": 20},
+        "penalised": {"repetition_penalty": 1.2, "presence_penalty": 0.3},
+        # Among the drafts that are accepted.
+        "stopped": {"stop_token_ids": tokenizer.encode("=")[:1]},
+    }
     rows = []
-    for question in range(2):
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": models.QUESTIONS[question]}],
-            add_generation_prompt=True,
-            tokenize=False,
+    for name in names:
+        sampling = {"max_tokens": 30 + len(rows) % 7, "logprobs": 1}
+        for kind, values in asked.items():
+            sampling |= values if kind in name else {}
+        # A schedule draws with its seed.
+        spec = {"methods": EDITS.get(name), "trace": {"level": "full"}, "seed": 5}
+        rows.append(
+            {
+                "name": name,
+                "prompt": tokenizer.encode(text),
+                "spec": spec if name in EDITS else None,
+                "sampling": sampling,
+                "arrive": len(rows) // 2,
+            }
         )
-        for name, methods in EDITS.items():
-            spec = None
-            if methods is not None:
-                # A schedule draws with it.
-                spec = {"methods": methods, "trace": {"level": "full"}, "seed": 5}
-            sampling = {"max_tokens": 30 + len(rows) % 7, "logprobs": 0}
-            if name == "stopped":
-                # Among the drafts that were accepted.
-                sampling["stop_token_ids"] = tokenizer.encode("=")[:1]
-            rows.append(
-                {
-                    "name": f"{name}-{question}",
-                    "prompt": tokenizer.encode(text),
-                    "spec": spec,
-                    "sampling": sampling,
-                    "arrive": len(rows) // 2,
-                }
-            )
+    for name in ("latent", "structured"):
+        method = {"method": "soft_thinking"} if name == "latent" else {"method": "no_thinking"}
+        rows.append({**rows[0], "name": name, "spec": {"methods": [method]}})
+    rows[-1]["sampling"] = {"regex": "[0-9]"}
+    engine = {"max_num_batched_tokens": 96, "logprobs_mode": "processed_logprobs"}
     if drafts:
         engine["speculative_config"] = {
             "method": "ngram",
@@ -190,9 +203,11 @@ def drafts_scenario(tokenizer, drafts, switches=None, **engine):
         }
     return {
         "model": str(models.REASONER_PATH),
-        "engine": {"max_num_batched_tokens": 64, "additional_config": allowed, **engine},
+        "engine": {**engine, **job.pop("engine", {})},
         "switches": switches or {},
-        "runs": [{"requests": rows}],
+        # The last two are refused beside drafts, and asked for nowhere else.
+        "runs": [{"requests": rows if drafts and job.get("tokenlens", True) else rows[:-2]}],
+        **job,
     }
 
 

@@ -36,6 +36,8 @@ class Switches:
     def __init__(self):
         self.values = {}
         self.preemptions = 0
+        self.preempted = []
+        self.drafts = [0, 0]
         self.runtime = None
         self._patch()
 
@@ -43,6 +45,8 @@ class Switches:
         """Names of switches with their values; what is not named is off."""
         self.values = values
         self.preemptions = 0
+        self.preempted = []
+        self.drafts = [0, 0]
         self.runtime = None
         other = os.environ.get("TOKENLENS_TESTS_ON_ANY_VERSION", "0")
         os.environ["TOKENLENS_ANY_VLLM"] = "1" if values.get("any_version") else other
@@ -105,6 +109,7 @@ class Switches:
         from tokenlens import versions
         from tokenlens.core import Core
         from tokenlens.serving.batch import Batch
+        from tokenlens.serving.drafts import DraftedBatch
         from tokenlens.vllm import engine
 
         check = CpuPlatform.check_and_update_config.__func__
@@ -122,6 +127,7 @@ class Switches:
         def _preempt_request(scheduler, request, *args, **kwargs):
             # Those that think in mixtures count, while they do.
             self.preemptions += self._thinks(request.request_id)
+            self.preempted.append(request.request_id)
             return preempt(scheduler, request, *args, **kwargs)
 
         Scheduler._preempt_request = _preempt_request
@@ -144,6 +150,16 @@ class Switches:
         Core.rewind_rows = lambda core, *args: (
             None if self.values.get("no_rewind") else rewind(core, *args)
         )
+
+        commit = DraftedBatch.commit_rows
+
+        def commit_rows(batch, sampled, num_sampled):
+            accepted = int((num_sampled.clamp(min=1) - 1).sum())
+            self.drafts[0] += accepted
+            self.drafts[1] += int(batch._num_drafts.sum()) - accepted
+            return commit(batch, sampled, num_sampled)
+
+        DraftedBatch.commit_rows = commit_rows
 
         salt = engine._salt
         engine._salt = lambda request: None if self.values.get("no_salt") else salt(request)

@@ -94,13 +94,19 @@ class DraftSteps:
                 f"drafts: got {len(drafts)}; allowed: at most the {steps} that a core with"
                 f" rewind_steps={steps} can take back"
             )
+        null = core.table.null_slot
         with torch.inference_mode():
             # Gathered, so that it is what it was before the drafts.
             self._generated = core.table.column(GENERATED).index_select(0, slots)
-            advance = advance & (slots != core.table.null_slot)
-        self._slots, self._advance = slots, advance
+            self._advance = advance & (slots != null)
+            if len(drafts):
+                # [offsets - 1, num_requests]: drafts that may be accepted, and whose row has a slot
+                there = self._advance & (drafts >= 0).cumprod(dim=0).bool()
+                behind = torch.where(there, slots, null)
+                drafts = drafts.clamp(min=0)
+        self._slots, here = slots, slots
         self._pending, self._drafts, self._states = [], [], []
-        edited, here = [], slots
+        edited = []
         # A step without drafts is one of rows as they lie.
         alone = len(drafts) == 0 and len(logits) == len(slots)
         try:
@@ -111,14 +117,12 @@ class DraftSteps:
                 # The last one is committed by nobody but :meth:`commit`.
                 last = offset == len(drafts)
                 self._pending.append(core._pending if last else _kept(core._pending))
-                if offset < len(drafts):
-                    draft = drafts[offset]
-                    advance = advance & (draft >= 0)
-                    report = core.commit(draft.clamp(min=0), here, advance)
+                if not last:
+                    report = core.commit(drafts[offset], here, there[offset])
                     assert report is not None
                     self._drafts.append(report)
                     self._states.append(core.table.ints.index_select(0, slots))
-                    here = torch.where(advance, slots, core.table.null_slot)
+                    here = behind[offset]
         except BaseException:
             core._pending = None
             self.forget()

@@ -24,7 +24,12 @@ from tokenlens.serving.embedding import (
     per_layer_embeddings,
 )
 from tokenlens.serving.engine_vectors import ServedVectors
-from tokenlens.serving.refusals import allows_latent, allows_vectors, vectors_of
+from tokenlens.serving.refusals import (
+    allows_latent,
+    allows_vectors,
+    named_edits,
+    vectors_of,
+)
 from tokenlens.serving.report import PendingReport, report_of
 from tokenlens.serving.settings import Settings
 from tokenlens.serving.store import ConceptStore
@@ -55,8 +60,8 @@ class RunnerFacts:
     max_pass_tokens
         The most tokens of one forward pass.
     drafts
-        The most drafts of a request in one step; 0 where the engine does not speculate. No latent
-        method is allowed beside them.
+        The most drafts of a request in one step; 0 where the engine does not speculate. Beside
+        them there are no requests with latent methods.
     """
 
     engine: str
@@ -85,7 +90,8 @@ class EngineRuntime:
         settings, binder = facts.settings, facts.binder
         self.settings, self.bind = settings, binder
         slots = facts.max_requests + SPARE_SLOTS
-        latent = allows_latent(settings)
+        # Beside drafts no request is fed mixtures: the front end refuses it.
+        latent = allows_latent(settings) and not facts.drafts
         store = ConceptStore(
             slots,
             settings.width(binder.vocab_size),
@@ -116,11 +122,11 @@ class EngineRuntime:
             self.batch: Batch = DraftedBatch(core, store, facts.drafts)
         else:
             self.batch = Batch(core, store, embedding, vectors)
-        warm(core, binder, settings.allow, facts.logger)
+        warm(core, binder, named_edits(settings) if facts.drafts else settings.allow, facts.logger)
         facts.logger.info(
             "tokenlens: %d slots; history: %s; vectors: %s; methods: %s",
             slots,
-            store.describe() if latent else "none, no latent method is allowed",
+            store.describe() if latent else "none, nothing is latent",
             vectors.describe() if vectors else "none, no method that feeds any is allowed",
             "all" if settings.allow is None else ", ".join(settings.allow),
         )

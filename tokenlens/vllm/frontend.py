@@ -23,9 +23,10 @@ from tokenlens.serving.refusals import check_vectors
 from tokenlens.serving.settings import Settings
 from tokenlens.vllm.binding import binder_of, reasoning_of
 from tokenlens.vllm.doors import refused, serving
+from tokenlens.vllm.drafts import drafts_of, refuse_beside_drafts
 from tokenlens.vllm.grammars import GrammarsOf, told
 from tokenlens.vllm.outputs import markers_in_use
-from tokenlens.vllm.refusals import asked_for, check_request, check_spec, drafts_of
+from tokenlens.vllm.refusals import asked_for, check_request, check_spec
 from tokenlens.vllm.traces import ENGINE
 
 ADMISSION = "_tokenlens"
@@ -47,6 +48,7 @@ class VllmFrontEnd:
             self.grammars.facts,
         )
         self._processor = processor
+        self._drafts = drafts_of(config) > 0
 
     def prepare(self, params: Any, used: Sequence[Any] = ()) -> Request | None:
         """Read and bind a spec; :meth:`check` then finds what was made, and is quick.
@@ -70,6 +72,8 @@ class VllmFrontEnd:
         if spec is None:
             return None
         check_spec(spec, self.settings)
+        if self._drafts:
+            refuse_beside_drafts(spec, params.structured_outputs is not None)
         # The ids that end this request, as vLLM will add them to a copy of its parameters
         params = params.clone()
         params.update_from_generation_config(
@@ -103,6 +107,8 @@ class VllmFrontEnd:
         spec = spec_of(params.extra_args)
         if spec is not None:
             check_request(spec, params, self.settings, request)
+            if self._drafts:
+                refuse_beside_drafts(spec, params.structured_outputs is not None)
             # vLLM has copied the parameters, perhaps not what they hold.
             params.extra_args = seeded(params.extra_args, spec, params.seed)
             bound = self.bind(params)
@@ -121,9 +127,6 @@ class VllmFrontEnd:
             check_vectors(bound, most, self.settings, size, ranks)
 
     def _check_structure(self, bound: Request, prompt: Sequence[int]) -> None:
-        if drafts_of(self._processor.vllm_config):
-            allowed = "null beside a spec, on an engine that drafts: the three were not tested"
-            raise SpecError.of("structured_outputs", "one", allowed)
         why = structure.conflict(bound, self.grammars.facts)
         if why is None and structure.begins_early(bound, prompt):
             why = structure.EARLY if self.grammars.hold_from_start(prompt) else None

@@ -12,6 +12,7 @@ from tokenlens.errors import SpecError, UnsupportedError
 from tokenlens.serving.refusals import allows_latent, is_latent, untested_class
 from tokenlens.serving.settings import Settings
 from tokenlens.spec import DecodingSpec, refuse_needs
+from tokenlens.vllm.drafts import draft_facts
 
 MULTIMODAL = frozenset(
     {
@@ -56,10 +57,8 @@ def check_engine(vllm_config: Any) -> Settings:
         )
     settings = Settings.of(vllm_config.additional_config)
     reasons = [reason for found, reason in _engine_facts(vllm_config) if found]
-    if vllm_config.speculative_config is not None:
-        facts = _draft_facts(vllm_config, settings)
-        reasons += [reason for found, reason in facts if found]
-    if allows_latent(settings):
+    reasons += [reason for found, reason in draft_facts(vllm_config) if found]
+    if allows_latent(settings) and vllm_config.speculative_config is None:
         reasons += [reason for found, reason in _latent_facts(vllm_config) if found]
     if reasons:
         raise UnsupportedError("\n".join(f"tokenlens: {reason}" for reason in reasons))
@@ -127,59 +126,6 @@ def _engine_facts(config: Any) -> list[tuple[bool, str]]:
             bool(_get(model, "return_sampling_mask", False)),
             "return_sampling_mask: got True; allowed: False, because it would describe a"
             " distribution that was not sampled from.",
-        ),
-    ]
-
-
-DRAFTED = ("ngram", "ngram_gpu")
-"""Ways to draft that tests have seen beside specs."""
-
-MAX_ROWS_BYTES = 2**30
-"""Beyond so many bytes of float32 logits vLLM verifies a batch in pieces."""
-
-
-def drafts_of(config: Any) -> int:
-    """The most drafts of a request in one step, 0 in an engine that does not speculate."""
-    speculative = config.speculative_config
-    return 0 if speculative is None else int(_get(speculative, "num_speculative_tokens") or 0)
-
-
-def _draft_facts(config: Any, settings: Settings) -> list[tuple[bool, str]]:
-    """What an engine that speculates has to be."""
-    speculative = config.speculative_config
-    method = _get(speculative, "method", None) or "one"
-    without = " Or leave speculative_config out."
-    rows = drafts_of(config) + 1
-    vocab_size = _get(config.model_config, "get_vocab_size", lambda: 1)()
-    most = MAX_ROWS_BYTES // (4 * vocab_size)
-    sequences = _get(_get(config, "scheduler_config"), "max_num_seqs", 1)
-    return [
-        (
-            method not in DRAFTED,
-            f"speculative_config: got {method!r}; allowed: {', '.join(DRAFTED)}, because others"
-            " were not tested beside specs. Leave speculative_config out.",
-        ),
-        (
-            not _get(config, "use_v2_model_runner", False),
-            f"speculative_config: got {method!r} on vLLM's first model runner; allowed: its second"
-            " (VLLM_USE_V2_MODEL_RUNNER=1, where Triton works), because the first judges drafts"
-            f" without logits processors.{without}",
-        ),
-        (
-            allows_latent(settings),
-            f"speculative_config: got {method!r} where latent methods are allowed; allowed: methods"
-            " that only edit logits, because a draft cannot foresee a mixture. Name them:"
-            f' additional_config={{"tokenlens": {{"allow": [...]}}}}.{without}',
-        ),
-        (
-            bool(_get(speculative, "enable_adaptive_verification", False)),
-            "enable_adaptive_verification: got True; allowed: False, because which drafts are"
-            " verified is then only known on the device.",
-        ),
-        (
-            sequences * rows > most,
-            f"max_num_seqs: got {sequences} with {rows} rows of each; allowed: at most"
-            f" {most // rows}, because vLLM verifies more in pieces.",
         ),
     ]
 

@@ -9,8 +9,9 @@ from tokenlens.serving.drafts import DraftedBatch
 from tokenlens.serving.report import PendingReport
 from tokenlens.serving.runtime import EngineRuntime, RunnerFacts
 from tokenlens.vllm.binding import binder_of
+from tokenlens.vllm.drafts import drafts_of
 from tokenlens.vllm.embedding import layout
-from tokenlens.vllm.refusals import asked_for, check_engine, drafts_of
+from tokenlens.vllm.refusals import asked_for, check_engine
 from tokenlens.vllm.traces import ATTRIBUTE, FAILED
 
 RUNTIME = "_tokenlens"

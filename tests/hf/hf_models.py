@@ -1,8 +1,11 @@
 """Tiny random models of the architectures that embed in different ways."""
 
+from unittest.mock import patch
+
 import torch
 import transformers
 from hf_reference import Recipe, decode
+from transformers.pytorch_utils import Conv1D
 
 VOCAB = 96
 START = 6  # stands for <think>; the end marker is the model's own, see `TinyModel`
@@ -58,12 +61,22 @@ def build(name):
         )  # fmt: skip
     else:
         raise ValueError(name)
-    with torch.random.fork_rng():
+    drawn = patch.object(T.GPT2PreTrainedModel, "_init_weights", _draw)
+    with torch.random.fork_rng(), drawn:
         torch.manual_seed(seed)
         model = T.AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(loudness)
     return model
+
+
+def _draw(model, module):
+    """Draw GPT-2's weights: a part of transformers' releases forgets to scale its projections."""
+    scale = model.config.initializer_range
+    if isinstance(module, torch.nn.Embedding | torch.nn.Linear | Conv1D):
+        torch.nn.init.normal_(module.weight, std=scale)
+    if isinstance(getattr(module, "c_proj", None), Conv1D):
+        torch.nn.init.normal_(module.c_proj.weight, std=scale / (2 * model.config.n_layer) ** 0.5)
 
 
 class TinyModel:

@@ -1,5 +1,6 @@
 """The table of tested releases, and everybody who repeats it."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -64,6 +65,38 @@ def test_what_is_no_version_is_refused(engine, found):
 def test_the_operator_may_go_on(engine, monkeypatch):
     monkeypatch.setenv(versions.OVERRIDE[engine], "1")
     assert versions.problem(engine, "99.0") is None
+
+
+def spoken(engine, text):
+    """The releases of a table that a text names, itself or between two in a row."""
+    named = text.removeprefix(versions.NAMES[engine]).replace(" and ", ", ").split(",")
+    every = sorted(versions.table()[engine], key=versions.numbers)
+    found = set()
+    for first, _, last in (word.strip().partition(" to ") for word in named):
+        found.update(every[every.index(first) : every.index(last or first) + 1])
+    return found
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@given(
+    st.dictionaries(st.integers(0, 12), st.booleans(), min_size=1).filter(lambda d: any(d.values()))
+)
+def test_a_range_holds_no_release_that_did_not_pass(engine, results):
+    head = "0.5." if engine == "sglang" else "5."
+    tail = "" if engine == "sglang" else ".1"
+    table = {
+        f"{head}{minor}{tail}": {"passed": 1, "failed": int(not passed)}
+        for minor, passed in results.items()
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(versions, "table", lambda: {engine: table})
+        text = versions.supported(engine)
+        assert spoken(engine, text) == set(versions.tested(engine))
+        # Nor one that was not run: what stands between two is all there.
+        for first, last in re.findall(r"([\d.]+) to ([\d.]+)", text):
+            place = versions._SERIES[engine] - 1
+            low, high = versions.numbers(first)[place], versions.numbers(last)[place]
+            assert all(results.get(minor) for minor in range(low, high + 1))
 
 
 def test_a_release_with_a_failure_is_not_tested(monkeypatch):

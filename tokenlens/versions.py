@@ -85,10 +85,17 @@ def installed(engine: Engine) -> str | None:
 
 
 def supported(engine: Engine) -> str:
-    """The tested releases in words."""
-    *rest, last = tested(engine)
-    if len(rest) > 2:
-        return f"{NAMES[engine]} {rest[0]} to {last}"
+    """The tested releases in words: three or more in a row by the first and the last of them."""
+    depth = _SERIES[engine]
+    rows: list[list[str]] = []
+    for one in tested(engine):
+        *head, minor = numbers(one)[:depth]
+        if rows and numbers(rows[-1][-1])[:depth] == (*head, minor - 1):
+            rows[-1].append(one)
+        else:
+            rows.append([one])
+    words = [word for row in rows for word in (row if len(row) < 3 else [f"{row[0]} to {row[-1]}"])]
+    *rest, last = words
     return f"{NAMES[engine]} " + (f"{', '.join(rest)} and {last}" if rest else last)
 
 

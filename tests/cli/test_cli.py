@@ -7,8 +7,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from tokenlens import capabilities
-from tokenlens.cli import app
+from tokenlens import capabilities, versions
+from tokenlens.cli import app, doctor
 from tokenlens.spec import DecodingSpec, load_spec, parse_spec, preset, preset_names
 from tokenlens.trace import read_traces
 
@@ -118,6 +118,16 @@ def test_doctor_says_what_sglang_would_do(command, monkeypatch):
     assert code == 0
     for words in ("got version 0.4.6", "SGLANG_PLUGINS", "0.5.23"):
         assert words in output
+
+
+@pytest.mark.parametrize("engine", versions.NAMES)
+def test_doctor_says_that_a_release_was_not_tested(engine, monkeypatch):
+    known = versions.tested(engine)[-1]
+    for found, words in (("99.0.0", f"nearest is {known}"), (known, ""), (None, "")):
+        monkeypatch.setattr("tokenlens.versions.installed", lambda engine, found=found: found)
+        said = doctor.tested_with(engine).removeprefix(versions.supported(engine))
+        assert words in said
+        assert bool(words) == bool(said)
 
 
 def test_doctor_prints_the_readme_s_table(command):

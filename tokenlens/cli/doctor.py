@@ -43,7 +43,7 @@ def run(console: Console, markdown: bool, allowed: Sequence[str]) -> bool:
         found.add_row(library, installed([library]), "")
     for engine, label in LABELS.items():
         names = versions.DISTRIBUTIONS[engine]
-        found.add_row(label, installed(names), versions.supported(engine))
+        found.add_row(label, installed(names), tested_with(engine))
     found.add_row("accelerator", accelerator(), "")
     for name, fact in vllm.facts()[1:]:
         found.add_row(f"vLLM: {name}", fact, "")
@@ -65,6 +65,14 @@ def run(console: Console, markdown: bool, allowed: Sequence[str]) -> bool:
     legend = "refused: raises an error that says why; planned: not there yet; n/a: no such thing"
     console.print(f"[dim]{legend}[/]")
     return not faults
+
+
+def tested_with(engine: versions.Engine) -> str:
+    """The tested releases, and the nearest of them if the installed one is none."""
+    found, tested = versions.installed(engine), versions.supported(engine)
+    if found is None or versions.is_tested(engine, found):
+        return tested
+    return f"{tested}; not with this one: the nearest is {versions.nearest(engine, found)}"
 
 
 def let_in(allowed: Sequence[str]) -> dict[str, str]:

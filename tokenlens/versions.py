@@ -30,6 +30,9 @@ OVERRIDE: Final[dict[Engine, str]] = {
 }
 """Set to 1, these let an engine start whose release was not tested."""
 
+TORCH: Final = "2.13"
+"""Every release of the table was run with this torch, the build for CPUs."""
+
 # Numbers that one release shares with the next without a change of what is hooked: SGLang moves it
 # with every patch.
 _SERIES: Final[dict[Engine, int]] = {"hf": 2, "vllm": 2, "sglang": 3}

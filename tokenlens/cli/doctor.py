@@ -39,8 +39,8 @@ def run(console: Console, markdown: bool, allowed: Sequence[str]) -> bool:
         return not faults
     found = Table("", "installed", "tested with", title=f"tokenlens {__version__}")
     found.add_row("Python", platform.python_version(), "3.11")
-    for library in ("torch", "triton"):
-        found.add_row(library, installed([library]), "")
+    found.add_row("torch", installed(["torch"]), versions.TORCH)
+    found.add_row("triton", installed(["triton"]), "")
     for engine, label in LABELS.items():
         names = versions.DISTRIBUTIONS[engine]
         found.add_row(label, installed(names), tested_with(engine))

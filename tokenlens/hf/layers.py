@@ -26,7 +26,7 @@ from tokenlens.core.layer_access import (
 )
 from tokenlens.errors import ProtocolError, SpecError, UnsupportedError
 from tokenlens.methods import files
-from tokenlens.methods.east.step import BETA, VECTOR
+from tokenlens.methods.east.step import VECTOR, refuse_overflow
 from tokenlens.methods.softcotpp.step import ROWS, variant_of
 from tokenlens.spec.needs import Need
 
@@ -157,10 +157,7 @@ class Layers:
             if Need.LAYER_SHIFT in request.needs:
                 columns: Mapping[Any, Any] = request.columns
                 vector = files.numbered(columns[SHIFT_FILE]).tensors[VECTOR]
-                largest = float(vector.abs().max()) * abs(columns[BETA])
-                if largest > torch.finfo(self._dtype).max / 4:
-                    allowed = f"one whose shift {self._dtype} can hold with this vector"
-                    raise SpecError.of("east.beta", columns[BETA], allowed)
+                refuse_overflow(columns, self._dtype)
                 rows.setdefault(columns[SHIFT_LAYER], []).append((row, vector))
         for layer, wanted in rows.items():
             vectors = torch.zeros(len(requests), len(wanted[0][1]))

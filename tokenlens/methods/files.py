@@ -81,16 +81,27 @@ def allow(files: "Mapping[str, str | os.PathLike[str]]") -> tuple[str, ...]:
 
 def allow_from_environment() -> tuple[str, ...]:
     """Allow what :data:`VARIABLE` names and nobody has allowed yet."""
+    named = from_environment()
+    return allow({name: path for name, path in named.items() if name not in _NAMED})
+
+
+def from_environment() -> "dict[str, str]":
+    """Names and paths that :data:`VARIABLE` holds; nothing is read.
+
+    Raises
+    ------
+    SpecError
+    """
     text = os.environ.get(VARIABLE)
     if not text:
-        return ()
+        return {}
     try:
         named = json.loads(text)
     except ValueError:
         named = None
     if not isinstance(named, dict):
         raise SpecError.of(VARIABLE, text, 'a JSON object such as {"east": "vector.safetensors"}')
-    return allow({name: path for name, path in named.items() if name not in _NAMED})
+    return named
 
 
 def _read(name: str, path: str) -> None:

@@ -95,14 +95,43 @@ class EastMethod(Method):
         rows.add(SHIFTED, here)
 
 
-def _layer(config: East, file: files.OperatorFile, num_layers: int | None) -> int:
-    """The layer that the spec and the file agree on, inside of the model."""
+def refuse_overflow(columns: Mapping[Field, Value], dtype: torch.dtype) -> None:
+    """Refuse a shift that a model's dtype cannot hold.
+
+    Raises
+    ------
+    SpecError
+    """
+    file, beta = columns[SHIFT_FILE], columns.get(BETA)
+    assert isinstance(file, int)
+    if not isinstance(beta, (int, float)):
+        return  # another method's, whose sums the layer's seat looks at
+    largest = float(files.numbered(file).tensors[VECTOR].abs().max()) * abs(beta)
+    if largest > torch.finfo(dtype).max / 4:
+        raise SpecError.of("east.beta", beta, f"one whose shift {dtype} can hold with this vector")
+
+
+def layer_of(file: files.OperatorFile) -> int | None:
+    """The layer that a file says it is of, ``None`` if it says none.
+
+    Raises
+    ------
+    SpecError
+        It says no number.
+    """
     said = file.about.get("layer")
-    if said is not None and not (said.isascii() and said.isdigit() and len(said) < 5):
+    if said is None:
+        return None
+    if not (said.isascii() and said.isdigit() and len(said) < 5):
         raise SpecError.of(
             "east.file", f"{file.name} with layer {said!r}", "a file whose layer is a number"
         )
-    own = None if said is None else int(said)
+    return int(said)
+
+
+def _layer(config: East, file: files.OperatorFile, num_layers: int | None) -> int:
+    """The layer that the spec and the file agree on, inside of the model."""
+    own = layer_of(file)
     layer = own if config.layer is None else config.layer
     if layer is None:
         raise SpecError.of(

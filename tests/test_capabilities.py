@@ -76,8 +76,9 @@ def test_the_engines_refuse_what_the_table_says(engine, name, lends, monkeypatch
         monkeypatch.setitem(capabilities.HOSTED, engine, Need.NOTHING)
     spec = parse_spec({"methods": [{"method": name}]})
     row = {row.name: row for row in capabilities.methods()}[name]
-    of_layers = any(need in Need.OF_LAYERS for need in METHOD_CONFIGS[name]().needs())
-    assert row.cells[engine] == ("yes" if lends and not of_layers else "refused")
+    read = Need.PROMPT_ROWS
+    reads = any(need in read for need in METHOD_CONFIGS[name]().needs())
+    assert row.cells[engine] == ("yes" if lends and not reads else "refused")
     if row.cells[engine] == "yes":
         ADAPTERS[engine].check_spec(spec, Settings())
     else:

@@ -27,8 +27,8 @@ SYMBOLS: dict[Status, str] = {
 
 HOSTED: dict[versions.Engine, Need] = {
     "hf": Need.OF_ENGINE | Need.OF_LAYERS,
-    "vllm": Need.OF_ENGINE,
-    "sglang": Need.OF_ENGINE,
+    "vllm": Need.OF_ENGINE | Need.LAYER_SHIFT | Need.LAYER_STATES | Need.PROMPT_STATE,
+    "sglang": Need.OF_ENGINE | Need.LAYER_SHIFT | Need.LAYER_STATES | Need.PROMPT_STATE,
 }
 """What an engine can host beyond concept tokens; a model of it may lack some."""
 
@@ -72,9 +72,24 @@ CAPABILITIES = (
         "transformers: dynamic cache; others: bounded by vectors_mib",
     ),
     Capability.of(
-        Need.OF_LAYERS,
-        "layers: EAST, Budget Guidance, DiffAdapt; SoftCoT++'s rows in a prompt",
-        "files of the operator's; vLLM and SGLang have no seat at a decoder layer yet",
+        Need.LAYER_SHIFT,
+        "a vector added behind a decoder layer: EAST",
+        "files of the operator's; on servers those that are named at the start, of a known layer",
+    ),
+    Capability.of(
+        Need.PROMPT_STATE,
+        "the last hidden state behind the prompt: DiffAdapt",
+        "files of the operator's; on servers those that are named at the start",
+    ),
+    Capability.of(
+        Need.LAYER_STATES,
+        "the hidden states of all layers: Budget Guidance",
+        "files of the operator's; on servers models that EAGLE-3 can speculate for",
+    ),
+    Capability.of(
+        Need.PROMPT_ROWS,
+        "learned rows in a prompt: SoftCoT++, ConciseHint-T",
+        "files of the operator's; vLLM and SGLang have no place for them in a prompt yet",
     ),
     Capability(
         "controls: top1, random_route, no_thinking, answer_now", "yes", vllm="yes", sglang="yes"

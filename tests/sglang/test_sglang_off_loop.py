@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import conformance_models as models
 import pytest
+import torch
 import transformers
 from binding_thread import bound_off_the_loop
 
@@ -30,7 +31,12 @@ class FakeManager:
         self.rid_to_state = {}
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(models.REASONER_PATH)
         self.model_config = SimpleNamespace(
-            vocab_size=128, is_multimodal=False, context_len=512, hidden_size=64
+            vocab_size=128,
+            is_multimodal=False,
+            context_len=512,
+            hidden_size=64,
+            num_hidden_layers=2,
+            dtype=torch.float32,
         )
         self.server_args = SimpleNamespace(tp_size=1)
         admission = frontend.SglangFrontEnd.__new__(frontend.SglangFrontEnd)

@@ -137,10 +137,10 @@ class Switches:
         def _find_pointers(batch, computed, scheduled):
             if self.values.get("no_replay"):
                 again = batch._slots[scheduled > 1]
-                before = batch._latent[again].copy()
-                batch._latent[again] = False
+                before = batch._kept[again].copy()
+                batch._kept[again] = False
                 point(batch, computed, scheduled)
-                batch._latent[again] = before
+                batch._kept[again] = before
             else:
                 point(batch, computed, scheduled)
 

@@ -30,6 +30,8 @@ from tokenlens.serving.faults import (
     logger,
     reason_of,
 )
+from tokenlens.serving.layer_shifts import ShiftCalls
+from tokenlens.serving.served_layers import ServedLayers
 from tokenlens.serving.store import MISSED, NO_PAGE, PAGE, PLAIN, ConceptStore
 from tokenlens.serving.vectors import VectorStore
 from tokenlens.spec.needs import Need
@@ -71,6 +73,8 @@ class Batch:
         ``None`` where no latent method is allowed.
     vectors
         ``None`` where no request may be fed more than concept tokens.
+    layers
+        ``None`` where no request may be shifted behind a decoder layer, or read what one leaves.
     """
 
     def __init__(
@@ -79,10 +83,14 @@ class Batch:
         store: ConceptStore,
         embedding: InputEmbedding | None,
         vectors: VectorStore | None = None,
+        layers: ServedLayers | None = None,
     ) -> None:
         self.core, self.store, self.embedding = core, store, embedding
         core.contained = {}
-        self.vectors = vectors
+        self.vectors, self.layers = vectors, layers
+        self.shifts = None if layers is None else layers.shifts
+        # Whether anything is read where tokens are known to be
+        self._has_history = embedding is not None or self.shifts is not None
         self.live: dict[str, LiveRequest] = {}
         # Requests that cannot go on, which the engine ends, and why
         self.failed: dict[str, str] = {}
@@ -99,13 +107,16 @@ class Batch:
         self._prompt: Ints = np.full(slots + 1, NO_PROMPT, dtype=np.int64)
         self._generated: Ints = np.zeros(slots + 1, dtype=np.int64)
         self._latent = np.zeros(slots + 1, dtype=bool)
+        # Slots whose tokens have entries of the history: latent or shifted
+        self._kept = np.zeros(slots + 1, dtype=bool)
         # [max_slots + 1, 2]: the tokens that are known to be the newest answer, first and stop
         self._answer: Ints = np.zeros((slots + 1, 2), dtype=np.int64)
         self._rows: list[str] = []
         self._changed = True
         self._num_pointers = 0
         self._fed_latent = False
-        self._calls = 0
+        self._calls = self._shift_calls = 0
+        self._fed_shifts = False
         # Between `begin` and `commit`: other calls of model and sampler are a warm-up.
         self._open = False
         nothing = torch.zeros(0, dtype=torch.int64, device=core.device)
@@ -113,7 +124,7 @@ class Batch:
         self._slots: Ints = np.zeros(0, dtype=np.int64)
         self.slots = nothing
         self._prompts: Ints = np.zeros(0, dtype=np.int64)
-        self._owned = self._may_mix = np.zeros(0, dtype=bool)
+        self._owned = self._may_mix = self._has_entries = np.zeros(0, dtype=bool)
         self._advance: NDArray[np.bool_] = np.zeros(0, dtype=bool)
         self._advance_tensor = nothing
         # Where this step's concept tokens go
@@ -275,13 +286,24 @@ class Batch:
         self._latent[slot] = live.latent
         if self.vectors is not None:
             self.vectors.seat(slot, live.req_id, live.request)
+        if self.layers is not None and self.layers.tap is not None:
+            self.layers.tap.seat(slot, live.request)
+        self._kept[slot] = live.latent
+        if self.shifts is not None:
+            self.shifts.seat(slot, live.request)
+            self._kept[slot] |= self.shifts.shifts[slot]
         self._answer[slot] = live.answer
         self._changed = True
 
     def _release_slot(self, live: LiveRequest) -> None:
         slot = live.slot
         self._free.append(slot)
-        self._prompt[slot], self._latent[slot] = NO_PROMPT, False
+        self._prompt[slot] = NO_PROMPT
+        self._latent[slot] = self._kept[slot] = False
+        if self.layers is not None and self.layers.tap is not None:
+            self.layers.tap.leave(slot)
+        if self.shifts is not None:
+            self.shifts.leave(slot)
         if self.vectors is not None:
             self.vectors.leave(slot)
 
@@ -305,6 +327,9 @@ class Batch:
         self._open = bool(self.live)
         if self.vectors is not None:
             self.vectors.begin(self.core, len(req_ids))
+        if self.layers is not None:
+            # Behind the vectors, which may have no need of the head's rows.
+            self.layers.begin(self.core, len(req_ids))
         if not self._open:
             self._clean(0)
             return
@@ -315,7 +340,9 @@ class Batch:
             self.fail_rows()
             if self.embedding is not None:
                 self.embedding.pointers.fill_(-1)
-            self._fed_latent, self._num_pointers = False, 0
+            if self.shifts is not None:
+                self.shifts.places[0].fill_(-1)
+            self._fed_latent, self._fed_shifts, self._num_pointers = False, False, 0
 
     def _begin(self, req_ids: Sequence[str], computed: Ints, scheduled: Ints) -> None:
         if self._changed or self._rows != req_ids:
@@ -325,7 +352,11 @@ class Batch:
         number = computed + scheduled - self._prompts
         self._advance = (number == self._generated[slots]) & self._owned
         self._advance_tensor = self._upload(self._advance)
-        if self.embedding is not None:
+        if self.layers is not None:
+            self.layers.note_first(bool((self._advance & (number == 0)).any()))
+            if self.layers.tap is not None:
+                self.layers.tap.write(self._upload, slots, self._advance, scheduled)
+        if self._has_history:
             self._find_pointers(computed, scheduled)
             self._make_room(number)
 
@@ -338,6 +369,7 @@ class Batch:
         self._prompts = self._prompt[self._slots]
         self._owned = self._slots != self._null
         self._may_mix = self._latent[self._slots]
+        self._has_entries = self._kept[self._slots]
         self._advance = np.zeros(len(slots), dtype=bool)
         self._entries = np.full(len(slots), self.store.nowhere)
         self._last = None
@@ -348,10 +380,10 @@ class Batch:
         slots, num_tokens = self._slots, int(scheduled.sum())
         if self._last is not None and num_tokens == len(slots) and self._advance.all():
             # Decoding goes on: each row is fed what the last step kept for it.
-            self._write_pointers(np.where(self._last < self.store.nowhere, self._last, -1))
+            self._write_pointers(np.where(self._last < self.store.nowhere, self._last, -1), slots)
             return
-        latent = self._may_mix & (computed + scheduled > self._prompts)
-        if not latent.any():
+        kept = self._has_entries & (computed + scheduled > self._prompts)
+        if not kept.any():
             self._clean(num_tokens)
             return
         if num_tokens == len(slots):
@@ -361,7 +393,7 @@ class Batch:
             first = np.repeat(np.cumsum(scheduled) - scheduled, scheduled)
             owner = slots[row]
             index = computed[row] + np.arange(num_tokens) - first - self._prompt[owner]
-        fed = self._latent[owner] & (index >= 0)
+        fed = self._kept[owner] & (index >= 0)
         owner, place = np.where(fed, owner, self._null), np.where(fed, index, 0)
         pages, (first, stop) = self.store.states(owner, place), self._answer[owner].T
         fed = fed & (pages != PLAIN) & ~((place >= first) & (place < stop))
@@ -374,10 +406,19 @@ class Batch:
             for live in self.live.values():
                 if live.slot in gone:
                     self.failed[live.req_id] = FORGOTTEN
-        self._write_pointers(np.where(fed, self.store.entries(owner, place), -1))
+        self._write_pointers(np.where(fed, self.store.entries(owner, place), -1), owner)
 
-    def _write_pointers(self, entries: Ints) -> None:
-        assert self.embedding is not None
+    def _write_pointers(self, entries: Ints, owner: Ints) -> None:
+        """Entries at which tokens are read, and their slots, ``[num_tokens]`` each."""
+        if self.shifts is not None:
+            self._fed_shifts = self.shifts.write(self._upload, entries, owner)
+            self._shift_calls = ShiftCalls.count
+            if not self._may_mix.any():
+                self._clean_pointers(len(entries))
+                return
+            entries = np.where(self._latent[owner], entries, -1)
+        if self.embedding is None:
+            return
         num_tokens, pointers = len(entries), self.embedding.pointers
         pointers[:num_tokens].copy_(self._upload(entries), non_blocking=True)
         if self._num_pointers > num_tokens:
@@ -387,6 +428,12 @@ class Batch:
         self._calls = Calls.count
 
     def _clean(self, num_tokens: int) -> None:
+        self._fed_shifts = False
+        if self.shifts is not None:
+            self.shifts.clean()
+        self._clean_pointers(num_tokens)
+
+    def _clean_pointers(self, num_tokens: int) -> None:
         self._fed_latent = False
         if self._num_pointers and self.embedding is not None:
             self.embedding.pointers[: self._num_pointers].fill_(-1)
@@ -395,7 +442,7 @@ class Batch:
     def _make_room(self, number: Ints) -> None:
         """Pages for the tokens of this step, and where each goes."""
         slots = self._slots
-        wants = self._advance & self._may_mix
+        wants = self._advance & self._has_entries
         place = np.where(wants, number, 0)
         homeless = wants & (self.store.states(slots, place) == NO_PAGE)
         if homeless.any():
@@ -419,17 +466,29 @@ class Batch:
         """The logits that the engine samples from; the same tensor, edited, where it may be."""
         if self._is_idle():
             return logits
-        if self._fed_latent and self._calls == Calls.count and logits.device.type == "cpu":
-            raise RuntimeError(
-                "the model's forward pass did not look up tokens through tokenlens, so mixtures"
-                " were lost: a graph that was compiled without it. Delete the engine's compile"
-                " cache, and let the engine's list of plugins, if it is set, include tokenlens."
-            )
+        if logits.device.type == "cpu":
+            self._check_calls()
         try:
             return self.core.step(logits, self.slots, in_place=in_place)
         except Exception:
             logger.exception("a step fails; each of its requests is tried alone")
             return decide_apart(self, logits)
+
+    def _check_calls(self) -> None:
+        """Refuse what a graph that was compiled without our ops has left out."""
+        lost = []
+        if self._fed_latent and self._calls == Calls.count:
+            lost.append("look up tokens through tokenlens, so mixtures were lost")
+        if self._fed_shifts and self._shift_calls == ShiftCalls.count:
+            lost.append("pass by its seats at decoder layers, so shifts were lost")
+        if self.layers is not None and self.layers.tap is not None and self.layers.tap.was_missed:
+            lost.append("pass by its seats at decoder layers, so hidden states were not read")
+        for one in lost:
+            raise RuntimeError(
+                f"the model's forward pass did not {one}: a graph that was compiled without it."
+                " Delete the engine's compile cache, and let the engine's list of plugins, if it"
+                " is set, include tokenlens."
+            )
 
     def fail_rows(self) -> None:
         """End all requests of this step, after an exception that is none's alone."""
@@ -453,7 +512,7 @@ class Batch:
         if self._is_idle():
             return None
         self._open = False
-        entries = None if self.embedding is None else self._upload(self._entries)
+        entries = self._upload(self._entries) if self._has_history else None
         try:
             step = self.core.commit(sampled.long(), self.slots, self._advance_tensor, entries)
         except Exception:
@@ -465,9 +524,12 @@ class Batch:
             self.fail_method(error)
         self._generated[self._slots] += self._advance
         self._last = None
-        if entries is not None and self.core.may_be_latent:
+        shifted = Need.LAYER_SHIFT in self.core.live_needs
+        if entries is not None and (self.core.may_be_latent or shifted):
             if self._advance.all():
                 self._last = self._entries
+            if self.shifts is not None and shifted:
+                self.shifts.keep(self.core, entries, self.slots)
             if self.vectors is not None and self.core.live_needs & Need.OF_ENGINE:
                 self.vectors.keep(self.core, entries, self.slots)
         return step
@@ -504,8 +566,8 @@ class Batch:
         that were dropped since does not count.
         """
         live = self.live.get(req_id)
-        # Those may feed mixtures in an answer.
-        if live is None or Need.AFTER_THINKING in live.request.needs:
+        # Those may feed mixtures in an answer, or be shifted there.
+        if live is None or live.request.needs & (Need.AFTER_THINKING | Need.LAYER_SHIFT):
             return
         if live.rewinds != rewinds:
             return

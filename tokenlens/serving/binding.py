@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 from tokenlens.core import Request, bind
+from tokenlens.core.layer_access import ModelShape
 from tokenlens.core.marker_table import most_markers, too_many
 from tokenlens.core.markers import prepare as prepare_markers
 from tokenlens.core.request import STOPS_CALLED, possible_ends
@@ -49,6 +50,8 @@ class Binder:
     grammars
         Where the engine's grammars begin; only a front end knows. Thinking is then over exactly
         there, for good (:func:`tokenlens.serving.structure.agreeing`).
+    shape
+        The model's, which vectors of files have to fit.
     """
 
     def __init__(
@@ -61,9 +64,10 @@ class Binder:
         engine: EngineMarkers | None = None,
         held: Callable[[Any], bool] = lambda params: False,
         grammars: Grammars = UNKNOWN,
+        shape: ModelShape | None = None,
     ) -> None:
         self.tokenizer, self.width, self.engine = tokenizer, width, engine
-        self.held, self.grammars = held, grammars
+        self.held, self.grammars, self.shape = held, grammars, shape
         self.vocab_size = vocabulary_size(tokenizer, width)
         self.max_markers = most_markers(self.vocab_size)
         self.holes = holes(tokenizer, width)
@@ -130,6 +134,7 @@ class Binder:
                 given=given,
                 engine=self.engine,
                 strict=True,
+                shape=self.shape,
             )
             self._bound.put(key, request, size_of(key[0], request))
         return request.seeded(spec)

@@ -4,11 +4,13 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from tokenlens.errors import SpecError, UnsupportedError
 from tokenlens.serving.settings import Settings, vector_bytes
 from tokenlens.spec import METHOD_CONFIGS, DecodingSpec
 from tokenlens.spec.base import MethodBase
-from tokenlens.spec.needs import Need
+from tokenlens.spec.needs import Need, needs_of
 
 if TYPE_CHECKING:
     from tokenlens.core import Request
@@ -20,9 +22,13 @@ __all__ = [
     "ANY_MODEL",
     "UnsupportedError",
     "allows_latent",
+    "allows_layer_states",
+    "allows_prompt_states",
+    "allows_shifts",
     "allows_vectors",
     "check_vectors",
     "is_latent",
+    "is_own",
     "named_edits",
     "untested_class",
     "vectors_of",
@@ -47,6 +53,48 @@ def allows_vectors(settings: Settings) -> bool:
     return settings.allow is None or any(
         METHOD_CONFIGS[name].needs is not MethodBase.needs for name in settings.allow
     )
+
+
+def allows_shifts(settings: Settings) -> bool:
+    """Whether any request may be shifted behind a decoder layer."""
+    return _may_need(Need.LAYER_SHIFT, settings)
+
+
+def allows_prompt_states(settings: Settings) -> bool:
+    """Whether any request may read the last hidden state behind its prompt."""
+    return _may_need(Need.PROMPT_STATE, settings)
+
+
+def allows_layer_states(settings: Settings) -> bool:
+    """Whether any request may read what decoder layers leave."""
+    return _may_need(Need.LAYER_STATES, settings)
+
+
+def _may_need(need: Need, settings: Settings) -> bool:
+    """Whether the operator allows a file, and a method that needs something to use one."""
+    allowed = settings.allow
+    return bool(settings.files) and (
+        allowed is None or any(need in _needs_of(name) for name in allowed)
+    )
+
+
+def _needs_of(name: str) -> Iterable[Need]:
+    config = METHOD_CONFIGS[name]
+    if config.needs is MethodBase.needs:
+        return ()
+    try:
+        return config.model_validate({"method": name}).needs()
+    except ValidationError:
+        # A field of it must be given, and what it needs may depend on that.
+        return tuple(Need)
+
+
+def is_own(spec: DecodingSpec) -> bool:
+    """Whether what stands in the KV cache behind a request's prompt does not follow from its ids.
+
+    Then it is nobody else's, and has to be made again as it was made.
+    """
+    return is_latent(spec) or Need.LAYER_SHIFT in needs_of(spec)
 
 
 def is_latent(spec: DecodingSpec) -> bool:

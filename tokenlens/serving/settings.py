@@ -11,7 +11,8 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, field_validator
 
 from tokenlens.errors import SpecError
-from tokenlens.methods import door
+from tokenlens.methods import door, files
+from tokenlens.methods._shared.named_file import NAME
 from tokenlens.spec import METHOD_CONFIGS, DecodingSpec
 from tokenlens.spec.base import MAX_ENTRIES, StrictModel
 from tokenlens.spec.errors import translated
@@ -32,6 +33,11 @@ class Settings(StrictModel):
         (), max_length=64, description="methods from outside, by the names of their entry points"
     )
     allow: tuple[str, ...] | None = Field(None, description="method names; null = all")
+    files: Mapping[Annotated[str, Field(pattern=NAME)], str] = Field(
+        default_factory=dict,
+        max_length=files.MAX_FILES,
+        description="safetensors files that methods read, by the names that specs give them",
+    )
     max_entries: Annotated[int, Field(ge=1, le=MAX_ENTRIES)] = Field(
         MAX_ENTRIES, description="entries of a concept token"
     )
@@ -86,11 +92,13 @@ class Settings(StrictModel):
         """
         given = isinstance(additional_config, Mapping)
         values = additional_config.get(SETTINGS_KEY) if given else None
+        if not values or isinstance(values, Mapping):
+            values = dict(values or {})
+            if values.get("methods") is None:
+                values["methods"] = door.from_environment()
+            if values.get("files") is None:
+                values["files"] = files.from_environment()
         named = values.get("methods") if isinstance(values, Mapping) else None
-        if named is None:
-            named = door.from_environment()
-            values = {**values, "methods": named} if isinstance(values, Mapping) else values
-            values = values or {"methods": named}
         if isinstance(named, (list, tuple)) and all(isinstance(name, str) for name in named):
             # Not by the validator alone: its errors are those of a field.
             door.allow(named)
@@ -98,6 +106,16 @@ class Settings(StrictModel):
             return cls.model_validate(values or {})
         except ValidationError as error:
             raise translated(cls, error) from None
+
+    def read_files(self) -> None:
+        """Read the files, once in each process that binds specs.
+
+        Raises
+        ------
+        SpecError
+            One that cannot be: its name, and what is wrong with it.
+        """
+        files.allow(self.files)
 
     def check(self, spec: DecodingSpec) -> None:
         """Refuse a spec that goes beyond the bounds.

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tokenlens.core.layer_access import ModelShape
 from tokenlens.serving.binding import Binder
 from tokenlens.serving.structure import UNKNOWN, Grammars
 from tokenlens.sglang.grammars import is_held
@@ -84,5 +85,11 @@ def binder_of(
         engine,
         is_held,
         grammars,
+        shape_of(model_config),
     )
     return binder
+
+
+def shape_of(model_config: Any) -> ModelShape:
+    """The width and the number of layers of a model."""
+    return ModelShape(int(model_config.hidden_size), int(model_config.num_hidden_layers))

@@ -20,11 +20,12 @@ from tokenlens.serving.arguments import (
     spec_of,
 )
 from tokenlens.serving.binding import check_room
+from tokenlens.serving.layer_files import check_files, check_seats
 from tokenlens.serving.off_loop import off_loop
 from tokenlens.serving.refusals import check_vectors
 from tokenlens.serving.settings import Settings
 from tokenlens.sglang import refusals, switch
-from tokenlens.sglang.binding import binder_of, reasoning_of
+from tokenlens.sglang.binding import binder_of, reasoning_of, shape_of
 from tokenlens.sglang.grammars import FIELDS, grammars_of, holds_from_start, is_held
 from tokenlens.sglang.hooks import ADMISSION, HANDSHAKE
 from tokenlens.sglang.traces import ENGINE
@@ -49,6 +50,8 @@ class SglangFrontEnd:
         refusals.check_model(manager.model_config, settings)
         metrics.begin(ENGINE)
         self.settings = settings
+        settings.read_files()
+        check_files(settings, shape_of(manager.model_config))
         args = getattr(manager, "server_args", None)
         self.grammars = grammars_of(args, manager.tokenizer)
         self.bind = binder_of(
@@ -110,6 +113,7 @@ class SglangFrontEnd:
         bound = self.bind(params)
         if bound is not None:
             self._check_vectors(manager, bound, params)
+            check_seats(bound, self.settings, manager.model_config.dtype)
         if is_held(params) and bound is not None:
             self._check_structure(bound, request, params, list(prompt or ()))
         params.custom_params = self.bind.found(params.custom_params, bound)

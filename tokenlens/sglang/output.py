@@ -17,7 +17,7 @@ GUARD = "skip_radix_cache_insert"
 """SGLang's own attribute of requests whose KV must not be found under their token ids."""
 
 LATENT = "_tokenlens_latent"
-"""Our attribute of requests that may be fed mixtures."""
+"""Our attribute of requests that may be fed mixtures, or shifted behind a layer."""
 
 MORE = "Raise --tokenlens-history-mib, or --tokenlens-vectors-mib for methods that feed vectors."
 

@@ -27,6 +27,7 @@ from tokenlens.sglang.wrapped import ALWAYS, CALLED, SWITCHED_ON
 OPTIONS = {
     "tokenlens_methods": "methods",
     "tokenlens_allow": "allow",
+    "tokenlens_files": "files",
     "tokenlens_max_entries": "max_entries",
     "tokenlens_max_trace_steps": "max_trace_steps",
     "tokenlens_history_mib": "history_mib",
@@ -80,6 +81,13 @@ def add_cli_args(original: Any, parser: argparse.ArgumentParser) -> None:
         "--tokenlens-allow", nargs="*", help="Methods that requests may ask for; default: all."
     )
     group.add_argument(
+        "--tokenlens-files",
+        nargs="*",
+        metavar="NAME=PATH",
+        help="Safetensors files that methods read, by the names that specs give them; default:"
+        " TOKENLENS_FILES.",
+    )
+    group.add_argument(
         "--tokenlens-max-entries", type=int, help="The most entries of a concept token (K)."
     )
     group.add_argument(
@@ -105,6 +113,9 @@ def add_cli_args(original: Any, parser: argparse.ArgumentParser) -> None:
 def from_cli_args(original: Any, cls: Any, args: argparse.Namespace) -> Any:
     given = {setting: getattr(args, option, None) for option, setting in OPTIONS.items()}
     values = {setting: value for setting, value in given.items() if value is not None}
+    if "files" in values:
+        # Without a path it is an error of the setting.
+        values["files"] = dict(one.partition("=")[::2] for one in values["files"])
     if getattr(args, "tokenlens_no_full_traces", False):
         values["full_traces"] = False
     if getattr(args, "enable_tokenlens", False):

@@ -7,6 +7,7 @@ thread, what touches the device on the stream of the forward pass.
 import logging
 import weakref
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,13 @@ from torch import Tensor
 from tokenlens.core.forcing import FORCED_LOGIT
 from tokenlens.errors import SpecError
 from tokenlens.serving.batch import Ints
-from tokenlens.serving.refusals import is_latent
+from tokenlens.serving.refusals import is_own
 from tokenlens.serving.runtime import EngineRuntime, RunnerFacts
 from tokenlens.serving.settings import Settings
 from tokenlens.sglang import refusals
-from tokenlens.sglang.binding import binder_of
+from tokenlens.sglang.binding import binder_of, shape_of
 from tokenlens.sglang.embedding import layout
+from tokenlens.sglang.layers import check_layers, completed, leaves_sums
 from tokenlens.sglang.output import LATENT, StepOutput, abort
 
 NOTHING: Ints = np.zeros(0, dtype=np.int64)
@@ -50,6 +52,7 @@ class RequestFollower:
     def __init__(self, runner: Any, args: Any, settings: Settings) -> None:
         refusals.check_engine(args)
         refusals.check_model(runner.model_config, settings)
+        settings.read_files()
         requests = int(runner.req_to_token_pool.size)
         context = int(runner.model_config.context_len)
         most = max(context, args.chunked_prefill_size or 0, args.max_prefill_tokens or 0)
@@ -65,6 +68,11 @@ class RequestFollower:
             max_request_tokens=context,
             max_pass_tokens=most + requests,
             logger=logging.getLogger("sglang.tokenlens"),
+            shape=shape_of(runner.model_config),
+            dtype=runner.model_config.dtype,
+            completed=completed,
+            check_layers=partial(check_layers, num_ranks=int(args.tp_size)),
+            leaves_sums=leaves_sums,
         )
         self.engine = EngineRuntime(facts)
         self.batch = self.engine.batch
@@ -126,7 +134,7 @@ class RequestFollower:
             request = self.engine.admit(req.rid, params, prompt, params.max_new_tokens)
             if request is None:
                 return
-            setattr(req, LATENT, is_latent(request.spec))
+            setattr(req, LATENT, is_own(request.spec))
         except SpecError as error:
             # The front end has checked it: another tokenizer or another front end.
             abort(req, str(error))

@@ -42,6 +42,7 @@ def turn_on(values: Settings | dict[str, Any]) -> None:
     """
     if not isinstance(values, Settings):
         values = Settings.of({SETTINGS_KEY: values})
+    values.read_files()
     check_loading()
     admission.secret()
     os.environ[VARIABLE] = values.model_dump_json()

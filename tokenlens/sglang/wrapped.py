@@ -4,8 +4,9 @@ Each is called as ``ours(original, *args, **kwargs)`` and passes on what it was 
 engine runs with tokenlens or the request asks for us. Beside them, on objects of such engines
 alone: the ``_get_pruned_states`` in front of the model's head (:mod:`tokenlens.sglang.head`), the
 sampler's ``_preprocess_logits``, its ``output_logprob_processor.compute_logprobs``
-(:mod:`tokenlens.sglang.scheduler`), and the class of the model's input embedding
-(:mod:`tokenlens.sglang.embedding`). Imports nothing.
+(:mod:`tokenlens.sglang.scheduler`), the class of the model's input embedding
+(:mod:`tokenlens.sglang.embedding`) and that of decoder layers which files of the operator's name
+(:mod:`tokenlens.sglang.layers`). Imports nothing.
 """
 
 from collections.abc import Mapping

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tokenlens.core.layer_access import ModelShape
 from tokenlens.serving.binding import Binder
 from tokenlens.serving.structure import UNKNOWN, Grammars
 from tokenlens.spec.finding import EngineMarkers
@@ -52,7 +53,14 @@ def binder_of(
         engine,
         lambda params: getattr(params, "structured_outputs", None) is not None,
         grammars,
+        shape_of(model_config),
     )
+
+
+def shape_of(model_config: Any) -> ModelShape:
+    """The width and the number of layers of a model."""
+    layers = int(model_config.get_total_num_hidden_layers())
+    return ModelShape(int(model_config.get_hidden_size()), layers)
 
 
 def stop_ids(params: Any) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 from tokenlens.serving import admission
 from tokenlens.serving.arguments import asks, spec_of
 from tokenlens.serving.places import ours
-from tokenlens.serving.refusals import is_latent
+from tokenlens.serving.refusals import is_own
 from tokenlens.serving.settings import Settings
 from tokenlens.trace.reports import RequestReport
 from tokenlens.vllm.refusals import asked_for
@@ -27,7 +27,7 @@ def extra_keys(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """Make blocks behind the prompt of a latent request their own request's."""
+    """Make blocks behind the prompt of a latent or shifted request their own request's."""
     keys, next_mm = original(request, start_token_idx, end_token_idx, start_mm_idx, *args, **kwargs)
     salt = _salt(request)
     if salt is None or end_token_idx <= request.num_prompt_tokens:
@@ -41,11 +41,11 @@ def _salt(request: Any) -> str | None:
         params = request.sampling_params
         try:
             spec = None if params is None else spec_of(params.extra_args)
-            latent = spec is not None and is_latent(spec)
+            own = spec is not None and is_own(spec)
         except Exception:
             # The worker fails this request; until then its blocks are its own.
-            latent = True
-        setattr(request, SALT, uuid.uuid4().hex if latent else None)
+            own = True
+        setattr(request, SALT, uuid.uuid4().hex if own else None)
     salt: str | None = vars(request)[SALT]
     return salt
 

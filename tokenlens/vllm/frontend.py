@@ -17,6 +17,7 @@ from tokenlens.serving.arguments import (
     spec_of,
 )
 from tokenlens.serving.binding import check_room
+from tokenlens.serving.layer_files import check_seats
 from tokenlens.serving.off_loop import off_loop
 from tokenlens.serving.places import check_place
 from tokenlens.serving.refusals import check_vectors
@@ -40,6 +41,7 @@ class VllmFrontEnd:
         config = processor.vllm_config
         metrics.begin(ENGINE)
         self.settings = Settings.of(config.additional_config)
+        self.settings.read_files()
         self.grammars = GrammarsOf(config, processor.tokenizer)
         self.bind = binder_of(
             config.model_config,
@@ -113,6 +115,9 @@ class VllmFrontEnd:
             params.extra_args = seeded(params.extra_args, spec, params.seed)
             bound = self.bind(params)
             self._check_vectors(bound, request)
+            if bound is not None:
+                dtype = self._processor.vllm_config.model_config.dtype
+                check_seats(bound, self.settings, dtype)
             if params.structured_outputs is not None and bound is not None:
                 self._check_structure(bound, request.prompt_token_ids or ())
             params.extra_args = self.bind.found(params.extra_args, bound)

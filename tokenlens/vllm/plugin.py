@@ -13,8 +13,9 @@ from typing import Any
 
 from tokenlens import __version__
 from tokenlens.serving import admission, hooks
+from tokenlens.serving.refusals import allows_layer_states, allows_shifts
 from tokenlens.serving.settings import SETTINGS_KEY
-from tokenlens.vllm.refusals import LOST, MARK, asked_for, check_engine
+from tokenlens.vllm.refusals import LAYERS, LOST, MARK, READ, asked_for, check_engine
 from tokenlens.vllm.wrapped import ENDPOINTS, ENGINE
 
 PACKAGE = "tokenlens.vllm"
@@ -55,9 +56,21 @@ def create_engine_config(original: Any, self: Any, *args: Any, **kwargs: Any) ->
         admission.secret()
         # Part of the key of vLLM's compile cache: a graph without our op must not be loaded.
         given = dict(config.additional_config or {})
-        if settings.methods:
-            # Not every process of an engine has this one's environment.
-            ours = {**(given.get(SETTINGS_KEY) or {}), "methods": list(settings.methods)}
-            given[SETTINGS_KEY] = ours
+        # Not every process of an engine has this one's environment.
+        found = {"methods": list(settings.methods), "files": dict(settings.files)}
+        found = {name: value for name, value in found.items() if value}
+        if found:
+            given[SETTINGS_KEY] = {**(given.get(SETTINGS_KEY) or {}), **found}
+        if allows_shifts(settings):
+            # Which layers have a seat is a matter of what is in the files, not of their names.
+            from tokenlens.serving.layer_files import check_files, seated_layers
+            from tokenlens.vllm.binding import shape_of
+
+            check_files(settings, shape_of(config.model_config))
+            given[LAYERS] = sorted(set(seated_layers(settings).values()))
+        if allows_layer_states(settings):
+            from tokenlens.serving.layer_files import reads_layers
+
+            given[READ] = reads_layers(settings)
         config.additional_config = {**given, MARK: __version__}
     return config

@@ -9,7 +9,7 @@ from typing import Any
 from tokenlens import versions
 from tokenlens.capabilities import HOSTED
 from tokenlens.errors import SpecError, UnsupportedError
-from tokenlens.serving.refusals import allows_latent, is_latent, untested_class
+from tokenlens.serving.refusals import allows_latent, allows_shifts, is_latent, untested_class
 from tokenlens.serving.settings import Settings
 from tokenlens.spec import DecodingSpec, refuse_needs
 from tokenlens.vllm.drafts import draft_facts
@@ -29,6 +29,8 @@ MULTIMODAL = frozenset(
 )
 """Multimodal classes that tests/families has seen think in mixtures, with images and without, on
 both model runners: docs/families.md."""
+
+INSTEAD = ' Or allow other methods only: additional_config={"tokenlens": {"allow": [...]}}.'
 
 LOST: list[str] = []
 """What of this vLLM the plugin could not wrap in this process, and why."""
@@ -56,10 +58,14 @@ def check_engine(vllm_config: Any) -> Settings:
             " tokenlens out of logits_processors."
         )
     settings = Settings.of(vllm_config.additional_config)
+    settings.read_files()
     reasons = [reason for found, reason in _engine_facts(vllm_config) if found]
     reasons += [reason for found, reason in draft_facts(vllm_config) if found]
-    if allows_latent(settings) and vllm_config.speculative_config is None:
+    drafts = vllm_config.speculative_config is not None
+    if allows_latent(settings) and not drafts:
         reasons += [reason for found, reason in _latent_facts(vllm_config) if found]
+    if (allows_latent(settings) or allows_shifts(settings)) and not drafts:
+        reasons += [reason for found, reason in _cache_facts(vllm_config) if found]
     if reasons:
         raise UnsupportedError("\n".join(f"tokenlens: {reason}" for reason in reasons))
     return settings
@@ -135,21 +141,26 @@ def _latent_facts(config: Any) -> list[tuple[bool, str]]:
     refused = None
     if _get(model, "is_multimodal_model", False):
         refused = untested_class(_get(model, "architectures", ()) or (), MULTIMODAL)
-    instead = ' Or allow other methods only: additional_config={"tokenlens": {"allow": [...]}}.'
     return [
         (
             bool(_get(model, "enable_prompt_embeds", False)),
             "enable_prompt_embeds: got True; allowed: False, because tokens are looked up in"
-            " another order than that of the batch." + instead,
+            " another order than that of the batch." + INSTEAD,
         ),
         (
             refused is not None,
-            f"{refused}{instead}",
+            f"{refused}{INSTEAD}",
         ),
+    ]
+
+
+def _cache_facts(config: Any) -> list[tuple[bool, str]]:
+    return [
         (
             config.kv_transfer_config is not None,
             "kv_transfer_config: got a KV connector; allowed: none, because it may give the KV"
-            " cache of mixtures away under the ids of tokens. Leave it out." + instead,
+            " cache of mixtures and of shifted positions away under the ids of tokens. Leave it"
+            " out." + INSTEAD,
         ),
     ]
 
@@ -245,3 +256,9 @@ def marked(additional_config: Any) -> bool:
 
 MARK = "tokenlens_version"
 """Key in ``additional_config``: gives engines with tokenlens a compile cache of their own."""
+
+LAYERS = "tokenlens_layers"
+"""Key in ``additional_config``: layers that have a seat, which is another graph again."""
+
+READ = "tokenlens_reads"
+"""Key in ``additional_config``: whether every layer has one, because files' methods read them."""

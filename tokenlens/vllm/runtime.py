@@ -8,7 +8,7 @@ import torch
 from tokenlens.serving.drafts import DraftedBatch
 from tokenlens.serving.report import PendingReport
 from tokenlens.serving.runtime import EngineRuntime, RunnerFacts
-from tokenlens.vllm.binding import binder_of
+from tokenlens.vllm.binding import binder_of, shape_of
 from tokenlens.vllm.drafts import drafts_of
 from tokenlens.vllm.embedding import layout
 from tokenlens.vllm.refusals import asked_for, check_engine
@@ -41,6 +41,9 @@ class RunnerRuntime:
             max_request_tokens=config.model_config.max_model_len,
             max_pass_tokens=runner.max_num_tokens,
             logger=logging.getLogger("vllm.tokenlens"),
+            shape=shape_of(config.model_config),
+            dtype=config.model_config.dtype,
+            leaves_sums=leaves_sums,
             drafts=drafts_of(config),
         )
         self.engine = EngineRuntime(facts)
@@ -94,6 +97,11 @@ class RunnerRuntime:
         get_output = output.get_output
         output.get_output = lambda: _mark(get_output(), report, failed)
         return output
+
+
+def leaves_sums(model: Any) -> bool:
+    """Whether vLLM itself takes a layer's hidden state plus its residual for what it leaves."""
+    return any(hasattr(one, "_maybe_add_hidden_state") for one in model.modules())
 
 
 def _mark(output: Any, report: PendingReport | None, failed: dict[str, str]) -> Any:

@@ -3,7 +3,8 @@
 Each is called as ``ours(original, *args, **kwargs)`` and passes on what it was given unless the
 engine names our class or the request asks for us. Beside them, on objects of such engines alone:
 the first runner's ``sampler.sample`` (:mod:`tokenlens.vllm.model_runner_v1`), the class of the
-model's input embedding (:mod:`tokenlens.vllm.embedding`) and a hook in front of its head
+model's input embedding (:mod:`tokenlens.vllm.embedding`), that of decoder layers which files of the
+operator's name (:mod:`tokenlens.serving.layer_shifts`), and a hook in front of its head
 (:mod:`tokenlens.vllm.head`). The second runner's logits come through
 the official interface (:mod:`tokenlens.vllm.processor`). Imports nothing.
 """

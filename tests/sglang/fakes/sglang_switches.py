@@ -35,10 +35,10 @@ def install(runtime):
         rids = [rid for rid in off["no_replay"] if rid in self.live]
         without = [self.live[rid].slot for rid in rids]
         again = [slot for slot in self._slots[scheduled > 1].tolist() if slot in without]
-        before = self._latent[again].copy()
-        self._latent[again] = False
+        before = self._kept[again].copy()
+        self._kept[again] = False
         point(self, computed, scheduled)
-        self._latent[again] = before
+        self._kept[again] = before
 
     batch._find_pointers = _find_pointers
     consume = output.StepOutput.consume

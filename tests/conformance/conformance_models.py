@@ -1,6 +1,10 @@
 """Tiny random models that every engine can load, and the reference's ids for them."""
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +17,14 @@ from conformance_table import (
     METHODS,
     OUTSIDE,
     QUESTION,
+    READ,
     REASONER,
     WORD_METHODS,
     Scenario,
     hosted,
 )
+from operator_files import predictor
+from safetensors.torch import save_file
 
 SHAPE = {
     "vocab_size": 96,
@@ -66,6 +73,50 @@ def save(name: str, folder: Path) -> str:
     return str(path)
 
 
+FILES = ("east", "east-last", "probe", "predictor")
+"""Names of what files hold: vectors of both layers, a probe, and a predictor of the reasoner's."""
+
+
+@cache
+def _files() -> dict[str, str]:
+    """All files that rows name; every model of the table is as wide as the reasoner."""
+    folder = Path(tempfile.mkdtemp(prefix="tokenlens-vectors-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    hidden: int = SHAPE["hidden_size"]  # type: ignore[assignment]
+    generator = torch.Generator().manual_seed(7)
+    for name, layer in (("east", "1"), ("east-last", "2")):
+        vector = torch.randn(hidden, generator=generator)
+        save_file({"vector": vector}, folder / name, {"layer": layer})
+    probe = {"w1": (8, hidden), "b1": (8,), "w2": (3, 8), "b2": (3,)}
+    made = {name: torch.randn(shape, generator=generator) for name, shape in probe.items()}
+    save_file(made, folder / "probe")
+    # As many tokens as the reasoner has.
+    save_file(predictor(hidden, 128), folder / "predictor", {"heads": "2"})
+    return {name: str(folder / name) for name in FILES}
+
+
+def vector_files(*names: str) -> dict[str, str]:
+    """Files by the names that rows give them; by default vectors of the two layers, and a probe."""
+    return {name: _files()[name] for name in names or ("east", "east-last", "probe")}
+
+
+def wrong_files(folder: Path) -> dict[str, str]:
+    """Files that no engine of the table's models may start with: none at all, and two that do not
+    fit."""
+    (folder / "no-tensors").write_text("no tensors")
+    save_file({"vector": torch.ones(63)}, folder / "width", {"layer": "1"})
+    save_file({"vector": torch.ones(64)}, folder / "layer", {"layer": "3"})
+    return {name: str(folder / name) for name in ("no-tensors", "width", "layer")}
+
+
+WRONG_FILES = (
+    ("refused-no-tensors", ["files.wrong", "a safetensors file that can be read"]),
+    ("refused-width", ["files.wrong", "{'vector': [63]}", "vector: [64]"]),
+    ("refused-layer", ["files.wrong", "layer 3", "layer 1 to 2 of this model"]),
+)
+"""The same by the names of jobs, and what is said of them."""
+
+
 class Generated(NamedTuple):
     """A request's ids, their log-probabilities by the model alone, and what holds its trace."""
 
@@ -86,7 +137,9 @@ def generated(
 
     ids = torch.tensor([scenario.prompt])
     spec = scenario.spec(markers, trace)
-    kwargs = {} if spec is None else generate_kwargs(model, tokenizer, spec)
+    named = [str(method["file"]) for method in scenario.methods or () if "file" in method]
+    files = vector_files(*named) if named else {}
+    kwargs = {} if spec is None else generate_kwargs(model, tokenizer, spec, files=files)
     output = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
@@ -172,7 +225,7 @@ QUESTIONS = ("make 24 using 3,5,7,2", "make 6 using 4,11,9", "make 14 using 12,5
 def reasoner_scenarios(tokenizer: Any, engine: str = "vllm") -> tuple[Scenario, ...]:
     """The table's requests of a model that thinks: markers and phases come from its tokenizer."""
     rows = [(name, row, methods) for row in range(3) for name, methods in REASONER.items()]
-    more = {**METHODS, **WORD_METHODS, **OUTSIDE}
+    more = {**METHODS, **WORD_METHODS, **OUTSIDE, **READ}
     first = [one for one in more if one not in LATER]
     turns = {name: index % 3 for index, name in enumerate(first)}
     rows += [(name, {**turns, **QUESTION}[name], methods) for name, methods in more.items()]

@@ -70,6 +70,8 @@ QUESTION = {
     "soft-tokens-full": 1,
     "swi-reasoning-full": 1,
     "latent-fusion": 1,
+    "budget-guidance": 2,
+    "steered-budget": 0,
 }
 """The same for the reasoner: which question is asked."""
 
@@ -95,6 +97,7 @@ VECTORS: dict[str, tuple[dict[str, Any], ...]] = {
 LATER = (
     *("soft-forking", "soft-forking-quantile", "tripwire", "pulse-gate", "soft-no-echo"),
     *("swi-reasoning-full", *VECTORS),
+    *("budget-guidance", "steered-budget"),
 )
 """Rows that came later: the others' questions go round without them."""
 
@@ -173,6 +176,32 @@ OUTSIDE: dict[str, tuple[dict[str, Any], ...]] = {
 }
 """The same with the methods of `examples/my_method`, which every engine of the tests lets in."""
 
+SHIFTED: dict[str, tuple[dict[str, Any], ...]] = {
+    "east": ({"method": "east", "file": "east", "where": "all"},),
+    "east-back": ({"method": "east", "file": "east-last", "beta": -1.0},),
+    "soft-east": (soft(), {"method": "east", "file": "east"}),
+}
+"""The same with vectors that are added behind a decoder layer, of files of ``vector_files``."""
+
+PROBED: dict[str, tuple[dict[str, Any], ...]] = {
+    "diffadapt": ({"method": "diffadapt", "file": "probe", "budget": 20},),
+    "diffadapt-other": ({"method": "diffadapt", "file": "probe", "budget": 20},),
+}
+"""The same with a look at the last hidden state behind the prompt."""
+
+READ: dict[str, tuple[dict[str, Any], ...]] = {
+    "budget-guidance": ({"method": "budget_guidance", "file": "predictor", "budget": 20},),
+    # What is read is what a layer leaves with the vector.
+    "steered-budget": (
+        {"method": "east", "file": "east", "beta": 0.3},
+        {"method": "budget_guidance", "file": "predictor", "budget": 12},
+    ),
+}
+"""The same with the hidden states of all layers, of the reasoner, which has ends of lines."""
+
+COMPARED = frozenset({*VECTORS, *SHIFTED})
+"""Rows whose log-probabilities are compared as well: ids may hide what is fed, or added."""
+
 REASONER: dict[str, tuple[dict[str, Any], ...] | None] = {
     "soft": (soft(),),
     "cold": (soft(cold_stop={"entropy_threshold": 0.2, "patience": 12}),),
@@ -183,8 +212,8 @@ REASONER: dict[str, tuple[dict[str, Any], ...] | None] = {
 """What the reasoner is asked with every question."""
 
 REFUSED: dict[str, frozenset[str]] = {
-    "vllm": frozenset({"budget_guidance", "diffadapt", "east", "softcotpp"}),
-    "sglang": frozenset({"budget_guidance", "diffadapt", "east", "softcotpp"}),
+    "vllm": frozenset({"softcotpp"}),
+    "sglang": frozenset({"softcotpp"}),
 }
 """Methods that an engine refuses; its own tests show the refusal."""
 
@@ -251,10 +280,12 @@ EVERY: tuple[Scenario, ...] = (
     *SCENARIOS,
     *(
         Scenario(name, thinking_prompt(name), methods, arrive=index)
-        for index, (name, methods) in enumerate(OUTSIDE.items())
+        for index, (name, methods) in enumerate(
+            [*OUTSIDE.items(), *SHIFTED.items(), *PROBED.items()]
+        )
     ),
 )
-"""With those of methods from outside."""
+"""With those of methods from outside, and those that read a file."""
 
 
 def hosted(engine: str, scenarios: tuple[Scenario, ...] = EVERY) -> tuple[Scenario, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from conformance_models import ROUNDING, generated, nearby
-from conformance_table import EVERY, MARKERS, SCENARIOS, VECTORS
+from conformance_table import COMPARED, EVERY, MARKERS
 
 TOLERANCE = 1e-4
 """Of entropies, probabilities and weights, float32; everything else is equal."""
@@ -69,8 +69,8 @@ def reference_traces(
 
 
 def vector_references(checkpoints: dict[str, str]) -> dict[str, dict[str, Reference]]:
-    """The references of rows that are fed more than concept tokens, by the random model's name."""
-    rows = [one for one in SCENARIOS if one.name in VECTORS]
+    """The references of rows that are fed or added vectors, by the random model's name."""
+    rows = [one for one in EVERY if one.name in COMPARED]
     names = ("qwen3", "gemma")
     return {name: reference_traces(checkpoints[name], None, MARKERS, rows) for name in names}
 

@@ -45,7 +45,13 @@ def test_a_folder_holds_a_config_and_what_carries_it_out(name):
 
 
 def test_every_method_is_in_the_table_that_every_engine_runs():
-    rows = [*table.METHODS.values(), *table.WORD_METHODS.values()]
+    rows = [
+        *table.METHODS.values(),
+        *table.WORD_METHODS.values(),
+        *table.SHIFTED.values(),
+        *table.PROBED.values(),
+        *table.READ.values(),
+    ]
     rows += [one.methods or () for one in table.SCENARIOS]
     named = {method["method"] for methods in rows for method in methods}
     # What an engine refuses, its own tests show.

@@ -72,6 +72,7 @@ def engines(checkpoints, tmp_path_factory):
     off = reasoner_tokenizer().apply_chat_template(
         question, add_generation_prompt=True, return_dict=True, enable_thinking=False
     )
-    work = scenarios.work(checkpoints, thinks, list(off["input_ids"]))
+    wrong = models.wrong_files(tmp_path_factory.mktemp("files"))
+    work = scenarios.work(checkpoints, wrong, thinks, list(off["input_ids"]))
     work = of_every_release(work, ("overlap", "retracted", "reasoner", "stock"))
     return run_scenarios(work, tmp_path_factory.mktemp("engines"))

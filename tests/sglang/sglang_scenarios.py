@@ -2,7 +2,17 @@
 
 import conformance_models as models
 import outside
-from conformance_table import LONG, MARKERS, START, VECTORS, Scenario, hosted, soft
+from conformance_table import (
+    COMPARED,
+    LONG,
+    MARKERS,
+    SHIFTED,
+    START,
+    VECTORS,
+    Scenario,
+    hosted,
+    soft,
+)
 
 # SGLang's repetition penalty leaves the prompt out, that of the reference does not.
 SCENARIOS = tuple(s for s in hosted("sglang") if "repetition_penalty" not in s.sampling)
@@ -32,7 +42,7 @@ def table(trace="summary", scenarios=SCENARIOS):
     """The whole table, staggered."""
     rows = models.requests(trace=trace, scenarios=scenarios)
     for row in rows:
-        if row["name"] in VECTORS:
+        if row["name"] in COMPARED:
             row["more"] = {"return_logprob": True}
         if row["name"] == "coconut":
             # Then there are rows in front of the head that are not sampled.
@@ -55,21 +65,35 @@ def radix():
     }
     hidden = Scenario("hidden", (*LONG, START, 15), VECTORS["coconut-placeholder"], tokens=40)
     beside = {**plain, "name": "after-hidden", "continues": "hidden", "arrive": 20}
+    shifted = Scenario("shifted", (*LONG, START, 16), SHIFTED["east"], tokens=40)
+    behind = {**plain, "name": "after-shifted", "continues": "shifted", "arrive": 40}
     short = Scenario("short", (*LONG, START, 12), (soft(),), tokens=1)
     after = {**plain, "name": "after-short", "continues": "short"}
     return [
-        {"requests": [request(latent), request(hidden)], "flush": True},
-        {"requests": [plain, beside]},
+        {"requests": [request(latent), request(hidden), request(shifted)], "flush": True},
+        {"requests": [plain, beside, behind]},
         {"requests": [request(latent) | {"name": "again"}]},
         {
             "requests": [
                 {**plain, "name": "fresh"},
                 {**beside, "name": "fresh-after-hidden"},
+                {**behind, "name": "fresh-after-shifted"},
             ],
             "flush": True,
         },
-        {"requests": [request(latent) | {"name": "open", "switches": ["no_guard"]}], "flush": True},
-        {"requests": [{**plain, "name": "polluted", "continues": "open"}]},
+        {
+            "requests": [
+                request(latent) | {"name": "open", "switches": ["no_guard"]},
+                request(shifted) | {"name": "open-shifted", "switches": ["no_guard"]},
+            ],
+            "flush": True,
+        },
+        {
+            "requests": [
+                {**plain, "name": "polluted", "continues": "open"},
+                {**behind, "name": "polluted-shifted", "continues": "open-shifted"},
+            ]
+        },
         {"requests": [request(short)], "flush": True},
         {"requests": [after]},
         {"requests": [{**after, "name": "after-fresh"}], "flush": True},
@@ -245,7 +269,7 @@ def crowded():
     return [{"requests": at_once, "most_markers": 2}, {"requests": [one(9, 8)]}]
 
 
-def work(paths, reasoner=(), off=()):
+def work(paths, wrong_files, reasoner=(), off=()):
     """Everything, by the name of the job: each is one start of an engine.
 
     ``reasoner`` are the table's requests of the tiny reasoner, ``off`` is a prompt in which its
@@ -256,7 +280,8 @@ def work(paths, reasoner=(), off=()):
     retract = {"SGLANG_TEST_RETRACT": "true"}
     without = [{**row, "switches": ["no_replay"]} for row in staggered()]
     once = {"runs": []}
-    refused = {"method": "no_ech", "broken": "unmade"}
+    refused = {"method": {"methods": ["no_ech"]}, "broken": {"methods": ["unmade"]}}
+    refused |= {name: {"files": {"wrong": path}} for name, path in wrong_files.items()}
     return {
         "overlap": {
             "model": qwen3,
@@ -275,6 +300,8 @@ def work(paths, reasoner=(), off=()):
             "settings": {
                 "methods": [*outside.NAMES, "faulty"],
                 "vectors_mib": MOST_VECTORS * 64 * 4 / 2**20,
+                # Every layer has a seat.
+                "files": models.vector_files(*models.FILES),
             },
         },
         "no-overlap": {
@@ -285,19 +312,20 @@ def work(paths, reasoner=(), off=()):
                 "enable_custom_logit_processor": True,
             },
             "runs": [table(), budget()],
-            "settings": ALLOWING,
+            "settings": {**ALLOWING, **FILES},
         },
         "two-ranks": {
             "model": gemma,
             "engine": {**chunked, "tp_size": 2},
             "environment": {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"},
             "runs": [table()],
-            "settings": ALLOWING,
+            "settings": {**ALLOWING, **FILES},
         },
         "retracted": {
             "model": qwen3,
             "engine": chunked,
             "environment": retract,
+            "settings": FILES,
             "runs": [
                 {"requests": staggered()},
                 {"requests": without, "flush": True},
@@ -316,7 +344,7 @@ def work(paths, reasoner=(), off=()):
                     "reasoning_parser": "qwen3" if suffix == "-no-overlap" else None,
                 },
                 "environment": retract if suffix == "-retracted" else {},
-                "settings": ALLOWING,
+                "settings": {**ALLOWING, "files": models.vector_files("predictor", "east")},
                 "runs": [
                     {"requests": models.requests({}, "full", reasoner)},
                     *([silent(off), *crowded()] if suffix == "-no-overlap" else []),
@@ -329,7 +357,7 @@ def work(paths, reasoner=(), off=()):
             "engine": chunked,
             "environment": retract,
             # One page of 64 concept tokens.
-            "settings": {"history_mib": 64 * 64 * 12 / 2**20},
+            "settings": {"history_mib": 64 * 64 * 12 / 2**20, **FILES},
             "runs": [{"requests": [{**row, "arrive": 0} for row in staggered()[:12]]}],
         },
         "stock": {
@@ -344,8 +372,8 @@ def work(paths, reasoner=(), off=()):
             for name, given in UNHOSTED.items()
         },
         **{
-            f"refused-{name}": {"model": qwen3, "settings": {"methods": [method]}, **once}
-            for name, method in refused.items()
+            f"refused-{name}": {"model": qwen3, "settings": settings, **once}
+            for name, settings in refused.items()
         },
     }
 
@@ -374,12 +402,22 @@ def taken_back():
 
 
 def fed_vectors():
-    """Rows that are fed more than concept tokens, retracted: with the replay, and without."""
-    rows = table("full", [one for one in SCENARIOS if one.name in VECTORS])["requests"]
-    return [
-        {"requests": [{**row, "arrive": 0} for row in rows], "flush": True},
-        {"requests": [{**row, "switches": ["no_replay"]} for row in rows], "flush": True},
-    ]
+    """Rows that are fed or added vectors, retracted: with the replay, and without.
+
+    Those that are shifted and fed no mixtures are apart, and come twice: some are not retracted.
+    """
+    fed, shifted = (
+        table("full", [one for one in SCENARIOS if one.name in kind])["requests"]
+        for kind in ({*VECTORS, "soft-east"}, {"east", "east-back"})
+    )
+    shifted += [{**row, "name": f"{row['name']}/again"} for row in shifted]
+    runs = []
+    for rows in (fed, shifted):
+        runs += [
+            {"requests": [{**row, "arrive": 0} for row in rows], "flush": True},
+            {"requests": [{**row, "switches": ["no_replay"]} for row in rows], "flush": True},
+        ]
+    return runs
 
 
 def plain_runs():
@@ -403,6 +441,9 @@ def plain_runs():
 
 ALLOWING = {"methods": list(outside.NAMES)}
 """Methods from outside."""
+
+FILES = {"files": models.vector_files()}
+"""Vectors that rows of the table are shifted by."""
 
 UNLOADED = {"TOKENLENS_TEST_UNLOADED": "1"}
 """The scheduler's process cannot import our package."""

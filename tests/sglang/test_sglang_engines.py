@@ -2,6 +2,7 @@
 
 import faulty_method as faulty
 import pytest
+from conformance_models import WRONG_FILES
 from conformance_table import OUTSIDE
 from sglang_scenarios import REASONERS
 from sglang_support import needs_sglang
@@ -123,6 +124,11 @@ def test_prompts_are_cached_and_mixtures_never(engines):
     # The same of hidden states that were fed beneath one visible token.
     assert plain["after-hidden"]["cached"] == len(latent["hidden"]["prompt"])
     assert distance(plain["after-hidden"], fresh["fresh-after-hidden"]) < 1e-4
+    # And of positions that were shifted behind a layer.
+    assert plain["after-shifted"]["cached"] == len(latent["shifted"]["prompt"])
+    assert distance(plain["after-shifted"], fresh["fresh-after-shifted"]) < 1e-4
+    assert polluted["polluted-shifted"]["cached"] > prompt
+    assert distance(polluted["polluted-shifted"], fresh["fresh-after-shifted"]) > 1e-2
     # Without the guard a plain request reads mixtures.
     assert polluted["polluted"]["cached"] > prompt
     assert distance(polluted["polluted"], fresh["fresh"]) > 1e-2
@@ -259,6 +265,13 @@ def test_an_engine_that_cannot_host_specs_does_not_start(engines, name, words):
 def test_a_method_that_is_missing_or_broken_ends_the_start(engines, name, words):
     message = engines[f"refused-{name}"]["error"]
     assert message.startswith("MethodError")
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(("name", "words"), WRONG_FILES)
+def test_a_file_that_cannot_be_ends_the_start(engines, name, words):
+    message = engines[name]["error"]
+    assert message.startswith("SpecError")
     assert all(word in message for word in words), message
 
 

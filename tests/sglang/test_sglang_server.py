@@ -25,10 +25,17 @@ OPENED = "<|im_start|>user\nmake 24 using 3,5,7,2<|im_end|>\n<|im_start|>assista
 SOFT = {"tokenlens": "tiny-soft"}
 
 
+def steered_by(file, **more):
+    """A spec that adds a vector of the operator's behind a layer."""
+    return {"methods": [{"method": "east", "file": file, **more}]}
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """The base address of a running server; its operator has set bounds."""
-    port = free_port()
+    import conformance_models as models
+
+    port, file = free_port(), models.vector_files("east")["east"]
     log = tmp_path_factory.mktemp("server") / "log"
     # The example's own command: with the flag, and 32 entries at most.
     command = [
@@ -37,6 +44,7 @@ def server(tmp_path_factory):
         *("--tokenlens-max-trace-steps", "20"),
         # no_echo is installed too, and not allowed.
         *("--tokenlens-methods", "pulse_gate", "faulty"),
+        *("--tokenlens-files", f"east={file}"),
         *("--device", "cpu", "--dtype", "float32", "--attention-backend", "torch_native"),
         *("--mem-fraction-static", "0.2", "--max-total-tokens", "16384"),
         *("--max-running-requests", "32", "--disable-cuda-graph", "--skip-server-warmup"),
@@ -130,8 +138,11 @@ def test_all_doors_give_hugging_faces_tokens(client, server):
     tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL)
     model = transformers.AutoModelForCausalLM.from_pretrained(MODEL, dtype="float32").eval()
     prompt = tokenizer.encode(OPENED)
-    for name in ("tiny-soft", "tiny-gumbel", "tiny-no-thinking"):
-        spec = preset(name).model_dump(mode="json")
+    specs = {
+        name: preset(name).model_dump(mode="json")
+        for name in ("tiny-soft", "tiny-gumbel", "tiny-no-thinking")
+    }
+    for name, spec in {**specs, "east": steered_by("east")}.items():
         scenario = Scenario(name, tuple(prompt), tuple(spec["methods"]), tokens=40)
         expected = models.reference_ids(model, tokenizer, scenario, {})
         found = generate(server, {"tokenlens": {**spec, "seed": 0}}).json()
@@ -145,7 +156,9 @@ def test_all_doors_give_hugging_faces_tokens(client, server):
             extra_body={"custom_params": {"tokenlens": {**spec, "seed": 0}}},
         )
         assert completion.choices[0].text == found["text"]
-        assert trace_of(completion)["counts"] == found["meta_info"]["tokenlens"]["counts"]
+        counts = found["meta_info"]["tokenlens"]["counts"]
+        assert trace_of(completion)["counts"] == counts
+        assert bool(counts["shifted_steps"]) == (name == "east")
 
 
 def test_a_method_from_outside_is_served(server):
@@ -209,6 +222,9 @@ def test_full_traces_are_bounded_by_the_operator(server):
         ({"methods": [{"method": "soft_thinking", "max_entries": 33}]}, ["at most 32"]),
         ({"preset": "tiny-soft", "phase": {"think_end": "<never>"}}, ["phase.think_end"]),
         ({"nothing": 1}, ["nothing"]),
+        (steered_by("west"), ["east.file", "west", "allows by name (east)"]),
+        (steered_by("/etc/passwd"), ["methods[0].file", "/etc/passwd", "never a path"]),
+        (steered_by("east", layer=2), ["east.layer", "1, the layer that the file"]),
     ],
 )
 @pytest.mark.parametrize("door", ["/generate", "/v1/completions", "/v1/chat/completions"])

@@ -61,11 +61,14 @@ def test_what_is_fed_is_the_references(engines, vectors):
     assert unlike(engines["two-ranks"]["runs"][0], ranks) == {}
 
 
-def test_vectors_are_fed_again_after_a_retraction(engines, vectors):
-    replayed, without = engines["retracted"]["runs"][-2:]
-    assert sum(one["retractions"] for one in replayed.values()) > 5
-    assert unlike(replayed, vectors["qwen3"]) == {}
-    assert unlike(without, vectors["qwen3"])
+def test_vectors_are_fed_and_added_again_after_a_retraction(engines, vectors):
+    fed, not_fed, shifted, not_shifted = engines["retracted"]["runs"][-4:]
+    assert {*fed, *shifted} >= set(vectors["qwen3"])
+    for replayed, without in ((fed, not_fed), (shifted, not_shifted)):
+        assert sum(one["retractions"] for one in replayed.values()) > 5
+        own = {name: vectors["qwen3"][name.split("/")[0]] for name in replayed}
+        assert unlike(replayed, own) == {}
+        assert unlike(without, own)
 
 
 def test_the_engine_s_detector_says_the_markers(engines):

@@ -1,6 +1,7 @@
 """What is refused, where, and in which words; and that the engine goes on."""
 
 import pytest
+from conformance_models import WRONG_FILES
 from vllm_support import needs_vllm
 
 pytestmark = [needs_vllm, pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -83,6 +84,7 @@ def test_samples_of_one_prompt_have_their_own_noise(run):
         ("refused-pooling", ["pooling", "logits_processors"]),
         ("refused-pipeline", ["pipeline_parallel_size: got 2"]),
         ("refused-connector", ["KV connector"]),
+        *WRONG_FILES,
         ("refused-quantised", ["embed_tokens", "CompressedTensorsEmbedding", "not quantised"]),
     ],
 )

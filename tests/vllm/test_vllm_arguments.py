@@ -257,7 +257,7 @@ def test_an_adapter_of_the_embedding_is_refused(tmp_path, config, word):
 
 
 def test_every_method_is_in_the_table_or_refused():
-    rows = [*table.METHODS.values(), *table.WORD_METHODS.values()]
+    rows = [*table.METHODS.values(), *table.WORD_METHODS.values(), *table.READ.values()]
     rows += [one.methods or () for one in table.EVERY]
     found = {method["method"] for methods in rows for method in methods}
     assert found | table.REFUSED["vllm"] == set(METHOD_CONFIGS)

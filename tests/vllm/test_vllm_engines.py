@@ -1,7 +1,7 @@
 """The table of scenarios through vLLM's two model runners, and what could make it go wrong."""
 
 import pytest
-from conformance_table import hosted
+from conformance_table import SHIFTED, hosted
 from vllm_support import needs_vllm
 
 pytestmark = [needs_vllm, pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -96,6 +96,9 @@ def test_preemptions_happen_and_replay_is_what_survives_them(request, reference,
     wrong = differing(jobs["no-replay"], reference["qwen3"])
     assert jobs["no-replay"]["runs"][0]["preemptions"] >= 1
     assert wrong, "with the replay switched off, recomputed mixtures turn into tokens"
+    if runner == "first_runner":
+        # The second preempts others of the table.
+        assert set(SHIFTED) & set(wrong), "and shifted positions into positions as they are"
     # Requests that feed no mixtures need no replay.
     assert not {"plain", "plain-long", "no-thinking", "answer-now"}.intersection(wrong)
 
@@ -123,7 +126,7 @@ def test_history_is_bounded_and_what_does_not_fit_fails_loudly(first_runner, ref
 
 @pytest.mark.parametrize("runner", ["first_runner", "second_runner"])
 def test_cached_blocks_of_mixtures_are_not_shared(request, runner):
-    latent, plain, again, fresh, alone = (
+    latent, plain, again, fresh, alone, last = (
         run["outputs"] for run in request.getfixturevalue(runner)["shared"]["runs"]
     )
     assert len(latent["latent"]["ids"]) == 60
@@ -136,14 +139,19 @@ def test_cached_blocks_of_mixtures_are_not_shared(request, runner):
     # The same of hidden states that were fed beneath one visible token.
     assert plain["after-hidden"]["cached"] == 64
     assert distance(plain["after-hidden"], alone["fresh-after-hidden"]) < 1e-4
+    # And of positions that were shifted behind a layer.
+    assert plain["after-shifted"]["cached"] == 64
+    assert distance(plain["after-shifted"], last["fresh-after-shifted"]) < 1e-4
 
 
 def test_without_the_salt_the_cache_is_polluted(first_runner):
-    _, plain, _, fresh, alone = (run["outputs"] for run in first_runner["no-salt"]["runs"])
+    _, plain, _, fresh, alone, last = (run["outputs"] for run in first_runner["no-salt"]["runs"])
     assert plain["plain"]["cached"] == 128
     assert distance(plain["plain"], fresh["fresh"]) > 1e-2
     assert plain["after-hidden"]["cached"] == 128
     assert distance(plain["after-hidden"], alone["fresh-after-hidden"]) > 1e-2
+    assert plain["after-shifted"]["cached"] == 128
+    assert distance(plain["after-shifted"], last["fresh-after-shifted"]) > 1e-2
 
 
 def distance(one, other):

@@ -27,11 +27,15 @@ MESSAGES = [{"role": "user", "content": "make 24 using 3,5,7,2"}]
 OPENED = "<|im_start|>user\nmake 24 using 3,5,7,2<|im_end|>\n<|im_start|>assistant\n<think>\n"
 """A prompt whose template has opened the thinking."""
 SOFT = {"tokenlens_preset": "tiny-soft"}
+EAST = {"tokenlens_east.file": "east"}
+"""A vector of the operator's behind the first layer."""
 
 
 BOUNDS = {"max_entries": 32, "max_trace_steps": 20, "history_mib": 256}
-ALLOWED = ["soft_thinking", "gumbel_noise", "no_thinking", "pulse_gate", "faulty", "tripwire"]
-CONFIG = {"tokenlens": {"methods": ["pulse_gate", "faulty"], "allow": ALLOWED, **BOUNDS}}
+ALLOWED = [
+    *("soft_thinking", "gumbel_noise", "no_thinking", "pulse_gate", "faulty", "tripwire", "east")
+]
+CONFIG = {"methods": ["pulse_gate", "faulty"], "allow": ALLOWED, **BOUNDS}
 """The example's, with methods from outside; no_echo is installed too, and not allowed."""
 
 
@@ -44,7 +48,9 @@ def surroundings():
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """The base address of a running server; its operator has set bounds."""
-    port = free_port()
+    import conformance_models as models
+
+    port, files = free_port(), models.vector_files("east")
     log = tmp_path_factory.mktemp("server") / "log"
     command = [
         *("sh", str(ROOT / "examples" / "vllm_serve.sh"), str(MODEL)),
@@ -52,7 +58,7 @@ def server(tmp_path_factory):
         *("--enforce-eager", "--dtype", "float32", "--max-model-len", "512"),
         *("--kv-cache-memory-bytes", str(32 << 20), "--max-num-seqs", "32"),
         *("--generation-config", "vllm"),
-        *("--additional-config", json.dumps(CONFIG)),
+        *("--additional-config", json.dumps({"tokenlens": {**CONFIG, "files": files}})),
         # Tools that become grammars, and requests in tokens.
         *("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--enable-scale-out"),
     ]
@@ -163,6 +169,9 @@ def test_completions_and_full_traces(client):
         ({**SOFT, "tokenlens_phase.think_end": "<never>"}, ["phase.think_end"]),
         ({"tokenlens": "tiny-answer-now"}, ["methods[0].method", "on this server"]),
         ({"tokenlens_nothing.x": 1}, ["tokenlens_nothing.x"]),
+        ({"tokenlens_east.file": "west"}, ["east.file", "west", "allows by name (east)"]),
+        ({"tokenlens_east.file": "/etc/passwd"}, ["file", "/etc/passwd", "never a path"]),
+        ({**EAST, "tokenlens_east.layer": 2}, ["east.layer", "2", "1, the layer that the file"]),
     ],
 )
 def test_a_bad_spec_is_a_400_that_names_the_field(client, server, xargs, words):
@@ -175,6 +184,28 @@ def test_a_bad_spec_is_a_400_that_names_the_field(client, server, xargs, words):
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert metrics(server)["tokenlens_refusals_total"] == before + 1
     assert chat(client, SOFT, max_tokens=3).usage.completion_tokens == 3
+
+
+def test_a_file_of_the_operator_s_steers_as_in_hugging_face(client, server):
+    import conformance_models as models
+    import transformers
+    from conformance_table import Scenario
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL)
+    model = transformers.AutoModelForCausalLM.from_pretrained(MODEL, dtype="float32").eval()
+    methods = ({"method": "east", "file": "east"},)
+    row = Scenario("east", tuple(tokenizer.encode(OPENED)), methods, tokens=40)
+    expected = models.reference_ids(model, tokenizer, row, {})
+    before = settled(server).get("tokenlens_shifted_total", 0)
+    asked = {"model": "tiny", "prompt": OPENED, "max_tokens": 40, "temperature": 0}
+    found, plain = (
+        client.completions.create(extra_body={"return_token_ids": True, **more}, **asked)
+        for more in ({"vllm_xargs": EAST}, {})
+    )
+    assert found.choices[0].token_ids == expected != plain.choices[0].token_ids
+    shifted = trace_of(found)["counts"]["shifted_steps"]
+    assert 0 < shifted <= len(expected)
+    assert settled(server)["tokenlens_shifted_total"] == before + shifted
 
 
 def test_structured_output_and_beams_are_refused(client):

@@ -7,7 +7,17 @@ import conformance_models as models
 import outside
 import quoted
 import torch
-from conformance_table import LONG, MARKERS, START, VECTORS, Scenario, hosted, soft
+from conformance_table import (
+    COMPARED,
+    LONG,
+    MARKERS,
+    SHIFTED,
+    START,
+    VECTORS,
+    Scenario,
+    hosted,
+    soft,
+)
 from safetensors.torch import load_file, save_file
 
 SMALL_CACHE = {"num_gpu_blocks_override": 6, "block_size": 32, "max_model_len": 128}
@@ -28,11 +38,11 @@ def preempted_scenario(path, switches=None):
     return {**job, "runs": job["runs"] * 2}
 
 
-def table_scenario(path, switches=None, trace="summary", **engine):
+def table_scenario(path, switches=None, trace="summary", files=(), **engine):
     """The whole table on one engine, in chunks of a prompt and staggered."""
     rows = models.requests(trace=trace, scenarios=hosted("vllm"))
     for row in rows:
-        if row["name"] in VECTORS:
+        if row["name"] in COMPARED:
             row["sampling"]["logprobs"] = 0
         if row["name"] in ("plain-long", "coconut"):
             # The head is called a second time, between a step's decision and its commit.
@@ -42,7 +52,7 @@ def table_scenario(path, switches=None, trace="summary", **engine):
         "engine": {
             "skip_tokenizer_init": True,
             "max_num_batched_tokens": 32,
-            "additional_config": allowing(*outside.NAMES),
+            "additional_config": allowing(*outside.NAMES, files=models.vector_files(*files)),
             **engine,
         },
         "switches": switches or {},
@@ -52,12 +62,13 @@ def table_scenario(path, switches=None, trace="summary", **engine):
 
 def reasoner_scenario(scenarios):
     """The tiny reasoner, whose tokenizer finds the markers; every step of it."""
+    files = models.vector_files("predictor", "east")
     return {
         "model": str(models.REASONER_PATH),
         "engine": {
             "max_num_batched_tokens": 32,
             "max_num_seqs": 8,
-            "additional_config": allowing(*outside.NAMES),
+            "additional_config": allowing(*outside.NAMES, files=files),
         },
         "runs": [{"requests": models.requests({}, "full", scenarios)}],
     }
@@ -223,7 +234,8 @@ def small_history_scenario(path):
     job = table_scenario(path, **SMALL_CACHE)
     # Three pages of 64 tokens.
     mib = 3 * 64 * 64 * 12 / 2**20
-    job["engine"]["additional_config"] = allowing(*outside.NAMES, history_mib=mib)
+    settings = {"history_mib": mib, "files": models.vector_files()}
+    job["engine"]["additional_config"] = allowing(*outside.NAMES, **settings)
     return job
 
 
@@ -234,6 +246,8 @@ def shared_scenario(path, switches=None):
     again = Scenario("again", (*LONG, START), (soft(),), tokens=60)
     hidden = Scenario("hidden", (*LONG, START, 12), VECTORS["coconut-placeholder"], tokens=60)
     after = {**plain, "name": "after-hidden", "continues": "hidden"}
+    shifted = Scenario("shifted", (*LONG, START, 13), SHIFTED["east"], tokens=60)
+    behind = {**plain, "name": "after-shifted", "continues": "shifted"}
     rows = [
         {
             "name": one.name,
@@ -241,18 +255,23 @@ def shared_scenario(path, switches=None):
             "spec": one.spec(MARKERS),
             "sampling": {"max_tokens": one.tokens},
         }
-        for one in (latent, hidden, again)
+        for one in (latent, hidden, shifted, again)
     ]
     return {
         "model": path,
-        "engine": {"skip_tokenizer_init": True, "block_size": 32},
+        "engine": {
+            "skip_tokenizer_init": True,
+            "block_size": 32,
+            "additional_config": allowing(files=models.vector_files()),
+        },
         "switches": switches or {},
         "runs": [
-            {"requests": rows[:2]},
-            {"requests": [plain, after]},
-            {"requests": rows[2:]},
+            {"requests": rows[:3]},
+            {"requests": [plain, after, behind]},
+            {"requests": rows[3:]},
             {"requests": [{**plain, "name": "fresh"}], "empty_cache": True},
             {"requests": [{**after, "name": "fresh-after-hidden"}], "empty_cache": True},
+            {"requests": [{**behind, "name": "fresh-after-shifted"}], "empty_cache": True},
         ],
     }
 
@@ -288,8 +307,9 @@ def seeds_scenario(path):
     }
 
 
-def plain_scenario(path, **job):
-    """Requests without a spec, with log-probabilities."""
+def plain_scenario(path, *files, **job):
+    """Requests without a spec, with log-probabilities; layers have seats for what is in files."""
+    config = allowing(files=models.vector_files(*files)) if files else {}
     rows = [
         {
             "name": f"plain-{row}",
@@ -303,7 +323,7 @@ def plain_scenario(path, **job):
     ]
     return {
         "model": path,
-        "engine": {"skip_tokenizer_init": True},
+        "engine": {"skip_tokenizer_init": True, "additional_config": config},
         "runs": [{"requests": rows}],
         **job,
     }
@@ -575,6 +595,9 @@ def refused_scenarios(path, folder):
         for name, engine in engines.items()
     }
     jobs["refused-version"]["switches"] = {"version": "0.99.0"}
+    for name, wrong in models.wrong_files(folder).items():
+        config = allowing(files={"wrong": wrong})
+        jobs[f"refused-{name}"] = {**base, "engine": {**quiet, "additional_config": config}}
     quantised = {**base, "model": save_quantised(path, folder / "quantised"), "engine": quiet}
     jobs["refused-quantised"] = quantised
     return jobs

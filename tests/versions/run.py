@@ -142,7 +142,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("engines", nargs="+", choices=list(RELEASES))
     parser.add_argument("--releases", nargs="*", help="only these")
-    parser.add_argument("--pytest", nargs="*", default=[], help="more options for pytest")
+    words = "what follows goes to pytest, and nothing to the table: it may be a part of the tests"
+    parser.add_argument("--pytest", nargs=argparse.REMAINDER, default=[], help=words)
     given = parser.parse_args()
     work = [
         (engine, release)
@@ -159,7 +160,8 @@ def main():
                 result = run(engine, release, folder, given.pytest)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-            write(engine, release, result)
+            if not given.pytest:
+                write(engine, release, result)
             progress.console.print(f"{versions.NAMES[engine]} {release}: {result}")
             bad += bool(result["failed"])
             progress.advance(task)

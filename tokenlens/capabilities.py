@@ -135,7 +135,7 @@ CAPABILITIES = (
     Capability(
         "assisted and speculative decoding",
         "refused",
-        "vLLM: logit edits beside n-gram drafts; else an earlier token's state would judge a draft",
+        "vLLM: n-grams, none for latent requests; elsewhere a draft has an earlier token's state",
         "yes",
         sglang="refused",
     ),

@@ -6,6 +6,7 @@ an engine does that schedules ahead. Every token has to be the one without draft
 
 import random
 from collections import deque
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from built_in import Core, bind
 
 from tokenlens.serving.batch import REWIND_STEPS
 from tokenlens.serving.drafts import DraftedBatch, rewind_steps
-from tokenlens.serving.faults import TAKEN_BACK
+from tokenlens.serving.embedding import Calls
+from tokenlens.serving.faults import HELD, TAKEN_BACK
 from tokenlens.serving.report import report_of
 from tokenlens.serving.store import ConceptStore
 from tokenlens.spec import parse_spec
@@ -30,13 +32,22 @@ SPECS = (
     [{"method": "min_p", "min_p": 0.3}, {"method": "answer_now", "after": 15}],
     [{"method": "top_h"}],
     [{"method": "thinking_budget", "budget": 12}],
+    [{"method": "soft_thinking"}, {"method": "answer_now", "after": 13}],
+    [{"method": "lead"}],
 )
 
 
 def make(max_slots=6):
-    store = ConceptStore(max_slots, 8, 1, 400, torch.device("cpu"))
-    core = Core(max_slots=max_slots, vocab_size=VOCAB, rewind_steps=rewind_steps(DRAFTS))
-    return DraftedBatch(core, store, DRAFTS)
+    store = ConceptStore(max_slots, VOCAB, 1 << 20, 400, torch.device("cpu"))
+    core = Core(
+        max_slots=max_slots,
+        vocab_size=VOCAB,
+        rewind_steps=rewind_steps(DRAFTS),
+        history=(store.weights, store.ids),
+    )
+    # What a model's embedding is told
+    embedding = SimpleNamespace(pointers=torch.full((400,), -1))
+    return DraftedBatch(core, store, embedding, DRAFTS)
 
 
 def request_of(index):
@@ -51,16 +62,21 @@ def logits_of(index, number):
 
 
 def alone(index, prompt):
-    """The same request in a core of its own, without drafts: its tokens, and what is counted."""
+    """The same request in a core of its own, without drafts.
+
+    Returns its tokens, what is counted, and what is fed next, ``None`` where that is the token.
+    """
     core = Core(max_slots=1, vocab_size=VOCAB)
     core.add(0, request_of(index), prompt)
-    tokens, counts, slots = [], [], torch.tensor([0])
+    tokens, counts, fed, slots = [], [], [], torch.tensor([0])
     for number in range(TOKENS):
         sampled = core.step(logits_of(index, number)[None], slots).argmax(dim=1)
         core.commit(sampled, slots)
         tokens.append(int(sampled))
         counts.append({name: int(core.table.column(c)[0]) for name, c in core.totals.items()})
-    return tokens, counts
+        mixture = core.next_input.weights[0].clone(), core.next_input.ids[0].clone()
+        fed.append(mixture if core.next_input.latent[0] else None)
+    return tokens, counts, fed
 
 
 class Account:
@@ -69,7 +85,8 @@ class Account:
     def __init__(self, index):
         self.index = index
         self.prompt = [3 + index, 1, *(5 + (index + j) % 30 for j in range(index))]
-        self.expected, self.counts = alone(index, self.prompt)
+        self.expected, self.counts, self.fed = alone(index, self.prompt)
+        self.latent = request_of(index).spec.latent is not None
         self.tokens, self.computed, self.state, self.newest = [], 0, "waiting", 0
 
     @property
@@ -84,6 +101,7 @@ class Schedule:
         self.chance, self.batch = random.Random(seed), make(max_slots=3)
         self.accounts = {f"r{index}": Account(index) for index in range(len(SPECS))}
         self.reports, self.accepted, self.dropped, self.told = deque(), 0, 0, 0
+        self.mixtures = 0
 
     def run(self):
         for _ in range(150):
@@ -125,7 +143,7 @@ class Schedule:
 
     def _drafts(self, one, count):
         """Drafts behind what is known, where the pass reaches it."""
-        if one.computed + count < one.known or not one.tokens:
+        if one.computed + count < one.known or not one.tokens or one.latent:
             return []
         true = one.expected[len(one.tokens) :]
         drafts = true[: self.chance.randint(0, min(DRAFTS, len(true) - 1))]
@@ -154,8 +172,12 @@ class Schedule:
                 fed.append(text[place])
         ahead = [count + len(guessed) for count, guessed in zip(counts, drafts, strict=True)]
         batch.expect(np.array([len(guessed) for guessed in drafts]), len(running))
-        # What the host believes to be computed is of no use.
-        batch.begin(running, np.full(len(running), 10_000), np.array(ahead))
+        # What the host believes to be computed is of no use, but for those without drafts.
+        computed = [one.computed if one.latent else 10_000 for one in accounts]
+        Calls.count += 1
+        batch.begin(running, np.array(computed), np.array(ahead))
+        Calls.count += 1
+        self._check_fed(accounts, ahead)
         edited = batch.decide_rows(torch.stack(logits), torch.tensor(fed), torch.tensor(positions))
         best = edited.argmax(dim=1).tolist()
         sampled = torch.zeros(len(running), DRAFTS + 1, dtype=torch.int64)
@@ -183,6 +205,26 @@ class Schedule:
         numbers = {name: len(self.accounts[name].tokens) for name in running}
         self.reports.append((report_of(batch, step, rows, 1000), made, numbers))
 
+    def _check_fed(self, accounts, scheduled):
+        """Mixtures stand where they belong, and nowhere else."""
+        pointers, place = self.batch.embedding.pointers.tolist(), 0
+        for one, count in zip(accounts, scheduled, strict=True):
+            for index in range(
+                one.computed - len(one.prompt), one.computed - len(one.prompt) + count
+            ):
+                entry, place = pointers[place], place + 1
+                wanted = one.fed[index] if one.latent and index >= 0 else None
+                if entry < 0 or wanted is None:
+                    # The token itself, or an entry that has nothing else
+                    assert wanted is None
+                    assert entry < 0 or self.batch.store.weights[entry].max() == 1
+                    continue
+                self.mixtures += 1
+                weights, ids = self.batch.store.weights[entry], self.batch.store.ids[entry]
+                assert torch.equal(weights[: len(wanted[0])], wanted[0])
+                assert torch.equal(ids[: len(wanted[1])], wanted[1])
+        assert all(entry < 0 for entry in pointers[place:])
+
     def _read(self):
         """A report, which says of each token what a request without drafts counts there."""
         report, made, numbers = self.reports.popleft()
@@ -204,6 +246,7 @@ def test_random_schedules_decide_what_each_request_alone_does(seed):
     assert schedule.accepted > 20
     assert schedule.dropped > 0
     assert schedule.told > 60
+    assert schedule.mixtures > 30
     assert not schedule.batch.failed
     assert all(one.state == "done" for one in schedule.accounts.values())
 
@@ -213,6 +256,21 @@ def test_without_the_rewind_the_schedules_differ(monkeypatch):
     schedule = Schedule(0)
     with pytest.raises(AssertionError):
         schedule.run()
+
+
+def test_a_latent_request_that_has_drafts_ends():
+    batch = make()
+    batch.admit("a", request_of(7), [3, 1], 2)
+    batch.admit("b", request_of(0), [3, 1], 2)
+    batch.expect(np.array([2, 1]), 2)
+    batch.begin(["a", "b"], np.array([1, 1]), np.array([3, 2]))
+    assert batch.failed == {"a": HELD}
+    Calls.count += 1
+    logits = torch.stack([logits_of(0, number) for number in range(5)])
+    edited = batch.decide_rows(logits.clone(), torch.arange(5), torch.tensor([1, 2, 3, 1, 2]))
+    assert torch.equal(edited[:3], logits[:3])
+    assert batch.commit_rows(torch.full((2, 3), 5), torch.ones(2)) is not None
+    assert set(batch.live) == {"b"}
 
 
 def test_more_than_can_be_taken_back_ends_the_request():
@@ -244,4 +302,4 @@ def test_an_exception_in_a_step_ends_its_requests_and_leaves_the_logits(monkeypa
 def test_a_core_that_keeps_too_few_states_is_refused():
     store = ConceptStore(2, 8, 1, 400, torch.device("cpu"))
     with pytest.raises(ValueError, match="rewind_steps: got 4"):
-        DraftedBatch(Core(max_slots=2, vocab_size=VOCAB, rewind_steps=4), store, DRAFTS)
+        DraftedBatch(Core(max_slots=2, vocab_size=VOCAB, rewind_steps=4), store, None, DRAFTS)

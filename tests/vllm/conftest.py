@@ -116,7 +116,7 @@ def second_runner(checkpoints, tmp_path_factory):
             tokenizer(), 3, scenarios.WITHOUT, tokenlens=False
         ),
         "drafts-kept": scenarios.drafts_scenario(
-            tokenizer(), 3, ("soon", "budget", "s1"), {"no_rewind": True}
+            tokenizer(), 3, ("soon", "budget", "s1", "soft"), {"no_rewind": True, "no_hold": True}
         ),
     }
     kept = of_every_release(work, ("reasoner", "sync"))

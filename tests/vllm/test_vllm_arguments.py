@@ -118,8 +118,6 @@ def test_engines_that_draft(monkeypatch, changes, word):
     """With fakes of vLLM's configuration; `test_vllm_drafts.py` has a real engine that does."""
     monkeypatch.setattr("tokenlens.versions.installed", lambda engine: "0.32.0")
     check_engine(drafting())
-    # What latent methods would need of an engine does not matter: their requests are refused.
-    check_engine(drafting(kv_transfer_config=object()))
     with pytest.raises(ValueError, match=word):
         check_engine(drafting(**changes))
 
@@ -130,19 +128,13 @@ GIVEN = {
     "alpha_one": {"average_thinking": 12},
     "hapo": {"median": 0.1, "std": 0.5, "scale_pos": 1.0, "scale_neg": -1.0},
 }
-EDITS = ("no_thinking", "cyclic_reflex", "static_window", "tip", "nowait", "s1", "edt", *GIVEN)
-EDITS += ("forking_temperature", "top_h", "top_n_sigma", "min_p", "tripwire")
 
 
 @pytest.mark.parametrize("name", METHOD_CONFIGS)
-def test_beside_drafts_only_edits_are_hosted(name):
-    """Of every method: one that feeds a mixture, or needs more of the engine, is refused."""
+def test_beside_drafts_more_than_logits_and_tokens_is_refused(name):
     soft = [{"method": "soft_thinking"}] if name in NEEDS_LATENT else []
     spec = parse_spec({"methods": [*soft, {"method": name, **GIVEN.get(name, {})}]})
-    fed = spec.latent is not None or needs_of(spec) != Need.NOTHING
-    if METHOD_CONFIGS[name].__module__.startswith("tokenlens."):
-        assert fed == (name not in EDITS)
-    if fed:
+    if needs_of(spec) != Need.NOTHING:
         with pytest.raises(SpecError, match="without speculative_config"):
             refuse_beside_drafts(spec, structured=False)
         return

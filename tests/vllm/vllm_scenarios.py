@@ -164,6 +164,13 @@ EDITS = {
 }
 """Specs that decide or edit tokens and feed no mixtures."""
 
+HELD = {
+    "soft": [{"method": "soft_thinking"}],
+    "soft-soon": [{"method": "soft_thinking"}, {"method": "answer_now", "after": 12}],
+    "soft-sampled": [{"method": "soft_thinking"}, {"method": "gumbel_noise"}],
+}
+"""Specs that feed mixtures: drafts of theirs are held back."""
+
 DRAFTS_CACHE = {"num_gpu_blocks_override": 12, "block_size": 32, "max_model_len": 128}
 """Room for some of them, which need two or three blocks each."""
 
@@ -171,7 +178,7 @@ WITHOUT = ("plain", "plain-sampled", "plain-penalised", "plain-stopped")
 """Requests without one."""
 
 
-def drafts_scenario(tokenizer, drafts, names=(*EDITS, *WITHOUT), switches=None, **job):
+def drafts_scenario(tokenizer, drafts, names=(*EDITS, *HELD, *WITHOUT), switches=None, **job):
     """The reasoner with methods that only edit logits, on an engine that drafts, or does not.
 
     Log-probabilities are of what is sampled from, so that they tell of edits.
@@ -190,18 +197,19 @@ def drafts_scenario(tokenizer, drafts, names=(*EDITS, *WITHOUT), switches=None, 
         for kind, values in asked.items():
             sampling |= values if kind in name else {}
         # A schedule draws with its seed.
-        spec = {"methods": EDITS.get(name), "trace": {"level": "full"}, "seed": 5}
+        methods = {**EDITS, **HELD}.get(name)
+        spec = {"methods": methods, "trace": {"level": "full"}, "seed": 5}
         rows.append(
             {
                 "name": name,
                 "prompt": tokenizer.encode(text),
-                "spec": spec if name in EDITS else None,
+                "spec": spec if methods else None,
                 "sampling": sampling,
                 "arrive": len(rows) // 2,
             }
         )
-    for name in ("latent", "structured"):
-        method = {"method": "soft_thinking"} if name == "latent" else {"method": "no_thinking"}
+    for name in ("vectors", "structured"):
+        method = {"method": "coconut"} if name == "vectors" else {"method": "no_thinking"}
         rows.append({**rows[0], "name": name, "spec": {"methods": [method]}})
     rows[-1]["sampling"] = {"regex": "[0-9]"}
     engine = {"max_num_batched_tokens": 96, "logprobs_mode": "processed_logprobs"}

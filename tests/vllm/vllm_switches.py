@@ -161,6 +161,9 @@ class Switches:
 
         DraftedBatch.commit_rows = commit_rows
 
+        hold = engine.hold_drafts
+        engine.hold_drafts = lambda request: None if self.values.get("no_hold") else hold(request)
+
         salt = engine._salt
         engine._salt = lambda request: None if self.values.get("no_salt") else salt(request)
 

@@ -50,10 +50,13 @@ class DraftSteps:
     ----------
     core
         Keeps as many states to take back (``rewind_steps``) as there are drafts, at least.
+    nowhere
+        A row of the core's history that nobody reads, ``None`` where it has no history: what is fed
+        behind a draft is the draft.
     """
 
-    def __init__(self, core: Core) -> None:
-        self.core = core
+    def __init__(self, core: Core, nowhere: int | None = None) -> None:
+        self.core, self._nowhere = core, nowhere
         self._slots: Tensor | None = None
         self._advance: Tensor | None = None
         # [num_requests]: tokens before the step
@@ -106,7 +109,9 @@ class DraftSteps:
                 drafts = drafts.clamp(min=0)
         self._slots, here = slots, slots
         self._pending, self._drafts, self._states = [], [], []
-        edited = []
+        edited, entries = [], None
+        if self._nowhere is not None and len(drafts):
+            entries = torch.full_like(slots, self._nowhere)
         # A step without drafts is one of rows as they lie.
         alone = len(drafts) == 0 and len(logits) == len(slots)
         try:
@@ -118,7 +123,7 @@ class DraftSteps:
                 last = offset == len(drafts)
                 self._pending.append(core._pending if last else _kept(core._pending))
                 if not last:
-                    report = core.commit(drafts[offset], here, there[offset])
+                    report = core.commit(drafts[offset], here, there[offset], entries)
                     assert report is not None
                     self._drafts.append(report)
                     self._states.append(core.table.ints.index_select(0, slots))
@@ -139,7 +144,9 @@ class DraftSteps:
         """Drop a step that is not committed: a warm-up."""
         self._slots = None
 
-    def commit(self, sampled: Tensor, num_sampled: Tensor) -> DraftReport | None:
+    def commit(
+        self, sampled: Tensor, num_sampled: Tensor, entries: Tensor | None = None
+    ) -> DraftReport | None:
         """Move requests on by the drafts that were accepted and the token behind them.
 
         Parameters
@@ -148,6 +155,8 @@ class DraftSteps:
             ``[num_requests, offsets]`` int64, of which the first ``num_sampled`` count.
         num_sampled
             ``[num_requests]``: accepted drafts, and one more; 0 for requests that did not advance.
+        entries
+            ``[num_requests]`` int64: where what is fed next goes, as for :meth:`Core.commit`.
 
         Returns
         -------
@@ -169,7 +178,7 @@ class DraftSteps:
             token = sampled.long().gather(1, last[:, None])[:, 0]
             moves = self._advance & (num_sampled > 0)
             token = torch.where(moves, token, 0)
-        newest = core.commit(token, slots, moves)
+        newest = core.commit(token, slots, moves, entries)
         assert newest is not None
         self._pending = []
         return DraftReport(self._drafts, newest, last, self._states)

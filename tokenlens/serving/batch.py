@@ -347,18 +347,22 @@ class Batch:
     def _begin(self, req_ids: Sequence[str], computed: Ints, scheduled: Ints) -> None:
         if self._changed or self._rows != req_ids:
             self._notice_rows(req_ids)
-        slots = self._slots
         # The number that the next sampled token has in its request; a chunk of a prompt has none.
         number = computed + scheduled - self._prompts
-        self._advance = (number == self._generated[slots]) & self._owned
+        self._advance = self._advances(number)
         self._advance_tensor = self._upload(self._advance)
         if self.layers is not None:
             self.layers.note_first(bool((self._advance & (number == 0)).any()))
             if self.layers.tap is not None:
-                self.layers.tap.write(self._upload, slots, self._advance, scheduled)
+                self.layers.tap.write(self._upload, self._slots, self._advance, scheduled)
         if self._has_history:
             self._find_pointers(computed, scheduled)
             self._make_room(number)
+
+    def _advances(self, number: Ints) -> NDArray[np.bool_]:
+        """Rows that commit a token in this step, ``[num_rows]``."""
+        advance: NDArray[np.bool_] = (number == self._generated[self._slots]) & self._owned
+        return advance
 
     def _notice_rows(self, req_ids: Sequence[str]) -> None:
         self._rows = list(req_ids)
@@ -520,6 +524,11 @@ class Batch:
             self.fail_rows()
             self._last = None
             return None
+        self._follow(entries)
+        return step
+
+    def _follow(self, entries: Tensor | None) -> None:
+        """Count what was committed, and remember where the next inputs went."""
         for error in self.core.take_contained().values():
             self.fail_method(error)
         self._generated[self._slots] += self._advance
@@ -532,7 +541,6 @@ class Batch:
                 self.shifts.keep(self.core, entries, self.slots)
             if self.vectors is not None and self.core.live_needs & Need.OF_ENGINE:
                 self.vectors.keep(self.core, entries, self.slots)
-        return step
 
     def totals(self) -> Tensor:
         """The columns of a report, ``[num_rows, len(counted) + 1]``: a copy."""

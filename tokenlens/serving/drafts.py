@@ -1,8 +1,9 @@
 """A batch of an engine that drafts: how many tokens a request has, only the device knows.
 
 Which rows advance, and by how much, is read off positions and accepted counts on the device. The
-host follows with the reports. Latent requests are none of this: what an engine drafts behind a
-mixture would be judged behind the token. Knows no engine.
+host follows with the reports. Latent requests have no drafts, which would be fed behind a token
+where a mixture belongs: the engine holds theirs back, so that the host counts their tokens as ever.
+Knows no engine.
 """
 
 from collections import deque
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenlens.core import Core
@@ -17,7 +19,8 @@ from tokenlens.core.columns import POSITION
 from tokenlens.core.drafts import DraftReport, DraftSteps
 from tokenlens.errors import MethodError
 from tokenlens.serving.batch import REWIND_STEPS, Batch, Ints, LiveRequest
-from tokenlens.serving.faults import TAKEN_BACK, logger
+from tokenlens.serving.embedding import InputEmbedding
+from tokenlens.serving.faults import HELD, TAKEN_BACK, logger
 from tokenlens.serving.store import ConceptStore
 
 
@@ -35,14 +38,16 @@ class DraftedBatch(Batch):
         The most drafts of a request in one step.
     """
 
-    def __init__(self, core: Core, store: ConceptStore, drafts: int) -> None:
-        super().__init__(core, store, None)
+    def __init__(
+        self, core: Core, store: ConceptStore, embedding: InputEmbedding | None, drafts: int
+    ) -> None:
+        super().__init__(core, store, embedding)
         if core.rewind_steps < rewind_steps(drafts):
             raise ValueError(
                 f"rewind_steps: got {core.rewind_steps}; allowed: at least"
                 f" {rewind_steps(drafts)} beside {drafts} drafts"
             )
-        self._drafted = DraftSteps(core)
+        self._drafted = DraftSteps(core, None if embedding is None else store.nowhere)
         # The most tokens that are taken back at once
         self._room = REWIND_STEPS * (drafts + 1)
         self._num_drafts: Ints = np.zeros(0, dtype=np.int64)
@@ -59,15 +64,21 @@ class DraftedBatch(Batch):
             self._num_drafts[:] = num_drafts
 
     def _begin(self, req_ids: Sequence[str], computed: Ints, scheduled: Ints) -> None:
-        if self._changed or self._rows != req_ids:
-            self._notice_rows(req_ids)
         self._drafted.forget()
-        # Those that may advance: which do is found on the device.
-        self._advance = self._owned
+        super()._begin(req_ids, computed, scheduled)
+        drafted = self._may_mix & (self._num_drafts > 0)
+        for row in np.flatnonzero(drafted):
+            self.fail(self._rows[row], HELD)
+        if drafted.any():
+            self.leave_rows()
         count = self._num_drafts + 1
         first = np.cumsum(count) - count
         offset = np.arange(count.max())[:, None]
         self._places = self._upload(first + np.where(offset < count, offset, 0))
+
+    def _advances(self, number: Ints) -> NDArray[np.bool_]:
+        """Rows that may advance: of those with drafts, which do is found on the device."""
+        return super()._advances(number) | (self._owned & ~self._may_mix)
 
     def decide_rows(self, logits: Tensor, tokens: Tensor, positions: Tensor) -> Tensor:
         """The logits that drafts are verified with, edited where they lie.
@@ -81,6 +92,8 @@ class DraftedBatch(Batch):
         """
         if self._is_idle():
             return logits
+        if logits.device.type == "cpu":
+            self._check_calls()
         places = self._places
         wanted = int(self._num_drafts.sum()) + len(self._num_drafts)
         if wanted != len(logits):
@@ -119,20 +132,24 @@ class DraftedBatch(Batch):
         if self._is_idle():
             return None
         self._open = False
+        entries = None if self.embedding is None else self._upload(self._entries)
         try:
-            report = self._drafted.commit(sampled, num_sampled)
+            report = self._drafted.commit(sampled, num_sampled, entries)
         except Exception:
             # What of their state had been written is not known.
             self.fail_rows()
+            self._last = None
             return None
-        for error in self.core.take_contained().values():
-            self.fail_method(error)
+        # Of those with drafts the number on the host is none, and nobody asks for it.
+        self._follow(entries)
         return report
 
     def advanced(self) -> list[tuple[int, LiveRequest]]:
         """Rows that may commit tokens in this step; their reports say whether they did."""
         wanted = super().advanced()
         for row, live in wanted:
+            if live.latent:
+                continue
             rows = int(self._num_drafts[row]) + 1
             self._flight.setdefault(live.req_id, deque()).append(rows)
         return wanted
@@ -140,11 +157,16 @@ class DraftedBatch(Batch):
     def saw(self, req_id: str, number: int, answering: bool, rewinds: int) -> None:
         """A report: the tokens that a request has."""
         live, flight = self.live.get(req_id), self._flight.get(req_id)
-        if live is not None and live.rewinds == rewinds and flight:
+        if live is not None and live.latent:
+            super().saw(req_id, number, answering, rewinds)
+        elif live is not None and live.rewinds == rewinds and flight:
             flight.popleft()
             self._known[req_id] = number
 
     def _drop(self, live: LiveRequest, generated: int) -> None:
+        if live.latent:
+            super()._drop(live, generated)
+            return
         flight = self._flight.pop(live.req_id, deque())
         # At most, because of the steps in flight only the rows are known.
         most = self._known.get(live.req_id, 0) + sum(flight) - generated

@@ -23,6 +23,7 @@ FORGOTTEN = (
     "the history of this request's concept tokens and vectors did not fit when it lost its KV cache"
 )
 TAKEN_BACK = "the engine took back other tokens of this request than tokenlens can take back"
+HELD = "the engine drafted tokens of a request that is fed mixtures, which it was told to hold back"
 BROKEN = "an error in tokenlens, which the engine's log shows, ended this request and no other"
 BROKEN_STEP = (
     "an error in tokenlens, which the engine's log shows, ended all requests with a spec that were"

@@ -29,7 +29,6 @@ __all__ = [
     "check_vectors",
     "is_latent",
     "is_own",
-    "named_edits",
     "untested_class",
     "vectors_of",
 ]
@@ -40,12 +39,6 @@ def allows_latent(settings: Settings) -> bool:
     return settings.allow is None or any(
         METHOD_CONFIGS[name].family.count("latent") for name in settings.allow
     )
-
-
-def named_edits(settings: Settings) -> tuple[str, ...]:
-    """Methods that the operator names, of those that feed no mixtures."""
-    named = settings.allow or ()
-    return tuple(name for name in named if "latent" not in METHOD_CONFIGS[name].family)
 
 
 def allows_vectors(settings: Settings) -> bool:

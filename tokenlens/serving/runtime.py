@@ -33,7 +33,6 @@ from tokenlens.serving.refusals import (
     allows_latent,
     allows_prompt_states,
     allows_vectors,
-    named_edits,
     vectors_of,
 )
 from tokenlens.serving.report import PendingReport, report_of
@@ -75,8 +74,8 @@ class RunnerFacts:
     leaves_sums
         Whether it is known of a model that what a layer leaves is the sum of both that it returns.
     drafts
-        The most drafts of a request in one step; 0 where the engine does not speculate. Beside
-        them there are no requests with latent methods, and none that need layers.
+        The most drafts of a request in one step; 0 where the engine does not speculate. A latent
+        request has none; none is fed more than concept tokens beside them, and none needs layers.
     """
 
     engine: str
@@ -110,8 +109,9 @@ class EngineRuntime:
         settings, binder = facts.settings, facts.binder
         self.settings, self.bind = settings, binder
         slots = facts.max_requests + SPARE_SLOTS
-        # Beside drafts no request is fed mixtures or needs layers: the front end refuses it.
-        latent = allows_latent(settings) and not facts.drafts
+        latent = allows_latent(settings)
+        # Beside drafts no request needs vectors or layers: the front end refuses it.
+        lends_vectors = allows_vectors(settings) and not facts.drafts
         probes = allows_prompt_states(settings) and not facts.drafts
         seats = facts.shape is not None and not facts.drafts
         shape = facts.shape if seats and seated_layers(settings) else None
@@ -126,10 +126,10 @@ class EngineRuntime:
             facts.device,
         )
         embedding = vectors = head = None
-        if (latent and allows_vectors(settings)) or probes or reads:
+        if (latent and lends_vectors) or probes or reads:
             head = _head(facts)
         if latent:
-            vectors = _vectors(facts, store, head) if allows_vectors(settings) else None
+            vectors = _vectors(facts, store, head) if lends_vectors else None
             embedding = InputEmbedding(
                 facts.model, facts.layout, store, facts.max_pass_tokens, vectors
             )
@@ -165,10 +165,10 @@ class EngineRuntime:
         )
         self._max_tokens = facts.max_request_tokens
         if facts.drafts:
-            self.batch: Batch = DraftedBatch(core, store, facts.drafts)
+            self.batch: Batch = DraftedBatch(core, store, embedding, facts.drafts)
         else:
             self.batch = Batch(core, store, embedding, vectors, layers)
-        warm(core, binder, named_edits(settings) if facts.drafts else settings.allow, facts.logger)
+        warm(core, binder, settings.allow, facts.logger)
         facts.logger.info(
             "tokenlens: %d slots; history: %s; vectors: %s; shifts: %s; layers: %s; methods: %s",
             slots,

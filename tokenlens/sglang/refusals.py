@@ -47,9 +47,9 @@ def _facts(args: Any) -> list[tuple[bool, str]]:
         ),
         (
             bool(get("speculative_algorithm")),
-            f"speculative_algorithm: got {get('speculative_algorithm')!r}; allowed: none, because a"
-            " draft would be judged by the state of the last token that was committed, and cannot"
-            " foresee a mixture or a forced token. Leave it out.",
+            f"speculative_algorithm: got {get('speculative_algorithm')!r}; allowed: none, because"
+            " SGLang verifies a tree of drafts without any logits processor, so that a draft would"
+            " be judged by the state of the last token that was committed. Leave it out.",
         ),
         (
             bool(get("enable_mixed_chunk")),

@@ -1,9 +1,9 @@
 """What an engine that drafts hosts, and why not more. Reads configurations, imports no vLLM."""
 
+from functools import cache
 from typing import Any
 
 from tokenlens.errors import SpecError
-from tokenlens.serving.refusals import is_latent
 from tokenlens.spec import DecodingSpec, refuse_needs
 
 METHODS = ("ngram", "ngram_gpu")
@@ -74,14 +74,6 @@ def refuse_beside_drafts(spec: DecodingSpec, structured: bool) -> None:
         Names the field and the way out.
     """
     way_out = "on an engine without speculative_config"
-    if is_latent(spec):
-        assert spec.latent is not None
-        raise SpecError.of(
-            "methods",
-            spec.latent.method,
-            "methods that only edit logits or force tokens, on an engine that drafts: a draft"
-            f" cannot foresee a mixture. Ask {way_out}",
-        )
     refuse_needs(spec, "vLLM", why=f"beside drafts; it is hosted {way_out}")
     if structured and spec.methods:
         raise SpecError.of(
@@ -90,3 +82,18 @@ def refuse_beside_drafts(spec: DecodingSpec, structured: bool) -> None:
             "null beside a spec, on an engine that drafts: the three were not tested. Ask"
             f" {way_out}",
         )
+
+
+def hold_drafts(request: Any) -> None:
+    """Have vLLM's scheduler give a request no drafts, whatever is proposed for it.
+
+    A mixture that is fed next belongs to no draft: behind one, the model would have read the token.
+    """
+    cls: Any = type(request)
+    request.__class__ = _held(cls)
+
+
+@cache
+def _held(cls: Any) -> Any:
+    none = property(lambda self: [], lambda self, drafts: None)
+    return type(cls.__name__, (cls,), {"spec_token_ids": none})

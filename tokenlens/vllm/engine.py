@@ -10,6 +10,7 @@ from tokenlens.serving.places import ours
 from tokenlens.serving.refusals import is_own
 from tokenlens.serving.settings import Settings
 from tokenlens.trace.reports import RequestReport
+from tokenlens.vllm.drafts import drafts_of, hold_drafts
 from tokenlens.vllm.refusals import asked_for
 from tokenlens.vllm.traces import ATTRIBUTE, FAILED, FIELD
 
@@ -70,6 +71,8 @@ def add_request(original: Any, self: Any, request: Any, *args: Any, **kwargs: An
     if fails:
         logger.error("%s (request %s)", admission.UNADMITTED, request.request_id)
         params.extra_args = {key: value for key, value in asked.items() if not ours(key)} or None
+    if drafts_of(self.vllm_config) and _salt(request) is not None:
+        hold_drafts(request)
     result = original(self, request, *args, **kwargs)
     if fails:
         # Ended as an error with the next step, in which it is an ordinary request.

@@ -62,9 +62,9 @@ def check_engine(vllm_config: Any) -> Settings:
     reasons = [reason for found, reason in _engine_facts(vllm_config) if found]
     reasons += [reason for found, reason in draft_facts(vllm_config) if found]
     drafts = vllm_config.speculative_config is not None
-    if allows_latent(settings) and not drafts:
+    if allows_latent(settings):
         reasons += [reason for found, reason in _latent_facts(vllm_config) if found]
-    if (allows_latent(settings) or allows_shifts(settings)) and not drafts:
+    if allows_latent(settings) or (allows_shifts(settings) and not drafts):
         reasons += [reason for found, reason in _cache_facts(vllm_config) if found]
     if reasons:
         raise UnsupportedError("\n".join(f"tokenlens: {reason}" for reason in reasons))

@@ -135,7 +135,7 @@ CAPABILITIES = (
     Capability(
         "assisted and speculative decoding",
         "refused",
-        "vLLM: n-grams, none for latent requests; elsewhere a draft has an earlier token's state",
+        "vLLM: n-grams, draft models, none for latent requests; elsewhere not row by row",
         "yes",
         sglang="refused",
     ),

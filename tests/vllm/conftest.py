@@ -110,8 +110,9 @@ def second_runner(checkpoints, tmp_path_factory):
         "no-drafts": scenarios.drafts_scenario(tokenizer(), 0),
         "drafts": scenarios.drafts_scenario(tokenizer(), 3),
         "drafts-async": scenarios.drafts_scenario(
-            tokenizer(), 3, switches={"async": True}, engine=scenarios.DRAFTS_CACHE
+            tokenizer(), 3, scenarios.SOME, {"async": True}, engine=scenarios.DRAFTS_CACHE
         ),
+        "drafts-model": scenarios.drafts_scenario(tokenizer(), 3, scenarios.SOME, by_model=True),
         "drafts-stock": scenarios.drafts_scenario(
             tokenizer(), 3, scenarios.WITHOUT, tokenlens=False
         ),

@@ -106,7 +106,7 @@ def drafting(drafts=(), **changes):
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"drafts": {"method": "eagle3"}}, "got 'eagle3'; allowed: ngram, ngram_gpu"),
+        ({"drafts": {"method": "eagle3"}}, "got 'eagle3'; allowed: ngram, ngram_gpu, draft_model"),
         ({"use_v2_model_runner": False}, "VLLM_USE_V2_MODEL_RUNNER=1"),
         ({"drafts": {"enable_adaptive_verification": True}}, "enable_adaptive_verification"),
         ({"drafts": {"rejection_sample_method": "synthetic"}}, "got 'synthetic'.*'standard'"),

@@ -171,15 +171,18 @@ HELD = {
 }
 """Specs that feed mixtures: drafts of theirs are held back."""
 
-DRAFTS_CACHE = {"num_gpu_blocks_override": 12, "block_size": 32, "max_model_len": 128}
-"""Room for some of them, which need two or three blocks each."""
+SOME = ("none", "soon", "s1", "sampled", *HELD, "plain")
+"""What is asked for once more, on engines that differ in something."""
+
+DRAFTS_CACHE = {"num_gpu_blocks_override": 7, "block_size": 32, "max_model_len": 128}
+"""Room for few of them, which need two or three blocks each."""
 
 WITHOUT = ("plain", "plain-sampled", "plain-penalised", "plain-stopped")
 """Requests without one."""
 
 
 def drafts_scenario(tokenizer, drafts, names=(*EDITS, *HELD, *WITHOUT), switches=None, **job):
-    """The reasoner with methods that only edit logits, on an engine that drafts, or does not.
+    """The reasoner on an engine that drafts, or does not; ``by_model`` drafts with itself.
 
     Log-probabilities are of what is sampled from, so that they tell of edits.
     """
@@ -193,12 +196,14 @@ def drafts_scenario(tokenizer, drafts, names=(*EDITS, *HELD, *WITHOUT), switches
     }
     rows = []
     for name in names:
-        sampling = {"max_tokens": 30 + len(rows) % 7, "logprobs": 1}
+        place = (*EDITS, *HELD, *WITHOUT).index(name)
+        sampling = {"max_tokens": 30 + place % 7, "logprobs": 1}
         for kind, values in asked.items():
             sampling |= values if kind in name else {}
-        # A schedule draws with its seed.
         methods = {**EDITS, **HELD}.get(name)
-        spec = {"methods": methods, "trace": {"level": "full"}, "seed": 5}
+        # A schedule draws with its seed. Noise is nobody else's: a trace would say so.
+        seed = place if name in HELD else 5
+        spec = {"methods": methods, "trace": {"level": "full"}, "seed": seed}
         rows.append(
             {
                 "name": name,
@@ -220,6 +225,9 @@ def drafts_scenario(tokenizer, drafts, names=(*EDITS, *HELD, *WITHOUT), switches
             "prompt_lookup_min": 1,
             "prompt_lookup_max": 3,
         }
+    if job.pop("by_model", False):
+        drafter = {"method": "draft_model", "model": str(models.REASONER_PATH)}
+        engine["speculative_config"] = {**drafter, "num_speculative_tokens": drafts}
     return {
         "model": str(models.REASONER_PATH),
         "engine": {**engine, **job.pop("engine", {})},

@@ -78,7 +78,8 @@ class DraftedBatch(Batch):
 
     def _advances(self, number: Ints) -> NDArray[np.bool_]:
         """Rows that may advance: of those with drafts, which do is found on the device."""
-        return super()._advances(number) | (self._owned & ~self._may_mix)
+        advance: NDArray[np.bool_] = super()._advances(number) | (self._owned & ~self._may_mix)
+        return advance
 
     def decide_rows(self, logits: Tensor, tokens: Tensor, positions: Tensor) -> Tensor:
         """The logits that drafts are verified with, edited where they lie.

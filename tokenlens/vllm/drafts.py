@@ -6,7 +6,7 @@ from typing import Any
 from tokenlens.errors import SpecError
 from tokenlens.spec import DecodingSpec, refuse_needs
 
-METHODS = ("ngram", "ngram_gpu")
+METHODS = ("ngram", "ngram_gpu", "draft_model")
 """Ways to draft that tests have seen beside specs."""
 
 MAX_ROWS_BYTES = 2**30

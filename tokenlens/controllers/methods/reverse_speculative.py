@@ -99,6 +99,9 @@ class Approval:
             page.take(replace(Span((token,), finish=end), mark=mark))
             atom = page.atoms[-1]
             page.atoms[-1] = replace(atom, writer="small" if fallback else "large")
+        for mark in marks.values():
+            # How a call ended hangs on the token that the engine drew, which nobody takes.
+            mark.end = page.state
         page.mark.note = f"{self._accepted} accepted, {self._fallback} of the small model"
 
 

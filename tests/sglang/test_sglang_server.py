@@ -414,6 +414,32 @@ def test_controllers_decide_what_they_do_in_process(server):
     steered.check_decided(lambda: steered.served(server, "tiny", "sglang"))
 
 
+def test_an_idle_server_tells_its_scale(server):
+    """SGLang's values of a batch in which all are greedy are raw: it is not asked for such one."""
+    import asyncio
+
+    from tokenlens.routing.backend import Ask
+    from tokenlens.routing.settings import Sampling
+
+    async def top(backend, how):
+        found = [c async for c in backend.generate(Ask("x", (0, 1), 1, how, facts=3)) if c.facts]
+        return dict(found[0].facts[0].top)
+
+    async def go():
+        backend = steered.served(server, "tiny", "sglang")
+        try:
+            scale = await backend.log_prob_scale()
+            greedy = [await top(backend, Sampling(temperature=t, top_k=1)) for t in (1.0, 2.0)]
+            return scale, greedy
+        finally:
+            await backend.close()
+
+    scale, greedy = asyncio.run(go())
+    assert scale == "tempered"
+    # What asking for one token alone would have told.
+    assert greedy[0] == pytest.approx(greedy[1], abs=1e-5)
+
+
 def test_64_requests_at_once_decide_what_one_does(server):
     steered.check_crowd(steered.served(server, "tiny", "sglang"))
     assert live(server) == 0

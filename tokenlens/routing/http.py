@@ -36,6 +36,8 @@ MAX_FACTS = 256
 """Bytes of one token's id, or of one alternative with its log-probability."""
 MAX_TOKEN = 32 << 10
 """Bytes that one token's event may have, on average."""
+ENTRIES = 3
+"""Largest entries that tell a server's scale, one more than its filter leaves."""
 ASK_AGAIN = 60.0
 """Seconds until a server is asked again whether it carries specs out."""
 LAST_BYTES = 5.0
@@ -186,7 +188,8 @@ class HTTPBackend:
 
         Servers do not say it (vLLM: ``--logprobs-mode``; SGLang: ``SGLANG_RETURN_ORIGINAL_LOGPROB``
         and what else is in the batch), so it is asked for one token twice: at temperature 1, and at
-        the largest that vLLM takes, with all but one token filtered. Their largest entries tell it.
+        the largest that vLLM takes, with all but two tokens filtered. Their largest entries tell
+        it. All but one would be a greedy request to SGLang, and raw where all of a batch are.
 
         Raises
         ------
@@ -195,21 +198,21 @@ class HTTPBackend:
         """
         if self._scale is None:
             plain, hot = [
-                await self._first(Sampling(temperature=t, top_k=k)) for t, k in ((1.0, 0), (2.0, 1))
+                await self._first(Sampling(temperature=t, top_k=k)) for t, k in ((1.0, 0), (2.0, 2))
             ]
-            if hot == plain:
+            pairs = list(zip(hot, plain))
+            if len(hot) == len(plain) and all(abs(a[1] - b[1]) < 1e-3 for a, b in pairs):
                 scale: Scale = "raw"
-            elif len(hot) < 2 or hot[0][1] > -1e-6:
+            elif len(hot) < ENTRIES or sum(math.exp(value) for _, value in hot[:2]) > 1 - 1e-6:
                 scale = "processed"
             else:
-                near = all(abs(a[1] - b[1]) < 1e-3 for a, b in zip(hot, plain))
-                scale = "raw" if near else "tempered"
+                scale = "tempered"
             self._scale = self._completions.scale = scale
         return self._scale
 
     async def _first(self, how: Sampling) -> Ranked:
         """The most likely first tokens behind a prompt that every vocabulary has."""
-        ask = Ask("scale", (0, 1), 1, how, facts=2, stream=True)
+        ask = Ask("scale", (0, 1), 1, how, facts=ENTRIES, stream=True)
         async with aclosing(self.generate(ask)) as chunks:
             async for chunk in chunks:
                 if chunk.facts:

@@ -64,7 +64,11 @@ class Approval:
         watcher = ControllerStop(ends=page.model.ends if page.model.ends.think_end else None).watch(
             page.model.vocabulary
         )
-        how = Sampling(temperature=config.temperature, top_p=config.top_p)
+        how = {
+            "large": Sampling(temperature=config.temperature, top_p=config.top_p),
+            # At temperature 1 every server's values are those of the model alone.
+            "small": Sampling(temperature=1.0, top_p=1.0),
+        }
         while goes_on(page):
             position = page.tokens
 
@@ -80,7 +84,7 @@ class Approval:
                     session=f"{page.session}.{role}",
                     facts=config.top,
                     warped=role == "large",
-                    sampling=reseeded(how, desk.seed("rsd", position, role)),
+                    sampling=reseeded(how[role], desk.seed("rsd", position, role)),
                 )
 
             found = await together([lambda: ask("large"), lambda: ask("small")])

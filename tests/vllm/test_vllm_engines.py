@@ -18,11 +18,11 @@ LATENT = [
 ]
 
 
-def differing(job, expected):
-    """Names of the scenarios whose ids are not the reference's."""
+def differing(job, expected, most=None):
+    """Names of the scenarios whose ids are not the reference's, in so many runs of the table."""
     return [
         name
-        for run in job["runs"]
+        for run in job["runs"][:most]
         for name in GREEDY
         if run["outputs"][name]["ids"] != expected[name]
     ]
@@ -93,12 +93,16 @@ def test_there_is_something_to_get_wrong(reference):
 def test_preemptions_happen_and_replay_is_what_survives_them(request, reference, runner):
     jobs = request.getfixturevalue(runner)
     assert sum(run["preemptions"] for run in jobs["preempted"]["runs"]) >= 20
-    wrong = differing(jobs["no-replay"], reference["qwen3"])
+    wrong = differing(jobs["no-replay"], reference["qwen3"], 1)
     assert jobs["no-replay"]["runs"][0]["preemptions"] >= 1
     assert wrong, "with the replay switched off, recomputed mixtures turn into tokens"
-    if runner == "first_runner":
-        # The second preempts others of the table.
-        assert set(SHIFTED) & set(wrong), "and shifted positions into positions as they are"
+    lost, taken = set(), set()
+    for run in jobs["no-replay"]["runs"][1:]:
+        taken |= {name.rpartition("-")[0] for name in run["preempted"]}
+        ids = {name: run["outputs"][name]["ids"] for name in SHIFTED}
+        lost |= {name for name in SHIFTED if ids[name] != reference["qwen3"][name]}
+    assert lost, "and shifted positions into positions as they are"
+    assert lost <= taken
     # Requests that feed no mixtures need no replay.
     assert not {"plain", "plain-long", "no-thinking", "answer-now"}.intersection(wrong)
 

@@ -116,4 +116,4 @@ def test_what_is_fed_is_the_reference_s(request, vectors, runner, name):
 )
 def test_without_a_replay_vectors_are_lost(request, vectors, runner):
     job = request.getfixturevalue(runner)["no-replay"]
-    assert unlike(job, vectors["qwen3"])
+    assert unlike({**job, "runs": job["runs"][:1]}, vectors["qwen3"])

@@ -38,6 +38,22 @@ def preempted_scenario(path, switches=None):
     return {**job, "runs": job["runs"] * 2}
 
 
+def no_replay_scenario(path):
+    """The table once on a cache that is too small for it, and shifted rows behind a long one.
+
+    Which of the table's rows are preempted hangs on all of them. The long one has three blocks, so
+    that two shifted ones have one each, and the second of these loses it to the first.
+    """
+    job = table_scenario(path, {"no_replay": True}, **SMALL_CACHE)
+    rows = {row["name"]: {**row, "arrive": 0} for row in job["runs"][0]["requests"]}
+    shifted = [rows[name] for name in SHIFTED]
+    turns = [
+        {"requests": [rows["plain-long"], *shifted[at:], *shifted[:at]]}
+        for at in range(len(shifted))
+    ]
+    return {**job, "runs": [*job["runs"], *turns]}
+
+
 def table_scenario(path, switches=None, trace="summary", files=(), **engine):
     """The whole table on one engine, in chunks of a prompt and staggered."""
     rows = models.requests(trace=trace, scenarios=hosted("vllm"))

@@ -88,8 +88,9 @@ CAPABILITIES = (
     ),
     Capability.of(
         Need.PROMPT_ROWS,
-        "learned rows in a prompt: SoftCoT++, ConciseHint-T",
-        "files of the operator's; vLLM and SGLang have no place for them in a prompt yet",
+        "learned rows in a prompt: SoftCoT++, ConciseHint-T; a second pass: Think-at-Hard",
+        "files of the operator's; vLLM and SGLang have no place for such rows, nor for a second"
+        " pass's keys",
     ),
     Capability(
         "controls: top1, random_route, no_thinking, answer_now", "yes", vllm="yes", sglang="yes"

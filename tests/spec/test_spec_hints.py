@@ -29,6 +29,8 @@ def said(body):
         ([{SOFT: {"top_k": 3}}], "say {method: soft_thinking, ...}"),
         ([{"method": "swir"}], "say {method: swi_reasoning}"),
         (["budget_forcing"], "say {method: s1}"),
+        ([{"method": "think_at_hard"}], "tokenlens.hf.think_at_hard_generate_kwargs: its second"),
+        (["Think-at-Hard"], "for which vLLM and SGLang have no place"),
     ],
 )
 def test_methods_are_mappings_in_a_list(methods, hint):

@@ -8,6 +8,7 @@ from tokenlens.errors import ProtocolError, UnsupportedError
 from tokenlens.hf.generate import generate_kwargs, traces
 from tokenlens.hf.routed import routed_generate_kwargs
 from tokenlens.hf.steered import steered_generate_kwargs
+from tokenlens.hf.think_at_hard.generate import think_at_hard_generate_kwargs
 from tokenlens.hf.verify import Verification, verify_trace
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "generate_kwargs",
     "routed_generate_kwargs",
     "steered_generate_kwargs",
+    "think_at_hard_generate_kwargs",
     "traces",
     "verify_trace",
 ]

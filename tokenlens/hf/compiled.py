@@ -25,13 +25,16 @@ def one_graph(model: nn.Module, inside: nn.Module) -> str | None:
         ``"the model"``, or the module's name in the model.
     """
     for name, module in model.named_modules():
-        compiled = (
-            getattr(module, "dynamo_ctx", None),
-            _context(module.__dict__.get("forward")),
-            _context(getattr(module, "_compiled_call_impl", None)),
-        )
-        whole = any(getattr(one, "fullgraph", False) for one in compiled)
+        whole = any(getattr(one, "fullgraph", False) for one in _compiled(module))
         if whole and any(part is inside for part in module.modules()):
+            return name or "the model"
+    return None
+
+
+def compiled_part(model: nn.Module) -> str | None:
+    """Name of a module of a model that somebody compiled, if there is one, as above."""
+    for name, module in model.named_modules():
+        if any(one is not None for one in _compiled(module)):
             return name or "the model"
     return None
 
@@ -39,6 +42,14 @@ def one_graph(model: nn.Module, inside: nn.Module) -> str | None:
 def is_compiled(model: nn.Module) -> bool:
     """Whether calling the model is compiled, hooks and all (``model.compile()``)."""
     return getattr(model, "_compiled_call_impl", None) is not None
+
+
+def _compiled(module: nn.Module) -> tuple[Any, ...]:
+    return (
+        getattr(module, "dynamo_ctx", None),
+        _context(module.__dict__.get("forward")),
+        _context(getattr(module, "_compiled_call_impl", None)),
+    )
 
 
 def _context(function: Any) -> Any:

@@ -43,7 +43,9 @@ class HFBackend:
     trips = True
 
     def __init__(self, model: Any, vocabulary: RouterVocabulary, *, max_sessions: int = 64) -> None:
-        _check(model)
+        check_attention(
+            model, "drafts are taken back from its cache; others can be routed to through a server"
+        )
         self._config = getattr(model, "generation_config", None)
         self._worker = Worker(model.eval(), vocabulary, max_sessions)
         self.max_length = self._worker.limit
@@ -138,7 +140,13 @@ class HFBackend:
         self._worker.inbox.put(job)
 
 
-def _check(model: Any) -> None:
+def check_attention(model: Any, reason: str) -> None:
+    """Refuse a model with other attention than full ``sdpa`` or ``eager`` in every layer.
+
+    Raises
+    ------
+    SpecError
+    """
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
@@ -146,8 +154,7 @@ def _check(model: Any) -> None:
     if model.config.is_encoder_decoder or kinds != {"full_attention"}:
         raise SpecError.of(
             "model", f"{type(model).__name__} with {', '.join(sorted(kinds))}",
-            "a causal language model with full attention in every layer, because drafts are taken"
-            " back from its cache; others can be routed to through a server",
+            f"a causal language model with full attention in every layer, because {reason}",
         )  # fmt: skip
     if config._attn_implementation not in ("sdpa", "eager"):
         raise SpecError.of("model", f"{config._attn_implementation} attention", "sdpa or eager")

@@ -74,6 +74,14 @@ METHODS = {
 """Short names of methods, and ours."""
 
 
+_TWICE = (
+    "it is no method of a spec, but tokenlens.hf.think_at_hard_generate_kwargs: its second forward"
+    " pass has keys of its own at the same position, for which vLLM and SGLang have no place"
+)
+ELSEWHERE = {"think_at_hard": _TWICE, "tah": _TWICE}
+"""Methods that are not done by a spec, and what does them."""
+
+
 def normal(name: str) -> str:
     """A flag's name without its dashes."""
     return name.strip().lstrip("-").replace("-", "_").lower()
@@ -125,6 +133,8 @@ def method_hint(name: object, methods: Collection[str]) -> str:
         return ""
     if name not in methods and (way := how_to_allow(name)):
         return way
+    if name not in methods and normal(name) in ELSEWHERE:
+        return ELSEWHERE[normal(name)]
     near = get_close_matches(normal(name), methods, n=1)
     found = METHODS.get(normal(name)) or (near[0] if near else "")
     return f"say {{method: {found}}}" if found else ""

@@ -89,6 +89,11 @@ def arms():
     for n in (4, 8, 16):
         policy = {"policy": "confidence_pool", "n": n, "warm": n // 2, "period": 32}
         yield "confidence_pool", f"n {n}", policy, WARM
+    for n in (2, 3, 4):
+        yield "icn", f"n {n}", {"policy": "icn", "n": n, "text": "{found}\n\n"}, WARM
+    for threshold in (0.001, 0.01, 0.1):
+        policy = {"policy": "reverse_speculative", "threshold": threshold}
+        yield "reverse_speculative", f"threshold {threshold}", policy, WARM
     for budget in (2, 3, 5):
         policy = {"policy": "fetch", "budget": budget, "beam": budget, "limit": 16, "step": "\n\n"}
         yield "fetch", f"beam {budget}", policy, WARM
@@ -120,18 +125,20 @@ async def together(controller, prompts, sampling, sessions):
     return await asyncio.gather(*(one(index, ids) for index, ids in enumerate(prompts)))
 
 
-async def row(network, words, policy, sampling, chosen, prompts):
-    """One arm's figures."""
-    backend = HFBackend(network, words, max_sessions=AT_ONCE)
+async def row(networks, words, policy, sampling, chosen, prompts):
+    """One arm's figures; those of two models have the small one beside the large one."""
+    backend, second = (HFBackend(one, words, max_sessions=AT_ONCE) for one in networks)
     spec = {"policy": policy, "thinking_tokens": THINKING}
-    controller = Controller(backend, spec, vocabulary=words)
+    is_alone = policy["policy"] != "reverse_speculative"
+    beside = {} if is_alone else {"second": second, "second_vocabulary": words}
+    controller = Controller(backend, spec, vocabulary=words, **beside)
     found = await together(controller, prompts, sampling, AT_ONCE)
     await controller.close()
     right = sum(
         one.finish_reason == "stop" and check_answer(problem, one.text)
         for problem, one in zip(chosen, found)
     )
-    usage = [one.trace.usage["large"] for one in found]
+    usage = [of for one in found for of in one.trace.usage.values()]
     count = len(found)
     kept = sum(one.tokens for one in usage) / count
     thrown = sum(one.discarded_tokens for one in usage) / count
@@ -149,9 +156,10 @@ def table(count, path, only):
     """Measure what the CSV does not hold yet."""
     torch.set_num_threads(1)
     words = RouterVocabulary(AutoTokenizer.from_pretrained(path_of("tiny-reasoner-small")), (2, 0))
-    network = AutoModelForCausalLM.from_pretrained(
-        path_of("tiny-reasoner-large"), dtype=torch.float32
-    )
+    networks = [
+        AutoModelForCausalLM.from_pretrained(path_of(f"tiny-reasoner-{size}"), dtype=torch.float32)
+        for size in ("large", "small")
+    ]
     chosen, prompts = chosen_problems(words, count)
     known = set()
     if path.exists():
@@ -162,7 +170,7 @@ def table(count, path, only):
     for method, setting, policy, sampling in arms():
         if (method, setting, str(count)) in known or (only and method not in only):
             continue
-        found = asyncio.run(row(network, words, policy, sampling, chosen, prompts))
+        found = asyncio.run(row(networks, words, policy, sampling, chosen, prompts))
         is_new = not path.exists()
         with path.open("a", newline="") as file:
             writer = csv.DictWriter(file, FIELDS)

@@ -88,7 +88,7 @@ CAPABILITIES = (
     ),
     Capability.of(
         Need.PROMPT_ROWS,
-        "learned rows in a prompt: SoftCoT++, ConciseHint-T; a second pass: Think-at-Hard",
+        "learned rows: SoftCoT++, ConciseHint-T; a second pass: Think-at-Hard",
         "files of the operator's; vLLM and SGLang have no place for such rows, nor for a second"
         " pass's keys",
     ),

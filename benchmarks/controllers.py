@@ -127,10 +127,13 @@ async def together(controller, prompts, sampling, sessions):
 
 async def row(networks, words, policy, sampling, chosen, prompts):
     """One arm's figures; those of two models have the small one beside the large one."""
-    backend, second = (HFBackend(one, words, max_sessions=AT_ONCE) for one in networks)
+    large, small = networks
+    beside = {}
+    if policy["policy"] == "reverse_speculative":
+        second = HFBackend(small, words, max_sessions=AT_ONCE)
+        beside = {"second": second, "second_vocabulary": words}
+    backend = HFBackend(large, words, max_sessions=AT_ONCE)
     spec = {"policy": policy, "thinking_tokens": THINKING}
-    is_alone = policy["policy"] != "reverse_speculative"
-    beside = {} if is_alone else {"second": second, "second_vocabulary": words}
     controller = Controller(backend, spec, vocabulary=words, **beside)
     found = await together(controller, prompts, sampling, AT_ONCE)
     await controller.close()

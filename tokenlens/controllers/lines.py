@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 
 from tokenlens.controllers.children import first_failure, together
+from tokenlens.controllers.flow import plain
 from tokenlens.controllers.page import Page
 from tokenlens.controllers.votes import equality, read, vote
 from tokenlens.errors import BackendError
@@ -37,6 +38,11 @@ async def several(
         None if value is None or isinstance(value, BackendError) else steady(value)
         for value in found
     ]
+
+
+async def whole(line: Page, facts: int = 0) -> None:
+    """Write a line as the model would alone; it has no value of its own."""
+    await plain(line, facts)
 
 
 def steady(value: float) -> float:

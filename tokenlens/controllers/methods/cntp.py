@@ -20,6 +20,7 @@ from tokenlens.controllers.stops import ControllerStop
 from tokenlens.errors import BackendError, LimitError, SpecError
 from tokenlens.routing.facts import Trip
 from tokenlens.routing.settings import Sampling
+from tokenlens.routing.signals import TOP
 from tokenlens.routing.vocabulary import RouterVocabulary
 
 MARKS = (".", ",", "\n", "?", "!", ":", ";", ")", "]", "}")
@@ -118,7 +119,7 @@ class Trials:
             line.mark.value = entropy
             try:
                 return await line.write(
-                    config.cap, kind="trial", stop=stop, warped=True, facts=20,
+                    config.cap, kind="trial", stop=stop, warped=True, facts=TOP,
                     sampling=self._how(page.sampling, line.sampling.seed, index),
                 )  # fmt: skip
             except BackendError as error:

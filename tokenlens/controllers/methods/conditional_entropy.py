@@ -18,6 +18,7 @@ from tokenlens.controllers.settings import PolicyBase, Texts
 from tokenlens.controllers.stops import ControllerStop
 from tokenlens.routing.backend import Backend, Context
 from tokenlens.routing.settings import Sampling
+from tokenlens.routing.signals import TOP
 
 
 class ConditionalEntropy(PolicyBase):
@@ -60,7 +61,7 @@ class Falling(Probing):
         probe = await page.probe(
             config.probe_text, "policy.probe_text", max_tokens=config.probe_tokens,
             sampling=reseeded(Sampling(), page.desk.seed("entropy", page.tokens)),
-            stop=ControllerStop(texts=config.probe_stops), facts=20,
+            stop=ControllerStop(texts=config.probe_stops), facts=TOP,
         )  # fmt: skip
         if probe is None or not probe.facts or probe.mark is None:
             return ""

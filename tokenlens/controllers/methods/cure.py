@@ -5,13 +5,13 @@ paper trains with such groups; at decoding time they are diverse second tries, w
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from tokenlens.controllers.desk import reseeded
-from tokenlens.controllers.flow import plain
-from tokenlens.controllers.lines import elect, several
+from tokenlens.controllers.lines import elect, several, whole
 from tokenlens.controllers.methods.self_consistency import chance
 from tokenlens.controllers.page import Page
 from tokenlens.controllers.settings import Needed, PolicyBase
@@ -56,12 +56,7 @@ class Regeneration:
         config = self._config
         page.desk.use("forks", config.first * (1 + config.again))
         lines = [page.branch("line", i) for i in range(config.first)]
-
-        async def write(line: Page) -> float | None:
-            await plain(line, facts=TOP)
-            return None
-
-        await several(lines, write)
+        await several(lines, partial(whole, facts=TOP))
         tries = []
         for line in lines:
             places = positions(line)[: config.top]
@@ -77,12 +72,7 @@ class Regeneration:
                     )
                 second.mark.at = at
                 tries.append(second)
-
-        async def again(line: Page) -> float | None:
-            await plain(line)
-            return None
-
-        await several(tries, again)
+        await several(tries, whole)
         elect(page, [*lines, *tries])
 
 

@@ -16,6 +16,7 @@ from tokenlens.controllers.page import Page, verdict
 from tokenlens.controllers.settings import PolicyBase
 from tokenlens.controllers.stops import ControllerStop
 from tokenlens.controllers.votes import PHRASE, boxed
+from tokenlens.routing.signals import TOP
 
 DETECT = "Does this line state a candidate answer to the question? Answer yes or no.\n\n"
 CLASSIFY = "Does this question need long reasoning? Answer yes or no.\n\n"
@@ -111,7 +112,7 @@ async def yes(page: Page, text: str) -> bool | None:
     """
     model = page.desk.models["small"]
     by_ids = model.vocabulary is not None
-    span = await verdict(page, text, max_tokens=1 if by_ids else 4, facts=20 if by_ids else 0)
+    span = await verdict(page, text, max_tokens=1 if by_ids else 4, facts=TOP if by_ids else 0)
     if span is None:
         return None
     found: bool | None = None

@@ -7,8 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tokenlens.controllers.flow import plain
-from tokenlens.controllers.lines import elect, several
+from tokenlens.controllers.lines import elect, several, whole
 from tokenlens.controllers.page import Page
 from tokenlens.controllers.settings import Needed, PolicyBase
 from tokenlens.controllers.votes import read
@@ -50,12 +49,7 @@ class Navigation:
             if found:
                 shown = ", ".join(found)[: config.longest]
                 line.insert(config.text.replace("{found}", shown), "policy.text", hidden=True)
-
-            async def write(line: Page) -> float | None:
-                await plain(line)
-                return None
-
-            await several([line], write)
+            await several([line], whole)
             answer = read(line.answer, page.desk.frame.read_answer)
             if answer is not None and answer not in found:
                 found.append(answer)

@@ -7,8 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tokenlens.controllers.flow import plain
-from tokenlens.controllers.lines import elect, several
+from tokenlens.controllers.lines import elect, several, whole
 from tokenlens.controllers.page import Page
 from tokenlens.controllers.settings import Needed, PolicyBase
 
@@ -37,12 +36,7 @@ class Voting:
         """Write all lines, and become one of them."""
         page.desk.use("forks", self._config.n)
         lines = [page.branch("line", i) for i in range(self._config.n)]
-
-        async def write(line: Page) -> float | None:
-            await plain(line)
-            return None
-
-        await several(lines, write)
+        await several(lines, whole)
         elect(page, lines)
 
 

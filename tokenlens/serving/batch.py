@@ -286,12 +286,9 @@ class Batch:
         self._latent[slot] = live.latent
         if self.vectors is not None:
             self.vectors.seat(slot, live.req_id, live.request)
-        if self.layers is not None and self.layers.tap is not None:
-            self.layers.tap.seat(slot, live.request)
-        self._kept[slot] = live.latent
-        if self.shifts is not None:
-            self.shifts.seat(slot, live.request)
-            self._kept[slot] |= self.shifts.shifts[slot]
+        if self.layers is not None:
+            self.layers.seat(slot, live.request)
+        self._kept[slot] = live.latent or (self.shifts is not None and self.shifts.shifts[slot])
         self._answer[slot] = live.answer
         self._changed = True
 
@@ -300,10 +297,8 @@ class Batch:
         self._free.append(slot)
         self._prompt[slot] = NO_PROMPT
         self._latent[slot] = self._kept[slot] = False
-        if self.layers is not None and self.layers.tap is not None:
-            self.layers.tap.leave(slot)
-        if self.shifts is not None:
-            self.shifts.leave(slot)
+        if self.layers is not None:
+            self.layers.leave(slot)
         if self.vectors is not None:
             self.vectors.leave(slot)
 
@@ -352,9 +347,7 @@ class Batch:
         self._advance = self._advances(number)
         self._advance_tensor = self._upload(self._advance)
         if self.layers is not None:
-            self.layers.note_first(bool((self._advance & (number == 0)).any()))
-            if self.layers.tap is not None:
-                self.layers.tap.write(self._upload, self._slots, self._advance, scheduled)
+            self.layers.read(self._upload, self._slots, self._advance, number, scheduled)
         if self._has_history:
             self._find_pointers(computed, scheduled)
             self._make_room(number)
@@ -485,7 +478,7 @@ class Batch:
             lost.append("look up tokens through tokenlens, so mixtures were lost")
         if self._fed_shifts and self._shift_calls == ShiftCalls.count:
             lost.append("pass by its seats at decoder layers, so shifts were lost")
-        if self.layers is not None and self.layers.tap is not None and self.layers.tap.was_missed:
+        if self.layers is not None and self.layers.was_missed:
             lost.append("pass by its seats at decoder layers, so hidden states were not read")
         for one in lost:
             raise RuntimeError(

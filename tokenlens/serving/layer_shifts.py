@@ -140,13 +140,29 @@ def shift(module: Any, states: Tensor, residual: Tensor | None) -> None:
     )
 
 
-def seated(base: type[Any], completed: Completed = as_returned) -> type[nn.Module]:
-    """A subclass of a layer's own class whose output goes through the op."""
+def _pass_by(module: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+    """Nothing is done with what a layer is given."""
+
+
+def seated(
+    base: type[Any],
+    completed: Completed = as_returned,
+    left: Callable[[Any, Tensor, Tensor | None], None] = shift,
+    given: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], None] = _pass_by,
+) -> type[nn.Module]:
+    """A subclass of a layer's own class whose output goes through an op.
+
+    Parameters
+    ----------
+    left, given
+        Take the layer, and what it leaves (as ``completed`` says) or what it is given.
+    """
 
     class _Seated(base):  # type: ignore[misc]  # the base is the engine's
         def forward(self, *args: Any, **kwargs: Any) -> Any:
+            given(self, args, kwargs)
             output, states, residual = completed(super().forward(*args, **kwargs), args, kwargs)
-            shift(self, states, residual)
+            left(self, states, residual)
             return output
 
     _Seated.__name__, _Seated.__qualname__ = base.__name__, base.__qualname__

@@ -5,6 +5,7 @@ compiled or captured: a subclass behind which one op copies the rows of requests
 buffer at a fixed address. Elsewhere no layer has one, and nothing is paid. Knows no engine.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from tokenlens.core import Core, Request
 from tokenlens.core.layer_access import ModelShape
 from tokenlens.errors import UnsupportedError
 from tokenlens.serving.engine_vectors import HeadWatch
-from tokenlens.serving.layer_shifts import Completed, as_returned
+from tokenlens.serving.layer_shifts import Completed, as_returned, seated
 from tokenlens.spec.needs import Need
 
 Ints = NDArray[np.int64]
@@ -81,24 +82,19 @@ def _keep(module: Any, index: int, states: Tensor, residual: Tensor | None) -> N
     )
 
 
-def tapped(base: type[Any], completed: Completed = as_returned) -> type[nn.Module]:
-    """A subclass of a layer's own class that keeps what it leaves; the first, what it is given."""
+def keep_given(module: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+    """Keep what the first layer is given."""
+    if module.tokenlens_tap_index == 1:
+        # Positions are integers, and there is no residual yet.
+        for one in (*args, *named.values()):
+            if isinstance(one, Tensor) and one.is_floating_point():
+                _keep(module, 0, one, None)
+                break
 
-    class _Tapped(base):  # type: ignore[misc]  # the base is the engine's
-        def forward(self, *args: Any, **kwargs: Any) -> Any:
-            if self.tokenlens_tap_index == 1:
-                # Positions are integers, and there is no residual yet.
-                for given in (*args, *kwargs.values()):
-                    if isinstance(given, Tensor) and given.is_floating_point():
-                        _keep(self, 0, given, None)
-                        break
-            output, states, residual = completed(super().forward(*args, **kwargs), args, kwargs)
-            _keep(self, self.tokenlens_tap_index, states, residual)
-            return output
 
-    _Tapped.__name__, _Tapped.__qualname__ = base.__name__, base.__qualname__
-    _Tapped.__module__ = base.__module__
-    return _Tapped
+def keep_left(module: Any, states: Tensor, residual: Tensor | None) -> None:
+    """Keep what a layer leaves."""
+    _keep(module, module.tokenlens_tap_index, states, residual)
 
 
 class LayerTap:
@@ -149,7 +145,7 @@ class LayerTap:
             module.register_buffer("tokenlens_tap_places", self.places, persistent=False)
             module.register_buffer("tokenlens_tap_kept", self.kept, persistent=False)
             module.tokenlens_tap_index = index
-            module.__class__ = tapped(type(module), completed)
+            module.__class__ = seated(type(module), completed, keep_left, keep_given)
 
     def describe(self) -> str:
         """One line for the log."""

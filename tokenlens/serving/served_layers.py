@@ -6,11 +6,15 @@ prompt is what goes into the head where a request decides its first token, so th
 be read for it; in which step that is, the host knows. Knows no engine.
 """
 
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenlens.core import Core
+from tokenlens.core import Core, Request
 from tokenlens.serving.engine_vectors import HeadWatch
-from tokenlens.serving.layer_shifts import LayerShifts
+from tokenlens.serving.layer_shifts import Ints, LayerShifts
 from tokenlens.serving.layer_tap import LayerTap
 from tokenlens.spec.needs import Need
 
@@ -47,9 +51,39 @@ class ServedLayers:
         if self.tap is not None:
             self.tap.begin(core, num_rows)
 
-    def note_first(self, some: bool) -> None:
-        """Some row of the pass decides the first token of its request."""
-        self._first = some
+    def seat(self, slot: int, request: Request) -> None:
+        """A request has a slot."""
+        if self.tap is not None:
+            self.tap.seat(slot, request)
+        if self.shifts is not None:
+            self.shifts.seat(slot, request)
+
+    def leave(self, slot: int) -> None:
+        """A slot's request goes."""
+        if self.tap is not None:
+            self.tap.leave(slot)
+        if self.shifts is not None:
+            self.shifts.leave(slot)
+
+    def read(
+        self, upload: Any, slots: Ints, advance: NDArray[np.bool_], number: Ints, scheduled: Ints
+    ) -> None:
+        """Say what is read of the pass.
+
+        Parameters
+        ----------
+        slots, advance, number, scheduled
+            ``[num_rows]``: whether each row decides a token, which of its request's, and the
+            tokens that it has in the pass.
+        """
+        self._first = bool((advance & (number == 0)).any())
+        if self.tap is not None:
+            self.tap.write(upload, slots, advance, scheduled)
+
+    @property
+    def was_missed(self) -> bool:
+        """Whether the pass did not go through seats that read, on a CPU."""
+        return self.tap is not None and self.tap.was_missed
 
     def states(self) -> Tensor:
         """``[num_rows, layers + 1, hidden]`` float32, behind this step's logits."""
